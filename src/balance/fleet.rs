@@ -1,0 +1,30 @@
+//! What the workers share: the current snapshot, the rotation's cursor, and the way to report what they saw.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use crossbeam::utils::CachePadded;
+
+use super::{Backend, Snapshot};
+
+/// What a worker saw of a backend that the control plane should act on at once.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// It refused a connection: out of rotation now, probed now.
+    Refused(Arc<Backend>),
+    /// Its name has no address, or none of them could be reached: resolve it again.
+    Unreachable(Arc<Backend>),
+}
+
+/// Shared by all workers and the control plane.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Swapped by the control plane, read by the workers.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The rotation's cursor.
+    pub cursor: CachePadded<AtomicUsize>,
+    /// Bounded; workers only ever `try_send`.
+    pub reports: Sender<Report>,
+}

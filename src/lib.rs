@@ -1,0 +1,9 @@
+//! maypole: an HTTP load-balancing reverse proxy, one worker a core, on stackful coroutines.
+//!
+//! The map of the house. Arrows point one way: `cli → control, proxy → upstream, balance, http1, observe → runtime`;
+//! `config` is read by all and reads none; `http1` and `balance` import nothing of the house.
+
+pub mod balance;
+pub mod config;
+pub mod http1;
+pub mod runtime;

@@ -1,0 +1,149 @@
+//! The small traits through which the proxy sees everything outside itself: sockets, time, chance, coroutines and
+//! waking. The very same proxying code runs over `may` in production and over a simulated network with a virtual
+//! clock in tests; everything is monomorphised.
+//!
+//! The model in short. A worker runs many coroutines, one at a time. A [`Stream`] is non-blocking and remembers its
+//! readiness (edge-triggered: a read that would block or came back short clears it, an event sets it). A coroutine that
+//! can't go on calls [`World::wait`], the only place where it blocks, always with a deadline. A connection that waits
+//! between requests gives its coroutine up with [`World::park`] and comes back through [`Service::resumed`] on a fresh
+//! one.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A moment on a worker's monotonic clock, in nanoseconds since an arbitrary start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// Later than every moment: a deadline that never comes.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// Nanoseconds from `earlier` to this moment; zero when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Instant {
+    type Output = Self;
+
+    /// Saturates at [`Instant::NEVER`].
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What a coroutine wants to be woken by on the second stream of a [`World::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Only that the peer closed or reset (see [`Stream::peer_state`]).
+    Hangup,
+    /// Readable, writable, and hang-ups.
+    Everything,
+}
+
+/// Why a wait came to an end. Spurious ends are allowed: look at the streams' readiness, and wait again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// One of the streams may be ready, or its peer has gone.
+    Event,
+    /// The deadline has passed.
+    Deadline,
+    /// [`World::resume_parked`] was called (only for parked streams).
+    Recalled,
+}
+
+/// What is known of the other side without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// Nothing says that it has gone.
+    Open,
+    /// It has closed its sending side (FIN), and may still read.
+    HalfClosed,
+    /// It has reset the connection, or the connection broke.
+    Reset,
+}
+
+/// A connected (or connecting) byte stream, non-blocking. Dropping it closes it.
+pub trait Stream: 'static {
+    /// Reads what is there. `Ok(0)` is the end of the stream; [`io::ErrorKind::WouldBlock`] says that nothing is there
+    /// yet. Clears the readiness to read when the stream is known to be drained.
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes as much of `from`, in order, as fits. [`io::ErrorKind::WouldBlock`] when nothing fits.
+    fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// False when a read is known to block now.
+    fn is_readable(&self) -> bool;
+
+    /// False when a write is known to block now.
+    fn is_writable(&self) -> bool;
+
+    /// What the events so far said of the peer; no system call.
+    fn peer_state(&self) -> PeerState;
+
+    /// For an idle stream whose peer may not speak: false when an event, or a look at the socket if `thorough`, says
+    /// that it was closed or has bytes. Without `thorough` it makes no system call.
+    fn is_quiet(&self, thorough: bool) -> bool;
+
+    /// After [`World::connect`], once writable: the outcome of connecting.
+    fn take_connect_error(&self) -> io::Result<()>;
+
+    /// Closes the sending side (FIN); errors are ignored.
+    fn shutdown_write(&self);
+
+    /// Makes the coming close a reset (RST) that discards what is unsent.
+    fn reset_on_close(&self);
+}
+
+/// A worker's surroundings. Clones are cheap handles to the same worker; none leaves its thread.
+pub trait World: Clone + 'static {
+    /// Its sockets.
+    type Stream: Stream;
+    /// What [`World::park`] keeps of a connection while no coroutine has it.
+    type Parked: 'static;
+
+    /// The monotonic clock.
+    fn now(&self) -> Instant;
+
+    /// Seconds since the Unix epoch, for `Date`.
+    fn unix_seconds(&self) -> u64;
+
+    /// 64 random bits; not for secrets.
+    fn random(&self) -> u64;
+
+    /// This worker's number, from 0.
+    fn worker(&self) -> usize;
+
+    /// Starts to connect; the stream becomes writable (or fails) later, see [`Stream::take_connect_error`].
+    /// Errors that the system knows at once come at once: no descriptor left, no local port, no route.
+    fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream>;
+
+    /// Gives the worker to others until `on` has an event, the `also` stream has one of its kind, or `deadline` is
+    /// there. One coroutine at a time may wait on a stream, as `on` or as `also`.
+    fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake;
+
+    /// Gives the worker's other coroutines and the network a turn although `on` could go on; for loops that stream.
+    fn yield_now(&self, on: &Self::Stream);
+
+    /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is
+    /// recalled; then [`Service::resumed`] gets it on a fresh coroutine.
+    fn park(&self, stream: Self::Stream, parked: Self::Parked, deadline: Instant);
+
+    /// Resumes every parked stream with [`Wake::Recalled`].
+    fn resume_parked(&self);
+}
+
+/// What runs on a worker: the world calls it, each time on a coroutine of its own.
+pub trait Service<W: World>: 'static {
+    /// A connection came in. It may have bytes already.
+    fn accepted(&self, stream: W::Stream, peer: SocketAddr);
+
+    /// A parked connection came back.
+    fn resumed(&self, stream: W::Stream, parked: W::Parked, wake: Wake);
+
+    /// Once a second, for housekeeping. Must not wait.
+    fn tick(&self);
+}
