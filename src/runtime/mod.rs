@@ -1,4 +1,24 @@
 //! What lives here: workers, homed sockets, deadlines, parking, buffers, mailboxes; all that knows `may`, epoll and
 //! the operating system. What it may not know: HTTP. It is the only room with `unsafe`.
+//!
+//! A worker is one OS thread with an epoll of its own, on which coroutines run one at a time and never move
+//! ([`homing`]). Each has a listener per address, a timing wheel on one timerfd, a mailbox on one eventfd, and a
+//! parking lot (an epoll inside the worker's) for streams that no coroutine waits on.
+#![allow(unsafe_code)]
 
+pub mod buffer;
+pub mod clock;
+pub mod descriptors;
+pub mod homing;
+pub mod listen;
+mod lot;
+mod mailbox;
+mod runner;
+mod stream;
+mod wheel;
+mod worker;
 pub mod world;
+
+pub use mailbox::Mailboxes;
+pub use stream::MayStream;
+pub use worker::{Counters, MayWorld, Options, start};

@@ -1,0 +1,175 @@
+//! Buffers of one size from a free list: held only while bytes are in flight, so that an idle connection costs none.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A worker's free list of buffers. Taking one allocates only when the list is empty.
+#[derive(Debug, Clone)]
+pub struct Buffers(Rc<Shelf>);
+
+#[derive(Debug)]
+struct Shelf {
+    free: RefCell<Vec<Box<[u8]>>>,
+    buffer_bytes: usize,
+    kept_max: usize,
+}
+
+/// A fixed run of bytes, of which `start..end` are filled. Goes back to its free list when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    home: Rc<Shelf>,
+}
+
+impl Buffers {
+    /// A list of buffers of `buffer_bytes` each, of which at most `kept_max` are kept when unused.
+    pub fn new(buffer_bytes: usize, kept_max: usize) -> Self {
+        Self(Rc::new(Shelf { free: RefCell::new(Vec::with_capacity(kept_max)), buffer_bytes, kept_max }))
+    }
+
+    /// An empty buffer.
+    pub fn take(&self) -> Buffer {
+        let bytes = self.0.free.borrow_mut().pop();
+        let bytes = bytes.unwrap_or_else(|| vec![0; self.0.buffer_bytes].into_boxed_slice());
+        Buffer { bytes, start: 0, end: 0, home: Rc::clone(&self.0) }
+    }
+
+    /// The size of each, in bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        self.0.buffer_bytes
+    }
+}
+
+impl Buffer {
+    /// The filled part.
+    #[inline]
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// The filled part, to change in place.
+    #[inline]
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    /// The free part behind the filled one; [`Buffer::fill`] says how much of it was written.
+    #[inline]
+    pub fn spare(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    /// Counts `n` bytes of [`Buffer::spare`] as filled.
+    #[inline]
+    pub fn fill(&mut self, n: usize) {
+        debug_assert!(self.end + n <= self.bytes.len());
+        self.end += n;
+    }
+
+    /// Drops `n` bytes from the front of the filled part.
+    #[inline]
+    pub fn consume(&mut self, n: usize) {
+        debug_assert!(n <= self.len());
+        self.start += n;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Drops `n` bytes from the back of the filled part.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        debug_assert!(len <= self.len());
+        self.end = self.start + len;
+    }
+
+    /// Moves the filled part to the front, so that all free room is behind it.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Appends what fits of `from`, and says how much that was.
+    pub fn append(&mut self, from: &[u8]) -> usize {
+        let n = from.len().min(self.bytes.len() - self.end);
+        self.bytes[self.end..self.end + n].copy_from_slice(&from[..n]);
+        self.end += n;
+        n
+    }
+
+    /// Filled bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// No byte is filled.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// No room is left behind the filled part; [`Buffer::compact`] may make some.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.end == self.bytes.len()
+    }
+
+    /// All room, filled or not.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut free = self.home.free.borrow_mut();
+        if free.len() < self.home.kept_max {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_the_order_they_went_in() {
+        let buffers = Buffers::new(8, 2);
+        let mut buffer = buffers.take();
+        assert_eq!(buffer.append(b"abcdefghij"), 8);
+        buffer.consume(3);
+        assert!(buffer.is_full());
+        buffer.compact();
+        assert_eq!(buffer.append(b"xyz!"), 3);
+        assert_eq!(buffer.filled(), b"defghxyz");
+    }
+
+    #[test]
+    fn a_dropped_buffer_is_used_again_and_empty() {
+        let buffers = Buffers::new(8, 1);
+        let mut first = buffers.take();
+        first.append(b"secret");
+        let address = first.filled().as_ptr();
+        drop(first);
+        let again = buffers.take();
+        assert!(again.is_empty());
+        assert_eq!(again.bytes.as_ptr(), address);
+    }
+
+    #[test]
+    fn the_free_list_keeps_no_more_than_it_may() {
+        let buffers = Buffers::new(8, 2);
+        let taken: Vec<Buffer> = (0..5).map(|_| buffers.take()).collect();
+        drop(taken);
+        assert_eq!(buffers.0.free.borrow().len(), 2);
+    }
+}

@@ -1,0 +1,117 @@
+//! How other threads reach a worker: a queue of messages and an eventfd that wakes its mailbox coroutine.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel;
+use crossbeam::queue::SegQueue;
+
+/// What a message does on its worker; it must not wait.
+pub(super) type Message = Box<dyn FnOnce(&dyn Controls) + Send>;
+
+/// What messages may do to a worker.
+pub(super) trait Controls {
+    /// Accepts what is queued, then stops listening.
+    fn stop_accepting(&self);
+    /// Resumes every parked stream.
+    fn recall(&self);
+}
+
+/// One worker's mailbox.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    queue: SegQueue<Message>,
+    bell: OwnedFd,
+    rung: AtomicBool,
+}
+
+/// The mailboxes of all workers, for the control plane. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub struct Mailboxes(pub(super) Arc<[Arc<Mailbox>]>);
+
+impl Mailboxes {
+    /// Returns when every worker has passed its mailbox: what was stored before the call (a snapshot swapped in) has
+    /// then been seen by every later pick. False when a worker didn't within `patience`.
+    pub fn barrier(&self, patience: Duration) -> bool {
+        let (done, passed) = channel::bounded::<()>(self.0.len());
+        for mailbox in self.0.iter() {
+            let done = done.clone();
+            mailbox.post(Box::new(move |_| {
+                let _ = done.try_send(());
+            }));
+        }
+        let deadline = Instant::now() + patience;
+        self.0.iter().all(|_| passed.recv_deadline(deadline).is_ok())
+    }
+
+    /// Has every worker accept what is queued, stop listening, and resume its parked streams.
+    pub fn stop_accepting(&self) {
+        for mailbox in self.0.iter() {
+            mailbox.post(Box::new(|worker| {
+                worker.stop_accepting();
+                worker.recall();
+            }));
+        }
+    }
+}
+
+impl Mailbox {
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the result is checked and owned by nobody else.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: eventfd just returned it.
+        let bell = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { queue: SegQueue::new(), bell, rung: AtomicBool::new(false) })
+    }
+
+    /// Homes the bell for its worker.
+    pub(super) fn homed(self, worker: usize, workers: usize) -> io::Result<Self> {
+        Ok(Self { bell: super::homing::home(self.bell, worker, workers)?, ..self })
+    }
+
+    /// The descriptor that becomes readable when there is mail. The same one that [`Mailbox::ring`] writes to, lent for
+    /// registering; it lives as long as the process.
+    pub(super) fn bell(&self) -> BellFd {
+        BellFd(self.bell.as_raw_fd())
+    }
+
+    fn post(&self, message: Message) {
+        self.queue.push(message);
+        self.ring();
+    }
+
+    /// Wakes the mailbox's coroutine; one system call however often it is rung before that one looks.
+    pub(super) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let one = 1_u64.to_ne_bytes();
+            // SAFETY: writes 8 bytes from a live array to an open descriptor. It can only fail when the counter is
+            // full, and then the bell is rung already.
+            unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        }
+    }
+
+    /// Silences the bell, then hands out the mail: in this order none is missed.
+    pub(super) fn collect(&self) -> impl Iterator<Item = Message> + '_ {
+        self.rung.store(false, Ordering::Release);
+        let mut count = [0_u8; 8];
+        // SAFETY: reads at most 8 bytes into a live array from an open, non-blocking descriptor.
+        unsafe { libc::read(self.bell.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        std::iter::from_fn(|| self.queue.pop())
+    }
+}
+
+/// A descriptor that is lent, not owned: dropping it closes nothing.
+#[derive(Debug)]
+pub(super) struct BellFd(i32);
+
+impl AsRawFd for BellFd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0
+    }
+}

@@ -1,0 +1,154 @@
+//! A homed TCP stream: non-blocking reads and writes with remembered readiness.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream as StdStream};
+use std::os::fd::{AsRawFd, RawFd};
+
+use may::io::AsIoData;
+use may::net::TcpStream;
+
+use super::worker::Handle;
+use super::world::{PeerState, Stream};
+
+/// Bits of readiness: those of epoll.
+pub(super) const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDHUP as u32 | GONE;
+pub(super) const WRITE: u32 = libc::EPOLLOUT as u32 | GONE;
+const GONE: u32 = libc::EPOLLHUP as u32 | libc::EPOLLERR as u32;
+/// The end is in sight: a short read doesn't mean that nothing follows.
+const ENDING: u32 = libc::EPOLLRDHUP as u32 | GONE;
+
+/// A stream of a `may` worker. Never leaves the worker's thread.
+pub struct MayStream<P: 'static> {
+    pub(super) worker: Handle<P>,
+    pub(super) key: usize,
+    /// None only while it is being parked.
+    pub(super) io: Option<TcpStream>,
+    /// Events seen and not yet found stale.
+    pub(super) ready: Cell<u32>,
+}
+
+impl<P> MayStream<P> {
+    #[inline]
+    pub(super) fn io(&self) -> &TcpStream {
+        self.io.as_ref().expect("a stream that isn't parked has its socket")
+    }
+
+    fn socket(&self) -> &StdStream {
+        self.io().inner()
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.socket().as_raw_fd()
+    }
+
+    /// Takes over the events that came while nobody waited. True when there were any.
+    #[inline]
+    pub(super) fn pull(&self) -> bool {
+        let events = self.io().as_io_data().reset() as u32 | self.worker.take_lot_events(self.key);
+        self.ready.set(self.ready.get() | events);
+        events != 0
+    }
+}
+
+impl<P> Drop for MayStream<P> {
+    fn drop(&mut self) {
+        if self.io.is_some() {
+            self.worker.forget(self.key);
+        }
+    }
+}
+
+impl<P: 'static> Stream for MayStream<P> {
+    #[inline]
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = self.socket().read(into);
+            match &result {
+                Ok(n) if *n < into.len() && *n > 0 => {
+                    // Short, so drained; unless the end was announced, which comes with no event of its own any more.
+                    if self.ready.get() & ENDING == 0 {
+                        self.ready.set(self.ready.get() & !READ);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready.set(self.ready.get() & !READ),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                _ => {}
+            }
+            return result;
+        }
+    }
+
+    #[inline]
+    fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let result = self.socket().write_vectored(from);
+            match &result {
+                Ok(n) => {
+                    if *n < from.iter().map(|slice| slice.len()).sum() {
+                        self.ready.set(self.ready.get() & !WRITE);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready.set(self.ready.get() & !WRITE),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {}
+            }
+            return result;
+        }
+    }
+
+    #[inline]
+    fn is_readable(&self) -> bool {
+        self.ready.get() & READ != 0
+    }
+
+    #[inline]
+    fn is_writable(&self) -> bool {
+        self.ready.get() & WRITE != 0
+    }
+
+    fn peer_state(&self) -> PeerState {
+        let ready = self.ready.get();
+        if ready & GONE != 0 {
+            PeerState::Reset
+        } else if ready & libc::EPOLLRDHUP as u32 != 0 {
+            PeerState::HalfClosed
+        } else {
+            PeerState::Open
+        }
+    }
+
+    fn is_quiet(&self, thorough: bool) -> bool {
+        self.pull();
+        if self.ready.get() & ENDING != 0 {
+            return false;
+        }
+        if !thorough && !self.is_readable() {
+            return true;
+        }
+        let mut byte = [std::mem::MaybeUninit::<u8>::uninit()];
+        let socket = socket2::SockRef::from(self.socket());
+        match socket.peek(&mut byte) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.ready.set(self.ready.get() & !READ);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take_connect_error(&self) -> io::Result<()> {
+        match self.socket().take_error()? {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn shutdown_write(&self) {
+        let _ = self.socket().shutdown(Shutdown::Write);
+    }
+
+    fn reset_on_close(&self) {
+        let _ = socket2::SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
