@@ -5,5 +5,6 @@
 
 pub mod balance;
 pub mod config;
+pub mod control;
 pub mod http1;
 pub mod runtime;
