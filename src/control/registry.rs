@@ -16,15 +16,15 @@ use crate::config::BackendConfig;
 /// How many of a backend's changes are remembered.
 const CHANGES_MAX: usize = 20;
 
-/// Blocks until every worker has passed its mailbox: what it does from then on, it does with the newest snapshot.
-pub type Barrier = Box<dyn Fn() + Send + Sync>;
+/// How many backends there may be, however they come: as many as a configuration may hold.
+const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
 
-/// The set, and the way to the workers.
+/// The set, and where it is published. Its changes return without waiting for the workers.
+#[derive(Debug)]
 pub struct Registry {
     fleet: Arc<Fleet>,
     strategy: Strategy,
     workers: usize,
-    barrier: Barrier,
     inner: Mutex<Inner>,
 }
 
@@ -95,6 +95,8 @@ pub enum AddError {
     UrlTaken(String),
     /// There is one with this name; its URL.
     NameTaken(String),
+    /// There are as many as there may be.
+    Full,
 }
 
 impl fmt::Display for AddError {
@@ -102,6 +104,7 @@ impl fmt::Display for AddError {
         match self {
             Self::UrlTaken(name) => write!(f, "a backend with this URL is there already, by the name of {name}"),
             Self::NameTaken(url) => write!(f, "a backend with this name is there already, at {url}"),
+            Self::Full => write!(f, "there are {BACKENDS_MAX} backends already, and more are not taken"),
         }
     }
 }
@@ -118,6 +121,24 @@ pub enum Which<'a> {
 }
 
 impl Entry {
+    fn new(backend: Arc<Backend>, config: BackendConfig, source: Source, now: SystemTime) -> Self {
+        let what = match source {
+            Source::Config => "added by the configuration",
+            Source::Admin => "added through the admin API",
+        };
+        Self {
+            backend,
+            config,
+            source,
+            state: State::Ready,
+            health: Health::Unknown,
+            health_since: now,
+            health_reason: "not probed yet".into(),
+            last_probe: None,
+            changes: VecDeque::from([Change { at: now, what: what.into() }]),
+        }
+    }
+
     /// Whether it gets traffic now.
     pub fn is_eligible(&self) -> bool {
         self.ineligible_because().is_none()
@@ -165,59 +186,34 @@ impl Entry {
 }
 
 impl Registry {
-    /// An empty set. Its backends get cells for that many workers. `barrier` is called, outside of all locks, after
-    /// each change that somebody waits for.
-    pub fn new(fleet: Arc<Fleet>, strategy: Strategy, workers: usize, barrier: Barrier) -> Self {
-        Self { fleet, strategy, workers, barrier, inner: Mutex::default() }
+    /// An empty set. Its backends get cells for that many workers.
+    pub fn new(fleet: Arc<Fleet>, strategy: Strategy, workers: usize) -> Self {
+        Self { fleet, strategy, workers, inner: Mutex::default() }
     }
 
-    /// Adds a backend behind those that are there. When it returns, every worker's next pick knows it.
-    /// `addresses` is what its name has resolved to so far; for an address literal it is of no account.
+    /// Adds backends behind those that are there, all of them or none, each with what its name has resolved to so far
+    /// (for an address literal that is of no account).
     pub fn add(
         &self,
-        config: &BackendConfig,
+        backends: &[(BackendConfig, Vec<SocketAddr>)],
         source: Source,
-        addresses: Vec<SocketAddr>,
         now: SystemTime,
-    ) -> Result<Arc<Backend>, AddError> {
-        let backend = self.insert(config, source, addresses, now)?;
-        (self.barrier)();
-        Ok(backend)
-    }
-
-    /// As [`Self::add`], but returns without having waited for the workers: for the time before they run.
-    pub fn insert(
-        &self,
-        config: &BackendConfig,
-        source: Source,
-        addresses: Vec<SocketAddr>,
-        now: SystemTime,
-    ) -> Result<Arc<Backend>, AddError> {
+    ) -> Result<Vec<Arc<Backend>>, AddError> {
         let mut inner = self.inner.lock();
-        inner.check_free(config)?;
-        let backend = inner.create(config, self.workers);
-        if !addresses.is_empty() {
-            backend.addresses.store(Arc::new(addresses));
+        let before = inner.entries.len();
+        for (config, addresses) in backends {
+            if let Err(error) = inner.check_free(config) {
+                inner.entries.truncate(before);
+                return Err(error);
+            }
+            let backend = inner.create(config, self.workers);
+            if !addresses.is_empty() {
+                backend.addresses.store(Arc::new(addresses.clone()));
+            }
+            inner.entries.push(Entry::new(backend, config.clone(), source, now));
         }
-        let mut entry = Entry {
-            backend: Arc::clone(&backend),
-            config: config.clone(),
-            source,
-            state: State::Ready,
-            health: Health::Unknown,
-            health_since: now,
-            health_reason: "not probed yet".into(),
-            last_probe: None,
-            changes: VecDeque::new(),
-        };
-        let by = match source {
-            Source::Config => "added by the configuration",
-            Source::Admin => "added through the admin API",
-        };
-        entry.note(now, by.into());
-        inner.entries.push(entry);
         self.publish(&mut inner);
-        Ok(backend)
+        Ok(inner.entries[before..].iter().map(|entry| Arc::clone(&entry.backend)).collect())
     }
 
     /// Whether a backend could be added now.
@@ -225,19 +221,16 @@ impl Registry {
         self.inner.lock().check_free(config)
     }
 
-    /// Takes a backend out; None if it isn't there. When it returns, no worker picks it any more, and every request
-    /// that was sent to it is in its in-flight count.
+    /// Takes a backend out; None if it isn't there.
     pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
         let mut inner = self.inner.lock();
         let index = inner.entries.iter().position(|entry| entry.is(which))?;
         let entry = inner.entries.remove(index);
         self.publish(&mut inner);
-        drop(inner);
-        (self.barrier)();
         Some(entry.backend)
     }
 
-    /// Says whether a backend may get traffic; false if it isn't there. When it returns, every worker knows.
+    /// Says whether a backend may get traffic; false if it isn't there.
     pub fn set_state(&self, which: Which<'_>, state: State, now: SystemTime) -> bool {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entries.iter_mut().find(|entry| entry.is(which)) else { return false };
@@ -247,8 +240,6 @@ impl Registry {
             entry.note(now, what.into());
             self.publish(&mut inner);
         }
-        drop(inner);
-        (self.barrier)();
         true
     }
 
@@ -296,14 +287,11 @@ impl Registry {
     }
 }
 
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("inner", &self.inner).finish_non_exhaustive()
-    }
-}
-
 impl Inner {
     fn check_free(&self, config: &BackendConfig) -> Result<(), AddError> {
+        if self.entries.len() >= BACKENDS_MAX {
+            return Err(AddError::Full);
+        }
         let same_url = self.entries.iter().find(|entry| entry.is(Which::Url(&config.url.normalized)));
         if let Some(entry) = same_url {
             return Err(AddError::UrlTaken(entry.config.name.clone()));
@@ -341,7 +329,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -350,38 +337,28 @@ mod tests {
     struct Scene {
         fleet: Arc<Fleet>,
         registry: Registry,
-        barriers: Arc<AtomicUsize>,
         now: SystemTime,
     }
 
     fn scene() -> Scene {
         let fleet = Arc::new(Fleet::new(Strategy::RoundRobin).0);
-        let barriers = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&barriers);
-        let barrier: Barrier = Box::new(move || {
-            count.fetch_add(1, Ordering::SeqCst);
-        });
-        let registry = Registry::new(Arc::clone(&fleet), Strategy::RoundRobin, 2, barrier);
-        Scene { fleet, registry, barriers, now: SystemTime::UNIX_EPOCH }
+        let registry = Registry::new(Arc::clone(&fleet), Strategy::RoundRobin, 2);
+        Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
     }
 
     fn config(port: u16) -> BackendConfig {
-        let written = format!("http://127.0.0.1:{port}");
-        BackendConfig {
-            name: format!("127.0.0.1:{port}"),
-            url: BackendUrl {
-                normalized: written.clone(),
-                written,
-                host: "127.0.0.1".into(),
-                port,
-                base_path: String::new(),
-            },
-        }
+        let url = BackendUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        BackendConfig { name: url.authority(), url }
     }
 
     impl Scene {
         fn add(&self, port: u16) -> Arc<Backend> {
-            self.registry.add(&config(port), Source::Admin, Vec::new(), self.now).unwrap()
+            self.try_add(config(port)).unwrap()
+        }
+
+        fn try_add(&self, config: BackendConfig) -> Result<Arc<Backend>, AddError> {
+            let added = self.registry.add(&[(config, Vec::new())], Source::Admin, self.now)?;
+            Ok(Arc::clone(&added[0]))
         }
 
         fn remove(&self, port: u16) -> Option<Arc<Backend>> {
@@ -402,16 +379,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mutation_publishes_and_then_passes_the_barrier() {
+    fn every_mutation_publishes() {
         let scene = scene();
         scene.add(1);
         scene.add(2);
         assert_eq!(scene.eligible(), [1, 2]);
-        assert_eq!(scene.barriers.load(Ordering::SeqCst), 2);
         assert_eq!(scene.fleet.snapshot.load().version, 2);
         assert!(scene.remove(1).is_some());
         assert_eq!(scene.eligible(), [2]);
-        assert_eq!(scene.barriers.load(Ordering::SeqCst), 3);
     }
 
     #[test]
@@ -419,18 +394,20 @@ mod tests {
         let scene = scene();
         scene.add(1);
         let same_url = BackendConfig { name: "other".into(), ..config(1) };
-        let taken = scene.registry.add(&same_url, Source::Admin, Vec::new(), scene.now);
+        let taken = scene.try_add(same_url);
         assert_eq!(taken.unwrap_err(), AddError::UrlTaken("127.0.0.1:1".into()));
         let same_name = BackendConfig { name: "127.0.0.1:1".into(), ..config(2) };
-        let taken = scene.registry.add(&same_name, Source::Admin, Vec::new(), scene.now);
+        let taken = scene.try_add(same_name);
         assert_eq!(taken.unwrap_err(), AddError::NameTaken("http://127.0.0.1:1".into()));
+        let batch = [(config(5), Vec::new()), (config(1), Vec::new())];
+        assert!(scene.registry.add(&batch, Source::Config, scene.now).is_err(), "all of them or none");
         assert!(scene.remove(9).is_none());
         assert_eq!(scene.fleet.snapshot.load().version, 1);
-        assert_eq!(scene.barriers.load(Ordering::SeqCst), 1);
+        assert_eq!(scene.registry.read(<[Entry]>::len), 1);
     }
 
     #[test]
-    fn a_health_flip_publishes_without_a_barrier_and_an_unknown_backend_counts_as_alive() {
+    fn a_health_flip_publishes_and_an_unknown_backend_counts_as_alive() {
         let scene = scene();
         let (one, two) = (scene.add(1), scene.add(2));
         assert_eq!(scene.eligible(), [1, 2]);
@@ -440,7 +417,6 @@ mod tests {
         assert!(scene.eligible().is_empty());
         scene.probe(one.id, Some(Health::Up));
         assert_eq!(scene.eligible(), [1]);
-        assert_eq!(scene.barriers.load(Ordering::SeqCst), 2, "only the two who were waited for");
         let version = scene.fleet.snapshot.load().version;
         scene.probe(one.id, None);
         assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");

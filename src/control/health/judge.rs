@@ -215,19 +215,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_short_interval_bounds_the_fast_one() {
-        let check = HealthCheck {
-            interval: SECOND / 5,
-            path: "/".into(),
-            method: "GET".into(),
-            host: None,
-            timeout: SECOND,
-            expect: vec![200..=399],
-            body_contains: None,
-            rise: 0,
-            fall: 0,
-            fast_interval: SECOND,
-            jitter: 7.0,
-        };
+        let check = HealthCheck { interval: SECOND / 5, rise: 0, fall: 0, jitter: 7.0, ..HealthCheck::default() };
         let rules = Rules::from(&check);
         assert_eq!(rules.fast_interval, SECOND / 5);
         assert_eq!((rules.rise, rules.fall), (1, 1));

@@ -205,6 +205,7 @@ pub(super) fn spread(index: usize, count: usize, interval: Duration) -> Duration
 mod tests {
     use super::super::judge::tests::{SECOND, rules};
     use super::*;
+    use crate::config::HealthCheck;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -226,9 +227,9 @@ mod tests {
         let mut schedule = schedule();
         schedule.add(1, now + SECOND, now);
         assert_eq!(schedule.next_due(), Some(now + SECOND));
-        assert_eq!(started(&mut schedule, now), []);
+        assert!(started(&mut schedule, now).is_empty());
         assert_eq!(started(&mut schedule, now + SECOND), [1]);
-        assert_eq!(started(&mut schedule, now + 60 * SECOND), [], "one probe at a time");
+        assert!(started(&mut schedule, now + 60 * SECOND).is_empty(), "one probe at a time");
         let verdict = schedule.finish(1, probed(now + SECOND + 7 * MS, MS, true), 0.5).unwrap();
         assert_eq!(verdict, Verdict { changed: Some(Health::Up), late: 7 * MS });
         assert_eq!(schedule.next_due(), Some(now + 31 * SECOND + 7 * MS));
@@ -299,28 +300,16 @@ mod tests {
         schedule.add(1, now, now);
         assert_eq!(schedule.start(now), Some(1));
         schedule.put_off(1, now + SECOND);
-        assert_eq!(started(&mut schedule, now), []);
+        assert!(started(&mut schedule, now).is_empty());
         assert_eq!(started(&mut schedule, now + SECOND), [1]);
     }
 
     /// Runs `hanging` backends that answer never and `prompt` ones that answer in 1 ms over a virtual clock, at an
     /// interval of 1 s and a timeout of 2 s; the greatest lateness of a prompt one after `settled`.
     fn prompt_lateness_max(hanging: u64, prompt: u64, settled: Duration) -> Duration {
-        let interval = Rules::from(&crate::config::HealthCheck {
-            interval: SECOND,
-            path: "/".into(),
-            method: "GET".into(),
-            host: None,
-            timeout: 2 * SECOND,
-            expect: Vec::new(),
-            body_contains: None,
-            rise: 2,
-            fall: 2,
-            fast_interval: SECOND,
-            jitter: 0.0,
-        });
+        let check = HealthCheck { interval: SECOND, jitter: 0.0, ..HealthCheck::default() };
         let begin = Instant::now();
-        let mut schedule = Schedule::new(interval, 2 * SECOND);
+        let mut schedule = Schedule::new(Rules::from(&check), 2 * SECOND);
         for id in 0..hanging + prompt {
             let offset = spread(id as usize, (hanging + prompt) as usize, SECOND);
             schedule.add(id, begin + offset, begin);

@@ -63,15 +63,9 @@ fn check() -> HealthCheck {
     HealthCheck {
         interval: Duration::from_secs(3600),
         path: "/health".into(),
-        method: "GET".into(),
-        host: None,
-        timeout: Duration::from_secs(2),
-        expect: vec![200..=399],
-        body_contains: None,
-        rise: 2,
-        fall: 2,
         fast_interval: Duration::from_millis(10),
         jitter: 0.0,
+        ..HealthCheck::default()
     }
 }
 
