@@ -7,3 +7,4 @@ pub mod health;
 mod names;
 pub mod random;
 pub mod registry;
+pub mod server;
