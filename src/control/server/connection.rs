@@ -143,15 +143,15 @@ impl<'a> Connection<'a> {
         let mut decoder = Decoder::new(TRAILER_BYTES_MAX);
         let mut body = Vec::new();
         loop {
-            let decoded = decoder
+            let step = decoder
                 .decode(&mut self.unread)
                 .map_err(|error| End::Refused(400, format!("the request's body is malformed: {error}")))?;
-            body.extend_from_slice(&self.unread[..decoded.body]);
-            self.unread.drain(..decoded.consumed);
+            body.extend_from_slice(&self.unread[..step.body]);
+            self.unread.drain(..step.consumed);
             if body.len() > self.room.bounds.body_bytes {
                 return Err(too_large());
             }
-            if decoded.end {
+            if step.end {
                 return Ok(body);
             }
             self.read_body_bytes(deadline)?;

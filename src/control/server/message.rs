@@ -42,7 +42,7 @@ impl Call {
         self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn read(request: &http1::Request<'_, '_>) -> Self {
+    pub(in crate::control) fn read(request: &http1::Request<'_, '_>) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let target = match request.target {
             Target::Origin(target) => text(target),
