@@ -6,4 +6,5 @@
 pub mod balance;
 pub mod config;
 pub mod http1;
+pub mod proxy;
 pub mod runtime;

@@ -93,6 +93,14 @@ pub struct Request<'h, 'b> {
 }
 
 impl<'b> Request<'_, 'b> {
+    /// The value of the first field of this name (in any case).
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        let mut fields = self.fields.iter();
+        fields
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    }
+
     /// Does `Connection` name this field, so that it goes no further (RFC 9110 §7.6.1)?
     pub fn connection_names(&self, name: &str) -> bool {
         self.names_fields && field::connection_names(self.fields, name)
