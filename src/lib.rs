@@ -6,5 +6,6 @@
 pub mod balance;
 pub mod config;
 pub mod http1;
+pub mod proxy;
 pub mod runtime;
 pub mod upstream;
