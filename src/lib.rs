@@ -6,6 +6,7 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod http1;
 pub mod proxy;
 pub mod runtime;
