@@ -1,5 +1,5 @@
 //! Which fields there are, what each may hold, and what must fit together: the only place that knows the schema.
-//! Bounds stand in `docs/configuration.md` too; `tests` below hold the two together.
+//! `docs/configuration.md` says the same to people.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -60,6 +60,9 @@ const TIMEOUTS: &[&str] = &[
 ];
 const LIMITS: &[&str] = &["connections", "head_bytes", "headers", "uri_bytes", "body_bytes", "requests_per_connection"];
 const RETRIES: &[&str] = &["attempts", "on"];
+/// The objects of which there is one each, by their name; the empty one is the top level.
+pub(super) const SECTIONS: &[(&str, &[&str])] =
+    &[("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)];
 /// Those that a probe can send without a body, and that `ureq` sends.
 const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
@@ -343,8 +346,5 @@ fn ports_differ(fields: &mut Fields, config: &Config) {
 
 /// The object that a field belongs to, for those put a level too high or too low.
 fn home_of(name: &str) -> Option<&'static str> {
-    [("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)]
-        .into_iter()
-        .find(|(_, known)| known.contains(&name))
-        .map(|(home, _)| home)
+    SECTIONS.iter().find(|(_, known)| known.contains(&name)).map(|(home, _)| *home)
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use proptest::prelude::{Strategy as _, any, prop, prop_oneof, proptest};
 use serde_json::json;
 
 use super::*;
@@ -19,6 +20,10 @@ const WRONG: &[(&str, &[&str])] = &[
     (r"{'port': 1}", &["not JSON: single-quoted strings are not allowed"]),
     (r"{port: 1}", &["not JSON: expected string for object property"]),
     ("{\"strategy\": \"a\tb\"}", &["not JSON: control character (\\u0000-\\u001F) found while parsing a string"]),
+    (
+        r#"{"strategy": "\ud800"}"#,
+        &["not JSON: invalid unicode escape sequence. 'd800 (unpaired high surrogate)' is not a valid UTF8 character"],
+    ),
     ("{} {}", &["not JSON: text cannot contain more than one JSON value"]),
     // Names
     ("[]", &["found a list, wanted an object"]),
@@ -285,7 +290,7 @@ fn every_field_arrives_where_it_belongs() {
     assert_eq!((config.port, config.admin_port, config.workers), (1, 2, 7));
     assert_eq!(config.bind, ["127.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().expect("an address")));
     assert_eq!(config.admin_bind.to_string(), "::1");
-    assert_eq!(config.strategy, Strategy::LeastConn);
+    assert_eq!(config.strategy, super::Strategy::LeastConn);
     let backends: Vec<_> =
         config.backends.iter().map(|backend| (backend.name.as_str(), backend.url.normalized.as_str())).collect();
     assert_eq!(backends, [("a:1", "http://a:1"), ("bee", "http://b/base")]);
@@ -328,6 +333,48 @@ fn every_field_arrives_where_it_belongs() {
     assert_eq!(config.retries, Retries { attempts: 1, on_connect: false, on_reset: true });
     let networks: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+}
+
+const FULL: &str = include_str!("../../conf/full.json");
+const EXAMPLE: &str = include_str!("../../conf/maypole.json");
+const MANUAL: &str = include_str!("../../docs/configuration.md");
+
+#[test]
+fn the_full_configuration_shows_every_field_with_its_default() {
+    let full = parse(FULL).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<&str> = full.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["localhost:8082", "localhost:8083", "third"]);
+    assert_eq!(Config { backends: Vec::new(), ..full }, Config::default());
+
+    let shown: serde_json::Value = serde_json::from_str(FULL).expect("it is JSON");
+    for (section, fields) in raw::SECTIONS {
+        let object = if section.is_empty() { &shown } else { &shown[section] };
+        for field in *fields {
+            assert!(object.get(field).is_some(), "conf/full.json lacks {section}.{field}");
+        }
+    }
+}
+
+#[test]
+fn the_example_configuration_balances_over_three_backends_by_turns() {
+    let example = parse(EXAMPLE).unwrap_or_else(|errors| panic!("{errors}"));
+    let urls: Vec<&str> = example.backends.iter().map(|backend| backend.url.written.as_str()).collect();
+    assert_eq!(urls, ["http://localhost:8082", "http://localhost:8083", "http://localhost:8084"]);
+    assert_eq!(Config { backends: Vec::new(), ..example }, Config::default());
+}
+
+#[test]
+fn the_manual_documents_every_field_once() {
+    let sections = raw::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
+    let of_backends = ("backends[]", ["url", "name"].as_slice());
+    for (section, fields) in sections.chain([of_backends]) {
+        for field in fields {
+            let is_section = section.is_empty() && raw::SECTIONS.iter().any(|(name, _)| name == field);
+            let path = if section.is_empty() { (*field).to_owned() } else { format!("{section}.{field}") };
+            let rows = MANUAL.matches(&format!("\n| `{path}` |")).count();
+            assert_eq!(rows, usize::from(!is_section), "rows of {path} in docs/configuration.md");
+        }
+    }
 }
 
 #[test]
@@ -382,4 +429,44 @@ fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
         let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(told, [wanted], "{body}");
     }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_not_followed() {
+    for text in ["[".repeat(100_000), "{\"a\":".repeat(100_000)] {
+        let errors = parse(&text).expect_err("it is too deep");
+        assert!(errors.to_string().ends_with(": not JSON: maximum nesting depth exceeded"), "{errors}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_parser_panic(text in any::<String>(), pieces in prop::collection::vec(piece(), 0..20)) {
+        for text in [text, pieces.concat()] {
+            let _ = parse(&text);
+            let _ = parse_duration(&text);
+            let _ = BackendUrl::parse(&format!("http://{text}"));
+        }
+    }
+}
+
+fn piece() -> impl proptest::strategy::Strategy<Value = String> {
+    const KNOWN: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"backends\"",
+        "\"limits\"",
+        "null",
+        "-1",
+        "1e9",
+        "\"é\\u00e9\"",
+        "\n",
+        "1.5h",
+        "µs",
+    ];
+    prop_oneof![prop::sample::select(KNOWN).prop_map(str::to_owned), "\\PC{0,3}"]
 }

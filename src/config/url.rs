@@ -71,12 +71,8 @@ impl BackendUrl {
         check_path(path)?;
 
         let base_path = path.trim_end_matches('/').to_owned();
-        let port_shown = port.filter(|&port| port != 80);
-        let mut normalized = format!("http://{}", bracketed(&host));
-        if let Some(port) = port_shown {
-            normalized.push_str(&format!(":{port}"));
-        }
-        normalized.push_str(&base_path);
+        let shown_port = port.filter(|&port| port != 80).map_or_else(String::new, |port| format!(":{port}"));
+        let normalized = format!("http://{}{shown_port}{base_path}", bracketed(&host));
         Ok(Self { written: text.to_owned(), normalized, host, port: port.unwrap_or(80), base_path })
     }
 
