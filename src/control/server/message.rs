@@ -152,7 +152,7 @@ impl Answer {
         use std::io::Write;
         // Writing to a vector can't fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        let _ = write!(out, "Date: {}\r\nServer: maypole\r\n", httpdate::fmt_http_date(now));
+        let _ = write!(out, "Date: {}\r\n", httpdate::fmt_http_date(now));
         for (name, value) in &self.fields {
             let _ = write!(out, "{name}: {value}\r\n");
         }
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_answer_says_how_long_it_is_and_a_head_only_one_too() {
-        let head = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: maypole\r\n\
+        let head = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
                     Content-Type: text/plain; charset=utf-8\r\nContent-Length: 2\r\n\r\n";
         let answer = Answer::text(200, "ok");
         assert_eq!(written(&answer, true), head);
