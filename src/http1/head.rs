@@ -84,5 +84,21 @@ pub(super) fn follows_crlf(head: &[u8], at: usize) -> bool {
     at.checked_sub(2).and_then(|cr| head.get(cr)) == Some(&b'\r')
 }
 
+/// What is wrong with a line that [`has_bare_lf`] or [`follows_crlf`] found.
+pub(super) const BARE_LF: &str = "line ends in LF without CR";
+
+/// What httparse found wrong, in a few words.
+pub(super) fn reason(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "bad field name or folded line",
+        httparse::Error::HeaderValue => "bad byte in a field value",
+        httparse::Error::NewLine => "bad line end",
+        httparse::Error::Status => "bad status line",
+        httparse::Error::Token => "bad request line",
+        httparse::Error::TooManyHeaders => "too many header fields",
+        httparse::Error::Version => "bad HTTP version",
+    }
+}
+
 /// How a whole head ends.
 pub(super) const HEAD_END: &[u8] = b"\r\n\r\n";

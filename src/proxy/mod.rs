@@ -2,4 +2,5 @@
 //! `http1`, `balance`, `upstream`, `observe` and `runtime`, and sees the world only through `runtime`'s traits.
 
 pub mod error;
+mod error_answer;
 pub mod forward;
