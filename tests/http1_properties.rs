@@ -335,14 +335,14 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Outcome, (Ch
     let mut used = 0;
     for piece in pieces {
         let mut piece = piece.to_vec();
-        let decoded = decoder.decode(&mut piece).map_err(|error| (error, used))?;
-        payload.extend_from_slice(&piece[..decoded.body]);
-        used += decoded.consumed;
-        assert!(decoded.body <= decoded.consumed);
-        if decoded.end {
+        let done = decoder.decode(&mut piece).map_err(|error| (error, used))?;
+        payload.extend_from_slice(&piece[..done.body]);
+        used += done.consumed;
+        assert!(done.body <= done.consumed);
+        if done.end {
             return Ok((payload, decoder.trailers().to_vec(), used, true));
         }
-        assert_eq!(decoded.consumed, piece.len());
+        assert_eq!(done.consumed, piece.len());
     }
     Ok((payload, decoder.trailers().to_vec(), used, false))
 }

@@ -63,8 +63,10 @@ pub(super) fn slots<'b>() -> [Slot<'b>; SLOTS_ON_STACK] {
     [const { MaybeUninit::uninit() }; SLOTS_ON_STACK]
 }
 
-/// A table for `fields` fields on the heap.
-pub(super) fn slots_on_heap<'b>(fields: usize) -> Vec<Slot<'b>> {
+/// A table on the heap for up to `fields` fields, or for as many as fit into `head_bytes`, whichever is less.
+pub(super) fn slots_on_heap<'b>(fields: usize, head_bytes: usize) -> Vec<Slot<'b>> {
+    const SHORTEST_LINE: usize = b"X:\n".len();
+    let fields = fields.min(head_bytes / SHORTEST_LINE);
     std::iter::repeat_with(MaybeUninit::uninit)
         .take(fields)
         .collect()

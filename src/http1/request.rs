@@ -71,8 +71,8 @@ pub struct Request<'h, 'b> {
     pub version: Version,
     /// Every field, in order; values without spaces around them.
     pub fields: &'h [Header<'b>],
-    /// The host that is meant: that of an absolute-form target, else `Host` (RFC 9112 §3.2.2). Only an HTTP/1.0 request
-    /// may have none.
+    /// The host that is meant: that of an absolute-form target, else `Host` (RFC 9112 §3.2.2). Only an HTTP/1.0
+    /// request may have none.
     pub host: Option<&'b [u8]>,
     /// How its body is delimited; never [`Framing::UntilClose`].
     pub framing: Framing,
@@ -168,7 +168,7 @@ pub fn parse_request<'b, R>(
         Err(RequestError::TooManyFields) if limits.headers > fields => {}
         outcome => return Ok(outcome?.map(|request| with(&request))),
     }
-    let mut slots = head::slots_on_heap(limits.headers);
+    let mut slots = head::slots_on_heap(limits.headers, limits.head_bytes.min(bytes.len()));
     Ok(read(bytes, limits, &mut slots)?.map(|request| with(&request)))
 }
 

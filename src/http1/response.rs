@@ -23,11 +23,11 @@ pub struct Response<'h, 'b> {
     pub fields: &'h [Header<'b>],
     /// How its body is delimited; [`Framing::None`] for the answer to HEAD, and for 1xx, 204 and 304.
     pub framing: Framing,
-    /// `Content-Length` as it was sent, whether or not a body follows: in answers to HEAD and in 304 it says how long one
-    /// would be.
+    /// `Content-Length` as it was sent, whether or not a body follows: in answers to HEAD and in 304 it says how long
+    /// one would be.
     pub content_length: Option<u64>,
-    /// May the connection be used again (RFC 9112 §9.3)? False when the body ends with it, and when a status that has no
-    /// body was sent with fields that announce one, since then one may follow.
+    /// May the connection be used again (RFC 9112 §9.3)? False when the body ends with it, and when a status that has
+    /// no body was sent with fields that announce one, since then one may follow.
     pub keep_alive: bool,
     /// The protocol of a 101, or those that a 426 asks for: only when `Connection` names `upgrade`, from a single field
     /// that doesn't speak of h2c.
@@ -105,7 +105,7 @@ pub fn parse_response<'b, R>(
         Err(ResponseError::TooManyFields) if limits.headers > fields => {}
         outcome => return Ok(outcome?.map(|response| with(&response))),
     }
-    let mut slots = head::slots_on_heap(limits.headers);
+    let mut slots = head::slots_on_heap(limits.headers, limits.head_bytes.min(bytes.len()));
     Ok(read(bytes, method, limits, &mut slots)?.map(|response| with(&response)))
 }
 

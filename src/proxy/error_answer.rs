@@ -82,7 +82,7 @@ enum Media {
 }
 
 impl Media {
-    /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first named among equals; text when none is named.
+    /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first among equals; text when none is named.
     fn preferred(accept: Option<&[u8]>) -> Self {
         let mut best = (Self::Text, 0);
         for range in accept.unwrap_or_default().split(|&byte| byte == b',') {

@@ -1,16 +1,19 @@
 use super::*;
 
-/// Decodes `bytes`, at most `step` at a time: payload, trailers, and the bytes that were left over.
-fn decode(bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>, usize)>, ChunkError> {
+/// Payload, trailers, and the bytes that were left over.
+type Whole = (Vec<u8>, Vec<u8>, usize);
+
+/// Decodes `bytes`, at most `step` at a time; None when the end hasn't come.
+fn decode(bytes: &[u8], step: usize) -> Result<Option<Whole>, ChunkError> {
     let mut decoder = Decoder::new(1024);
     let mut payload = Vec::new();
     let mut used = 0;
     for piece in bytes.chunks(step) {
         let mut piece = piece.to_vec();
-        let decoded = decoder.decode(&mut piece)?;
-        payload.extend_from_slice(&piece[..decoded.body]);
-        used += decoded.consumed;
-        if decoded.end {
+        let done = decoder.decode(&mut piece)?;
+        payload.extend_from_slice(&piece[..done.body]);
+        used += done.consumed;
+        if done.end {
             assert!(decoder.is_done());
             return Ok(Some((
                 payload,
@@ -18,7 +21,7 @@ fn decode(bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>, usize)>
                 bytes.len() - used,
             )));
         }
-        assert_eq!(decoded.consumed, piece.len());
+        assert_eq!(done.consumed, piece.len());
     }
     Ok(None)
 }
@@ -126,12 +129,12 @@ fn nothing_is_used_after_the_end() {
     assert!(!decoder.decode(&mut bytes).unwrap().end);
     // The empty line is part of the trailer section, for which there is no room here.
     assert_eq!(
-        decoder.decode(&mut *b"\r\n".to_vec()),
+        decoder.decode(&mut b"\r\n".to_vec()),
         Err(ChunkError::TrailersTooLarge)
     );
     let mut decoder = Decoder::new(2);
-    decoder.decode(&mut *b"0\r\n\r\n".to_vec()).unwrap();
-    let again = decoder.decode(&mut *b"GET".to_vec());
+    decoder.decode(&mut b"0\r\n\r\n".to_vec()).unwrap();
+    let again = decoder.decode(&mut b"GET".to_vec());
     assert_eq!(
         again,
         Ok(Decoded {

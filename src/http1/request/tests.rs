@@ -407,7 +407,7 @@ fn each_limit_has_its_error_and_holds_exactly() {
     let head = |path: usize, fields: usize, value: usize| {
         let mut head = format!("GET /{} HTTP/1.0\r\n", "p".repeat(path - 1));
         for _ in 0..fields {
-            head += &format!("X: {}\r\n", "v".repeat(value));
+            head.extend(["X: ", &"v".repeat(value), "\r\n"]);
         }
         (head + "\r\n").into_bytes()
     };

@@ -24,7 +24,7 @@ fn how() -> RequestForwarding<'static> {
 fn forwarded(head: &str, how: &RequestForwarding<'_>) -> Vec<String> {
     let mut out = b"before".to_vec();
     let parsed = parse_request(head.as_bytes(), &LIMITS, |request| {
-        write_request_head(&mut out, request, how)
+        write_request_head(&mut out, request, how);
     });
     assert!(
         matches!(parsed, Ok(Parsed::Complete { .. })),
@@ -415,7 +415,7 @@ fn writing_into_a_used_vector_allocates_nothing_new() {
     for _ in 0..3 {
         out.clear();
         let parsed = parse_request(head.as_bytes(), &LIMITS, |request| {
-            write_request_head(&mut out, request, &how())
+            write_request_head(&mut out, request, &how());
         });
         assert!(parsed.is_ok());
     }
