@@ -10,6 +10,7 @@ use crate::balance::Fleet;
 use crate::config::Config;
 use crate::control::ControlPlane;
 use crate::control::admin::AdminServer;
+use crate::control::server::Serving;
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::listen::{Listeners, listen};
 use crate::runtime::signals::StopSignals;
@@ -89,6 +90,8 @@ struct Parts {
     shared: Arc<Shared>,
     mailboxes: Mailboxes,
     control: Arc<ControlPlane>,
+    /// Ends the admin API when it is dropped.
+    _admin: Serving,
 }
 
 fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::io::Result<(Parts, Running)> {
@@ -115,8 +118,8 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
     let (started, _counters) = started;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
     control.set_serving();
-    admin.serve(Arc::clone(&control))?;
-    Ok((Parts { shared, mailboxes, control }, running))
+    let admin = admin.serve(Arc::clone(&control))?;
+    Ok((Parts { shared, mailboxes, control, _admin: admin }, running))
 }
 
 fn connections_max(configured: usize, descriptors: u64) -> usize {
