@@ -63,7 +63,9 @@ fn homed_coroutines_never_move_and_others_do() {
     let (_mailboxes, counters) = start(Options { workers: WORKERS, listeners: vec![listeners] }, Echo).unwrap();
 
     let clients: Vec<_> = (0..CONNECTIONS).map(|_| std::thread::spawn(move || echo_rounds(address))).collect();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
     let accepted: Vec<u64> = counters.iter().map(|each| each.accepted.load(Ordering::Relaxed)).collect();
     assert_eq!(accepted.iter().sum::<u64>(), CONNECTIONS as u64);
     assert!(accepted.iter().all(|&n| n > 0), "every worker had a share: {accepted:?}");

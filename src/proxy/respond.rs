@@ -44,9 +44,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         close: bool,
         head_only: bool,
     ) -> After {
-        if failure.view().status.is_none() {
+        let view = failure.view();
+        if view.status.is_none() {
             return After::Cut;
         }
+        let close = close || view.must_close;
         scratch.clear();
         error::write_error_answer(scratch, failure, representation, &self.date(), close, head_only);
         match self.write_all(&client.stream, scratch) {

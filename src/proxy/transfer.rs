@@ -80,6 +80,7 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
 #[derive(Default)]
 struct Wants {
     client: bool,
+    upstream: bool,
     deadline: Option<(Instant, Expiry)>,
 }
 
@@ -115,18 +116,17 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// Runs both directions to their end; what then becomes of the client's connection.
     pub(super) fn run(mut self, mut upload: Upload, scratch: &mut Vec<u8>) -> Result<After, Interrupted> {
         let world = &self.proxy.world;
-        let mut buffer = self.proxy.buffers.take();
+        let mut held = None;
         let mut download = Download::Head;
         let mut up = Stillness { since: self.began, written: 0 };
         let mut down = Stillness { since: self.began, written: 0 };
         loop {
             let mut wants = Wants::default();
             let mut yields = false;
+            let mut buffer = held.take().unwrap_or_else(|| self.proxy.buffers.take());
             if let Upload::Streaming(pump) = &mut upload {
-                let step = match self.client.buffer.as_mut() {
-                    Some(from) => pump.step(&self.client.stream, from, &self.lease.stream),
-                    None => Err(PumpError::Read),
-                };
+                let from = self.client.buffer.get_or_insert_with(|| self.proxy.buffers.take());
+                let step = pump.step(&self.client.stream, from, &self.lease.stream);
                 let body_idle = self.proxy.shared.config.timeouts.body_idle;
                 match step {
                     Ok(Step::Done) => upload = Upload::Done,
@@ -142,6 +142,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                                 wants.until(idle_until, Expiry::RequestBody);
                             }
                         } else {
+                            wants.upstream = true;
                             wants.until(idle_until, Expiry::ResponseHead);
                         }
                     }
@@ -154,14 +155,19 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     Ok(Some(Answer::Body(body))) => {
                         down.since = body.answered;
                         download = Download::Body(body);
+                        held = Some(buffer);
                         continue;
                     }
                     Ok(Some(Answer::Tunnel)) => {
                         self.record(Outcome::Answered(101, self.proxy.world.now().since(self.began)));
                         return Ok(self.proxy.tunnel(self.client, &self.lease.stream, buffer, scratch));
                     }
-                    Ok(None) if matches!(upload, Upload::Streaming(_)) => {}
-                    Ok(None) => wants.until(self.head_deadline(), Expiry::ResponseHead),
+                    Ok(None) => {
+                        wants.upstream = true;
+                        if !matches!(upload, Upload::Streaming(_)) {
+                            wants.until(self.head_deadline(), Expiry::ResponseHead);
+                        }
+                    }
                     Err(failure) => {
                         self.record(blame(&failure));
                         let replayable = matches!(failure, Failure::ClosedBeforeHead)
@@ -181,6 +187,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                             let timeouts = &self.proxy.shared.config.timeouts;
                             let still_since = down.progress(body.pump.written(), world);
                             if step == Step::NeedsRead {
+                                wants.upstream = true;
                                 wants.until(still_since + timeouts.body_idle, Expiry::ResponseBody);
                             } else {
                                 wants.client = true;
@@ -193,9 +200,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 }
             }
             if yields {
+                held = Some(buffer);
                 world.yield_now(&self.lease.stream);
                 continue;
             }
+            // Nothing is held for a wait but what has bytes in it.
+            held = Some(buffer).filter(|buffer| !buffer.is_empty());
+            self.client.buffer.take_if(|buffer| buffer.is_empty());
             if let Some(expiry) = self.wait(&wants, down.since) {
                 let failure = match expiry {
                     Expiry::RequestBody => Failure::RequestBodyTimeout,
@@ -231,8 +242,12 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 PeerState::Open => {}
             }
         }
-        let watch = if wants.client { Watch::Everything } else { Watch::Hangup };
-        let wake = self.proxy.world.wait(&self.lease.stream, Some((&self.client.stream, watch)), deadline);
+        let (world, client) = (&self.proxy.world, &self.client.stream);
+        let wake = match (wants.client, wants.upstream) {
+            (true, true) => world.wait(&self.lease.stream, Some((client, Watch::Everything)), deadline),
+            (true, false) => world.wait(client, None, deadline),
+            (false, _) => world.wait(&self.lease.stream, Some((client, Watch::Hangup)), deadline),
+        };
         (wake == Wake::Deadline).then_some(expiry)
     }
 
