@@ -54,10 +54,7 @@ impl Backend {
     /// A backend that nothing has been sent to, with cells for workers `0..workers`. A host that is an address
     /// literal has its address at once; any other has none until somebody stores what it resolved to.
     pub fn new(id: u64, slot: usize, origin: Origin, workers: usize) -> Self {
-        let literal = origin
-            .host
-            .parse()
-            .map(|ip| SocketAddr::new(ip, origin.port));
+        let literal = origin.host.parse().map(|ip| SocketAddr::new(ip, origin.port));
         Self {
             id,
             slot,
@@ -142,14 +139,8 @@ mod tests {
 
     #[test]
     fn a_literal_host_has_its_address_at_once_and_a_name_has_none() {
-        assert_eq!(
-            **backend("127.0.0.1").addresses.load(),
-            ["127.0.0.1:81".parse().unwrap()]
-        );
-        assert_eq!(
-            **backend("::1").addresses.load(),
-            ["[::1]:81".parse().unwrap()]
-        );
+        assert_eq!(**backend("127.0.0.1").addresses.load(), ["127.0.0.1:81".parse().unwrap()]);
+        assert_eq!(**backend("::1").addresses.load(), ["[::1]:81".parse().unwrap()]);
         assert!(backend("localhost").addresses.load().is_empty());
     }
 
@@ -175,10 +166,7 @@ mod tests {
         backend.record(0, Outcome::Abandoned);
         backend.record(2, Outcome::Failed);
         let totals = backend.totals();
-        assert_eq!(
-            (totals.answered, totals.failed, totals.abandoned),
-            (2, 1, 1)
-        );
+        assert_eq!((totals.answered, totals.failed, totals.abandoned), (2, 1, 1));
         assert_eq!(totals.classes, [0, 1, 0, 0, 1]);
         assert_eq!(totals.latency.count(), 2);
     }

@@ -32,9 +32,7 @@ pub struct Latency {
 
 impl Default for Latency {
     fn default() -> Self {
-        Self {
-            counts: [0; BUCKETS],
-        }
+        Self { counts: [0; BUCKETS] }
     }
 }
 
@@ -69,11 +67,7 @@ impl Latency {
 /// The first latency beyond the bucket.
 fn end(index: usize) -> Duration {
     let next = index as u64 + 1;
-    let micros = if next <= SUB {
-        next
-    } else {
-        (SUB + next % SUB) << (next / SUB - 1)
-    };
+    let micros = if next <= SUB { next } else { (SUB + next % SUB) << (next / SUB - 1) };
     Duration::from_micros(micros)
 }
 
@@ -87,10 +81,7 @@ mod tests {
             let took = Duration::from_micros(micros);
             let index = bucket(took);
             assert!(took < end(index), "{micros} us in bucket {index}");
-            assert!(
-                index == 0 || took >= end(index - 1),
-                "{micros} us in bucket {index}"
-            );
+            assert!(index == 0 || took >= end(index - 1), "{micros} us in bucket {index}");
         }
     }
 

@@ -30,12 +30,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot without a backend, of version 0.
     pub const fn empty(strategy: Strategy) -> Self {
-        Self {
-            version: 0,
-            backends: Vec::new(),
-            eligible: Vec::new(),
-            strategy,
-        }
+        Self { version: 0, backends: Vec::new(), eligible: Vec::new(), strategy }
     }
 
     /// Picks a backend for one request: O(1) for round-robin. `tried` holds the ids of backends that failed this
@@ -48,9 +43,7 @@ impl Snapshot {
         let turn = cursor.fetch_add(1, Ordering::Relaxed);
         match self.strategy {
             Strategy::RoundRobin => Some(self.next_in_turn(turn, tried)),
-            Strategy::LeastConn => self
-                .least_loaded(turn, tried)
-                .or_else(|| self.least_loaded(turn, &[])),
+            Strategy::LeastConn => self.least_loaded(turn, tried).or_else(|| self.least_loaded(turn, &[])),
         }
     }
 
@@ -60,20 +53,13 @@ impl Snapshot {
         let count = self.eligible.len();
         let first = turn % count;
         let (before, from) = self.eligible.split_at(first);
-        from.iter()
-            .chain(before)
-            .find(|backend| !tried.contains(&backend.id))
-            .unwrap_or(&self.eligible[first])
+        from.iter().chain(before).find(|backend| !tried.contains(&backend.id)).unwrap_or(&self.eligible[first])
     }
 
     /// The backend with the fewest requests in flight that hasn't been tried, by turns among those that have equally
     /// few; None when all have been tried.
     fn least_loaded(&self, turn: usize, tried: &[u64]) -> Option<&Arc<Backend>> {
-        let untried = || {
-            self.eligible
-                .iter()
-                .filter(|backend| !tried.contains(&backend.id))
-        };
+        let untried = || self.eligible.iter().filter(|backend| !tried.contains(&backend.id));
         let (mut fewest, mut ties) = (usize::MAX, 0);
         for backend in untried() {
             let load = backend.in_flight();
@@ -115,43 +101,25 @@ mod tests {
                 Arc::new(Backend::new(id, 0, origin, 1))
             })
             .collect();
-        Snapshot {
-            version: 1,
-            backends: eligible.clone(),
-            eligible,
-            strategy,
-        }
+        Snapshot { version: 1, backends: eligible.clone(), eligible, strategy }
     }
 
     fn picks(snapshot: &Snapshot, cursor: &AtomicUsize, tried: &[u64], count: usize) -> Vec<u64> {
-        (0..count)
-            .map(|_| snapshot.pick(cursor, tried).unwrap().id)
-            .collect()
+        (0..count).map(|_| snapshot.pick(cursor, tried).unwrap().id).collect()
     }
 
     #[test]
     fn an_empty_set_picks_none() {
         let cursor = AtomicUsize::new(0);
-        assert!(
-            snapshot(Strategy::RoundRobin, 0)
-                .pick(&cursor, &[])
-                .is_none()
-        );
-        assert!(
-            snapshot(Strategy::LeastConn, 0)
-                .pick(&cursor, &[])
-                .is_none()
-        );
+        assert!(snapshot(Strategy::RoundRobin, 0).pick(&cursor, &[]).is_none());
+        assert!(snapshot(Strategy::LeastConn, 0).pick(&cursor, &[]).is_none());
     }
 
     #[test]
     fn nine_picks_over_three_are_three_each_in_turn() {
         let cursor = AtomicUsize::new(0);
         let snapshot = snapshot(Strategy::RoundRobin, 3);
-        assert_eq!(
-            picks(&snapshot, &cursor, &[], 9),
-            [0, 1, 2, 0, 1, 2, 0, 1, 2]
-        );
+        assert_eq!(picks(&snapshot, &cursor, &[], 9), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
@@ -180,15 +148,10 @@ mod tests {
     #[test]
     fn least_conn_takes_the_least_loaded() {
         let snapshot = snapshot(Strategy::LeastConn, 3);
-        let _busy = [0, 0, 1, 2, 2]
-            .map(|index: usize| InFlight::begin(Arc::clone(&snapshot.eligible[index])));
+        let _busy = [0, 0, 1, 2, 2].map(|index: usize| InFlight::begin(Arc::clone(&snapshot.eligible[index])));
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 3), [1, 1, 1]);
         let cursor = AtomicUsize::new(0);
-        assert_eq!(
-            picks(&snapshot, &cursor, &[1], 4),
-            [0, 2, 0, 2],
-            "the untried ones tie"
-        );
+        assert_eq!(picks(&snapshot, &cursor, &[1], 4), [0, 2, 0, 2], "the untried ones tie");
     }
 
     #[test]

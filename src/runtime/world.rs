@@ -31,10 +31,7 @@ impl std::ops::Add<Duration> for Instant {
 
     /// Saturates at [`Instant::NEVER`].
     fn add(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -126,12 +123,7 @@ pub trait World: Clone + 'static {
 
     /// Gives the worker to others until `on` has an event, the `also` stream has one of its kind, or `deadline` is
     /// there. One coroutine at a time may wait on a stream, as `on` or as `also`.
-    fn wait(
-        &self,
-        on: &Self::Stream,
-        also: Option<(&Self::Stream, Watch)>,
-        deadline: Instant,
-    ) -> Wake;
+    fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake;
 
     /// Gives the worker's other coroutines and the network a turn although `on` could go on; for loops that stream.
     fn yield_now(&self, on: &Self::Stream);

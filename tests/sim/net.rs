@@ -369,11 +369,8 @@ impl Sim {
         let mut rest = bytes;
         while !rest.is_empty() {
             let longest = rest.len().min(self.temper.segment);
-            let length = if longest == rest.len() && self.chance.percent(50) {
-                longest
-            } else {
-                1 + self.chance.index(longest)
-            };
+            let length =
+                if longest == rest.len() && self.chance.percent(50) { longest } else { 1 + self.chance.index(longest) };
             let tail = rest.split_off(length);
             self.net.with(to, |socket| socket.flying += length);
             let segment = std::mem::replace(&mut rest, tail);
@@ -420,12 +417,22 @@ impl Sim {
         let mut mask = Mask::READABLE;
         mask |= Mask::HALF_CLOSED;
         self.tell(id, mask);
+        self.tell_hangup(id);
+    }
+
+    /// Where both sides have closed their sending side, that is an event of its own.
+    fn tell_hangup(&self, id: SocketId) {
+        let both = self.net.with(id, |socket| socket.fin_arrived && socket.fin_sent && !socket.closed);
+        if both && self.temper.hangs_up_after_both {
+            self.tell(id, Mask::ANYTHING);
+        }
     }
 
     /// The connection is no more, as a reset or a failed attempt to connect leaves it.
     fn break_off(&self, id: SocketId, how: ErrorKind) {
         let alive = self.net.with(id, |socket| {
-            let alive = !socket.closed && socket.broken.is_none() && (how == ErrorKind::ConnectionReset || !socket.connected);
+            let alive =
+                !socket.closed && socket.broken.is_none() && (how == ErrorKind::ConnectionReset || !socket.connected);
             if alive {
                 socket.broken = Some(how);
                 if self.temper.resets_discard {
@@ -466,10 +473,15 @@ impl Sim {
             socket.told_of_bytes = false;
             (Err(ErrorKind::WouldBlock.into()), None)
         });
-        self.trace.note(self.now(), "read", &[id.number(), *outcome.as_ref().unwrap_or(&0) as u64], || match &outcome {
-            Ok(length) => preview(&into[..*length]),
-            Err(error) => error.to_string(),
-        });
+        self.trace.note(
+            self.now(),
+            "read",
+            &[id.number(), *outcome.as_ref().unwrap_or(&0) as u64],
+            || match &outcome {
+                Ok(length) => preview(&into[..*length]),
+                Err(error) => error.to_string(),
+            },
+        );
         if let (Ok(length), Some(peer)) = (&outcome, peer) {
             self.trace.note_bytes(&into[..*length]);
             if self.net.with(peer, |socket| socket.starved) && self.space(peer) * 3 >= self.temper.window {
@@ -496,6 +508,7 @@ impl Sim {
         });
         if let Some(peer) = peer {
             self.arrive_in_order(peer, move |sim| sim.take_in_fin(peer));
+            self.tell_hangup(id);
         }
     }
 
@@ -579,7 +592,8 @@ impl Sim {
             if mask.meets(Mask::HALF_CLOSED) && socket.peer_state == PeerState::Open {
                 socket.peer_state = PeerState::HalfClosed;
             }
-            if mask.meets(Mask::RESET) && socket.broken.is_some() {
+            let both_finished = self.temper.hangs_up_after_both && socket.fin_arrived && socket.fin_sent;
+            if mask.meets(Mask::RESET) && (socket.broken.is_some() || both_finished) {
                 socket.peer_state = PeerState::Reset;
             }
             let wanted = match &socket.watcher {

@@ -32,6 +32,8 @@ pub struct Temper {
     pub resets_discard: bool,
     /// A reset is an error once, then looks like an end (as Linux has it).
     pub errors_once: bool,
+    /// Once both sides have closed their sending side, an event calls the connection broken (epoll's EPOLLHUP).
+    pub hangs_up_after_both: bool,
     /// Tasks take turns in any order, not in the order in which they became ready.
     pub shuffled: bool,
 }
@@ -52,6 +54,7 @@ impl Temper {
             optimistic: true,
             resets_discard: false,
             errors_once: false,
+            hangs_up_after_both: false,
             shuffled: false,
         }
     }
@@ -72,6 +75,7 @@ impl Temper {
             optimistic: chance.percent(50),
             resets_discard: chance.percent(50),
             errors_once: chance.percent(50),
+            hangs_up_after_both: chance.percent(50),
             shuffled: chance.percent(70),
         }
     }

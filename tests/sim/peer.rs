@@ -1,0 +1,93 @@
+//! An actor's end of a connection: plain blocking calls, each with a deadline, on the actor's own coroutine.
+
+use std::io::{ErrorKind, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::net::{Holder, SocketId};
+use crate::sim::{Sim, Time};
+
+/// Dropping it closes the connection.
+pub struct Peer {
+    pub sim: Sim,
+    id: SocketId,
+}
+
+/// What a read came back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    Bytes(usize),
+    End,
+    Reset,
+    /// The deadline came first.
+    Late,
+}
+
+/// Why not all could be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    Gone,
+    Late,
+}
+
+impl Peer {
+    pub fn new(sim: &Sim, id: SocketId) -> Self {
+        Self { sim: sim.clone(), id }
+    }
+
+    /// Connects; the first bytes may be sent at once, as they leave when the connection stands.
+    pub fn dial(sim: &Sim, from: IpAddr, address: SocketAddr) -> std::io::Result<Self> {
+        let id = sim.dial(from, address, Holder::Actor)?;
+        Ok(Self { sim: sim.clone(), id })
+    }
+
+    /// Appends what comes, up to `max` bytes of it.
+    pub fn receive(&self, into: &mut Vec<u8>, max: usize, deadline: Time) -> Got {
+        loop {
+            if !self.sim.await_level(self.id, true, deadline) {
+                return Got::Late;
+            }
+            let start = into.len();
+            into.resize(start + max, 0);
+            let outcome = self.sim.read(self.id, &mut into[start..]);
+            into.truncate(start + *outcome.as_ref().unwrap_or(&0));
+            match outcome {
+                Ok(0) => return Got::End,
+                Ok(length) => return Got::Bytes(length),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Got::Reset,
+            }
+        }
+    }
+
+    /// Sends all of it.
+    pub fn send(&self, bytes: &[u8], deadline: Time) -> Result<(), Unsent> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            if !self.sim.await_level(self.id, false, deadline) {
+                return Err(Unsent::Late);
+            }
+            match self.sim.write(self.id, &[IoSlice::new(&bytes[sent..])]) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Unsent::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the sending side.
+    pub fn finish(&self) {
+        self.sim.finish(self.id);
+    }
+
+    /// Makes the close a reset.
+    pub fn reset_on_close(&self) {
+        self.sim.reset_on_close(self.id);
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.sim.close(self.id);
+    }
+}
