@@ -534,6 +534,9 @@ impl Sim {
             self.finish(id);
         }
         self.net.with(id, |socket| socket.closed = true);
+        if holder == Holder::Actor {
+            self.wake_actors(id);
+        }
         if let (true, Some(peer)) = (rudely, peer) {
             if self.chance.percent(50) {
                 self.net.with(peer, |socket| {
@@ -561,16 +564,18 @@ impl Sim {
             (socket.holder, std::mem::replace(&mut socket.event_is_due, true))
         });
         if holder == Holder::Actor {
-            let (reader, writer) = self.net.with(id, |socket| {
-                socket.event_is_due = false;
-                (socket.reader.take(), socket.writer.take())
-            });
-            for pause in [reader, writer].into_iter().flatten() {
-                self.wake(pause, Woken::Event);
-            }
+            self.net.with(id, |socket| socket.event_is_due = false);
+            self.wake_actors(id);
         } else if !due {
             let delay = self.chance.within(&self.temper.event_delay);
             self.after(delay, move |sim| sim.deliver(id));
+        }
+    }
+
+    fn wake_actors(&self, id: SocketId) {
+        let (reader, writer) = self.net.with(id, |socket| (socket.reader.take(), socket.writer.take()));
+        for pause in [reader, writer].into_iter().flatten() {
+            self.wake(pause, Woken::Event);
         }
     }
 
@@ -675,7 +680,8 @@ impl Sim {
         loop {
             let space = self.space(id);
             let state = self.net.with(id, |socket| socket.state(space));
-            if state.meets(if reading { Mask::READABLE } else { Mask::WRITABLE }) {
+            let closed = self.net.with(id, |socket| socket.closed);
+            if closed || state.meets(if reading { Mask::READABLE } else { Mask::WRITABLE }) {
                 return true;
             }
             if self.now() >= deadline {

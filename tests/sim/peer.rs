@@ -1,5 +1,6 @@
 //! An actor's end of a connection: plain blocking calls, each with a deadline, on the actor's own coroutine.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,6 +11,7 @@ use crate::sim::{Sim, Time};
 pub struct Peer {
     pub sim: Sim,
     id: SocketId,
+    closed: Cell<bool>,
 }
 
 /// What a read came back with.
@@ -31,13 +33,13 @@ pub enum Unsent {
 
 impl Peer {
     pub fn new(sim: &Sim, id: SocketId) -> Self {
-        Self { sim: sim.clone(), id }
+        Self { sim: sim.clone(), id, closed: Cell::new(false) }
     }
 
     /// Connects; the first bytes may be sent at once, as they leave when the connection stands.
     pub fn dial(sim: &Sim, from: IpAddr, address: SocketAddr) -> std::io::Result<Self> {
         let id = sim.dial(from, address, Holder::Actor)?;
-        Ok(Self { sim: sim.clone(), id })
+        Ok(Self::new(sim, id))
     }
 
     /// Appends what comes, up to `max` bytes of it.
@@ -45,6 +47,9 @@ impl Peer {
         loop {
             if !self.sim.await_level(self.id, true, deadline) {
                 return Got::Late;
+            }
+            if self.closed.get() {
+                return Got::End;
             }
             let start = into.len();
             into.resize(start + max, 0);
@@ -66,6 +71,9 @@ impl Peer {
             if !self.sim.await_level(self.id, false, deadline) {
                 return Err(Unsent::Late);
             }
+            if self.closed.get() {
+                return Err(Unsent::Gone);
+            }
             match self.sim.write(self.id, &[IoSlice::new(&bytes[sent..])]) {
                 Ok(length) => sent += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -80,6 +88,13 @@ impl Peer {
         self.sim.finish(self.id);
     }
 
+    /// Closes both ways now, under the hands of whoever reads or writes.
+    pub fn close(&self) {
+        if !self.closed.replace(true) {
+            self.sim.close(self.id);
+        }
+    }
+
     /// Makes the close a reset.
     pub fn reset_on_close(&self) {
         self.sim.reset_on_close(self.id);
@@ -88,6 +103,6 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.sim.close(self.id);
+        self.close();
     }
 }

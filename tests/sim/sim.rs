@@ -119,6 +119,26 @@ impl Eq for Event {}
 /// Unwinds the tasks that are left when a run is over.
 struct RunIsOver;
 
+/// Lets one actor wait for what another one does.
+#[derive(Default)]
+pub struct Signal(Cell<Option<Pause>>);
+
+impl Signal {
+    /// Stops the running task until the signal is raised, or `deadline`.
+    pub fn wait(&self, sim: &Sim, deadline: Time) {
+        let pause = sim.next_pause();
+        self.0.set(Some(pause));
+        sim.after_idly(deadline.saturating_sub(sim.now()), move |sim| sim.wake(pause, Woken::Deadline));
+        sim.pause();
+    }
+
+    pub fn raise(&self, sim: &Sim) {
+        if let Some(pause) = self.0.take() {
+            sim.wake(pause, Woken::Event);
+        }
+    }
+}
+
 impl std::ops::Deref for Sim {
     type Target = Inner;
 
