@@ -75,8 +75,7 @@ impl Client {
     }
 
     /// Begins now; the log fills as the run goes.
-    pub fn start(self, sim: &Sim) -> Rc<Log> {
-        let log = Rc::new(Log::default());
+    pub fn start(self, sim: &Sim, log: &Rc<Log>) {
         log.started.set(sim.now());
         let session = Session {
             client: self,
@@ -96,7 +95,6 @@ impl Client {
             sim.spawn("client's writer", move || writer.write(&line));
             session.read(peer);
         });
-        log
     }
 }
 
