@@ -49,7 +49,12 @@ pub struct Finished {
 
 impl House {
     /// A proxy with `workers` workers, and no backend yet.
-    pub fn new(seed: u64, temper: impl FnOnce(&crate::chance::Chance) -> Temper, config: Config, workers: usize) -> Self {
+    pub fn new(
+        seed: u64,
+        temper: impl FnOnce(&crate::chance::Chance) -> Temper,
+        config: Config,
+        workers: usize,
+    ) -> Self {
         let sim = Sim::new(seed, temper);
         let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
         let shared = Shared::new(config, Arc::new(fleet), 10_000);
@@ -76,8 +81,7 @@ impl House {
 
     /// Each connection goes to any of the workers.
     fn open_front(&self) {
-        let listeners: Vec<_> =
-            self.worlds.iter().map(|world| world.listener(|| Connecting::Accepted(0))).collect();
+        let listeners: Vec<_> = self.worlds.iter().map(|world| world.listener(|| Connecting::Accepted(0))).collect();
         let mut front = listeners[0].clone();
         let sim = self.sim.clone();
         front.accept = Rc::new(move |id, peer| {
@@ -153,7 +157,8 @@ impl House {
             (self.shared.connections(), "client connections are still counted"),
             (self.backends.iter().map(|backend| backend.in_flight()).sum(), "requests are still counted in flight"),
         ];
-        wrongs.extend(counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        wrongs
+            .extend(counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         let (trace, events) = (self.sim.trace.hash(), self.sim.trace.events());
         self.proxies.iter().for_each(|_| {});
         self.worlds.iter().for_each(SimWorld::end);

@@ -243,7 +243,8 @@ fn answer_head(exchange: &Exchange, answering: &Answering, attempt: usize) -> Ve
             AnswerFraming::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
             AnswerFraming::UntilClose | AnswerFraming::NoBody => {}
         }
-        if answering.then == Afterwards::ClosesAsSaid {
+        let closes_unseen = answering.framing == AnswerFraming::UntilClose && exchange.method == "HEAD";
+        if answering.then == Afterwards::ClosesAsSaid || closes_unseen {
             head.push_str("Connection: close\r\n");
         }
     }

@@ -145,7 +145,7 @@ impl Exchange {
     }
 
     pub fn is_idempotent(&self) -> bool {
-        !matches!(self.method, "POST" | "PATCH") && self.framing != RequestFraming::Upgrade
+        !matches!(self.method, "POST" | "PATCH")
     }
 
     /// How an origin answers the request's `attempt`-th arrival, counted from 0.

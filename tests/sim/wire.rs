@@ -138,15 +138,15 @@ impl Wire {
         loop {
             let line = self.line()?;
             let digits = line.split(';').next().unwrap_or_default().trim();
-            let length =
-                usize::from_str_radix(digits, 16).map_err(|_| Cut::Malformed(format!("a chunk of size {line:?}")))?;
+            let length = usize::from_str_radix(digits, 16)
+                .map_err(|_| Cut::Malformed(format!("a chunk of size '{}'", excerpt(&line))))?;
             if length == 0 {
                 break;
             }
             self.exactly(length, body)?;
             let end = self.line()?;
             if !end.is_empty() {
-                return Err(Cut::Malformed(format!("a chunk that ends in {end:?}")));
+                return Err(Cut::Malformed(format!("a chunk that ends in '{}'", excerpt(&end))));
             }
         }
         let mut trailers = Vec::new();
@@ -179,10 +179,16 @@ impl Wire {
         let line = String::from_utf8_lossy(&self.held[..end]).into_owned();
         self.held.drain(..end + 2);
         if line.contains(['\r', '\n']) {
-            return Err(Cut::Malformed(format!("a line {line:?}")));
+            return Err(Cut::Malformed(format!("a line '{}'", excerpt(&line))));
         }
         Ok(line)
     }
+}
+
+/// The beginning of what came, readable whatever it is.
+fn excerpt(bytes: impl AsRef<[u8]>) -> String {
+    let bytes = bytes.as_ref();
+    bytes[..bytes.len().min(40)].escape_ascii().to_string()
 }
 
 fn find(within: &[u8], what: &[u8]) -> Option<usize> {
@@ -194,7 +200,7 @@ fn parse_head(bytes: &[u8]) -> Result<Head, String> {
     let mut lines = text.split("\r\n");
     let line = lines.next().unwrap_or_default().to_owned();
     if !line.contains("HTTP/1.") {
-        return Err(format!("a head that begins with {line:?}"));
+        return Err(format!("a head that begins with '{}'", excerpt(&line)));
     }
     let fields = lines.map(parse_field).collect::<Result<_, _>>()?;
     Ok(Head { line, fields })
@@ -202,9 +208,9 @@ fn parse_head(bytes: &[u8]) -> Result<Head, String> {
 
 fn parse_field(line: impl AsRef<str>) -> Result<(String, String), String> {
     let line = line.as_ref();
-    let (name, value) = line.split_once(':').ok_or_else(|| format!("a field line {line:?}"))?;
+    let (name, value) = line.split_once(':').ok_or_else(|| format!("a field line '{}'", excerpt(line)))?;
     if name.is_empty() || name.contains(' ') || line.contains(['\r', '\n']) {
-        return Err(format!("a field line {line:?}"));
+        return Err(format!("a field line '{}'", excerpt(line)));
     }
     Ok((name.to_owned(), value.trim().to_owned()))
 }
