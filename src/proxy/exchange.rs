@@ -17,7 +17,7 @@ use super::transfer::{Interrupted, Transfer, Upload, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::{Outcome, Report};
 use crate::http1::{Framing, Method, Request, Version};
-use crate::runtime::world::{Instant, Stream, World};
+use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
 /// Tries of one request, at most; the configuration allows no more.
@@ -175,7 +175,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     ) -> Result<After, Miss> {
         let lease = self.lease(client, facts, visit)?;
         let began = self.world.now();
-        let upload = self.send(client, facts, head_bytes, &lease, &scratch.bytes).map_err(|miss| {
+        let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).map_err(|miss| {
             visit.backend().record(self.world.worker(), Outcome::Failed);
             miss
         })?;
@@ -202,7 +202,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 }
                 ConnectError::NotResolved | ConnectError::Unroutable(_) => {
                     let _ = reports.try_send(Report::Unreachable(visit.shared_backend()));
-                    if error == ConnectError::NotResolved { Failure::NameNotResolved } else { Failure::ConnectUnroutable }
+                    if error == ConnectError::NotResolved {
+                        Failure::NameNotResolved
+                    } else {
+                        Failure::ConnectUnroutable
+                    }
                 }
                 ConnectError::Timeout => Failure::ConnectTimeout,
                 ConnectError::NoLocalPort => Failure::NoLocalPort,
@@ -223,13 +227,16 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         facts: &Facts,
         head_bytes: usize,
         lease: &Lease<W>,
-        head: &[u8],
+        head: &mut Vec<u8>,
     ) -> Result<Upload, Miss> {
         let Some(buffer) = client.buffer.as_mut() else {
             return Err(Miss { failure: Failure::ClientGone, again: false });
         };
         if let Some(whole_bytes) = client.whole_bytes {
-            let body = &buffer.filled()[head_bytes..whole_bytes];
+            let mut body = &buffer.filled()[head_bytes..whole_bytes];
+            if body.len() <= pump::COPY_BYTES_MAX {
+                head.extend_from_slice(std::mem::take(&mut body));
+            }
             let written = match pump::write(&lease.stream, &[head, body]) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -247,13 +254,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let of_body = written - of_head;
             let mut pump = Pump::new(Framing::Length((body.len() - of_body) as u64), false, 0, 0);
             pump.lead_with(&head[of_head..]);
-            buffer.consume(head_bytes + of_body);
+            buffer.consume(whole_bytes - (body.len() - of_body));
             client.whole_bytes = None;
             return Ok(Upload::Streaming(pump));
         }
         let limits = &self.shared.config.limits;
         buffer.consume(head_bytes);
-        let mut pump = Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
+        let mut pump =
+            Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
         match pump.begin(head, buffer, &lease.stream) {
             Ok(()) => Ok(Upload::Streaming(pump)),
             // It may have answered already (413, say) before it closed.
@@ -283,7 +291,7 @@ impl Facts {
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
             upgrade: request.upgrade.is_some(),
-            representation: request.framing.has_body().then(|| Representation::of(forward::accept(request))),
+            representation: request.framing.has_body().then(|| Representation::of(request.field("accept"))),
         }
     }
 }

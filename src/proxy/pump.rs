@@ -10,6 +10,9 @@ use crate::runtime::world::Stream;
 /// Bytes that a pump moves before others get a turn.
 pub(super) const TURN_BYTES: usize = 1 << 20;
 
+/// Up to this size, copying a body behind its head is cheaper than writing from two places.
+pub(super) const COPY_BYTES_MAX: usize = 2048;
+
 /// A body on its way.
 pub(super) struct Pump {
     reader: Reader,
@@ -96,8 +99,12 @@ impl Pump {
 
     /// Takes what `buffer` has of the body and writes it behind `head`, in one call where it fits. What doesn't fit of
     /// the head is kept.
-    pub(super) fn begin<S: Stream>(&mut self, head: &[u8], buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
+    pub(super) fn begin<S: Stream>(&mut self, head: &mut Vec<u8>, buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
         self.load(buffer)?;
+        if self.block.left <= COPY_BYTES_MAX {
+            self.block.pieces(buffer).iter().for_each(|piece| head.extend_from_slice(piece));
+            self.block.advance(self.block.left, buffer);
+        }
         let [_, prefix, payload, suffix, trailers] = self.block.pieces(buffer);
         let pieces = [head, prefix, payload, suffix, trailers];
         match write(to, &pieces) {
@@ -217,7 +224,12 @@ impl Pump {
     fn frame(&mut self) {
         let block = &mut self.block;
         if self.chunks {
-            block.prefix_bytes = if block.payload > 0 { chunk_header(block.payload, &mut block.prefix).len() } else { 0 };
+            if block.payload > 0 {
+                let mut digits = [0; 18];
+                let header = chunk_header(block.payload, &mut digits);
+                block.prefix[..header.len()].copy_from_slice(header);
+                block.prefix_bytes = header.len();
+            }
             let trailers = match &self.reader {
                 Reader::Chunked(decoder) if self.ended => decoder.trailers(),
                 _ => &[],
@@ -292,7 +304,7 @@ impl Block {
 
 /// Writes the pieces in one call, leaving out the empty ones.
 pub(super) fn write<S: Stream>(to: &S, pieces: &[&[u8]]) -> io::Result<usize> {
-    let mut slices = [const { IoSlice::new(&[]) }; 5];
+    let mut slices = [IoSlice::new(&[]); 5];
     let mut count = 0;
     for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
         slices[count] = IoSlice::new(piece);
