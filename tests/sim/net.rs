@@ -709,7 +709,8 @@ impl Sim {
 /// After a reset: the error, or `then` once the error was taken (where the system forgets it).
 fn take_error(socket: &mut Socket, once: bool, then: ErrorKind) -> io::Error {
     let kind = socket.broken.unwrap_or(then);
-    if once && kind == ErrorKind::ConnectionReset {
+    // Actors are told the truth each time.
+    if once && socket.holder == Holder::Service && kind == ErrorKind::ConnectionReset {
         socket.broken = Some(then);
     }
     kind.into()
