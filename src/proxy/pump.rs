@@ -99,7 +99,12 @@ impl Pump {
 
     /// Takes what `buffer` has of the body and writes it behind `head`, in one call where it fits. What doesn't fit of
     /// the head is kept.
-    pub(super) fn begin<S: Stream>(&mut self, head: &mut Vec<u8>, buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
+    pub(super) fn begin<S: Stream>(
+        &mut self,
+        head: &mut Vec<u8>,
+        buffer: &mut Buffer,
+        to: &S,
+    ) -> Result<(), PumpError> {
         self.load(buffer)?;
         if self.block.left <= COPY_BYTES_MAX {
             self.block.pieces(buffer).iter().for_each(|piece| head.extend_from_slice(piece));
