@@ -1,6 +1,6 @@
 //! An actor's end of a connection: plain blocking calls, each with a deadline, on the actor's own coroutine.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,12 @@ pub struct Peer {
     pub sim: Sim,
     id: SocketId,
     closed: Cell<bool>,
+    /// Where reads go first.
+    piece: RefCell<Box<[u8; PIECE_BYTES_MAX]>>,
 }
+
+/// The most that one read takes.
+const PIECE_BYTES_MAX: usize = 16_384;
 
 /// What a read came back with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub enum Unsent {
 
 impl Peer {
     pub fn new(sim: &Sim, id: SocketId) -> Self {
-        Self { sim: sim.clone(), id, closed: Cell::new(false) }
+        Self { sim: sim.clone(), id, closed: Cell::new(false), piece: RefCell::new(Box::new([0; PIECE_BYTES_MAX])) }
     }
 
     /// Connects; the first bytes may be sent at once, as they leave when the connection stands.
@@ -51,10 +56,11 @@ impl Peer {
             if self.closed.get() {
                 return Got::End;
             }
-            let start = into.len();
-            into.resize(start + max, 0);
-            let outcome = self.sim.read(self.id, &mut into[start..]);
-            into.truncate(start + *outcome.as_ref().unwrap_or(&0));
+            let mut piece = self.piece.borrow_mut();
+            let max = max.min(piece.len());
+            let outcome = self.sim.read(self.id, &mut piece[..max]);
+            into.extend_from_slice(&piece[..*outcome.as_ref().unwrap_or(&0)]);
+            drop(piece);
             match outcome {
                 Ok(0) => return Got::End,
                 Ok(length) => return Got::Bytes(length),

@@ -34,7 +34,8 @@ pub fn run(seed: u64) -> Finished {
         house.add_origin(origin, move || draw.pick(&outcomes));
     }
     // A byte costs as many events as it takes segments: the same patience for all tempers.
-    let mut budget = house.sim.temper.body_bytes_max();
+    let budget_at_start = house.sim.temper.body_bytes_max();
+    let mut budget = budget_at_start;
     let mut id = 0;
     for _ in 0..1 + chance.below(5) {
         let mut exchanges = Vec::new();
@@ -51,10 +52,10 @@ pub fn run(seed: u64) -> Finished {
         }
         let mut client = house.client(exchanges);
         client.pipelines = chance.percent(30);
-        client.piece = chance.pick(&[20, 300, 2_000, 16_384]);
+        client.piece = chance.pick(&[20, 300, 2_000, 16_384]).max(budget_at_start / 200);
         client.rest = chance.pick(&[0, 0, MILLISECOND, 10 * MILLISECOND]);
         client.think = chance.pick(&[0, 0, 20 * MILLISECOND, 5 * SECOND]);
-        client.pace.piece = chance.pick(&[50, 1_000, 16_384]);
+        client.pace.piece = chance.pick(&[50, 1_000, 16_384]).max(budget_at_start / 200);
         client.pace.rest = chance.pick(&[0, 0, 10 * MILLISECOND]);
         client.lingers = chance.pick(&[0, 0, SECOND, 100 * SECOND]);
         house.play(client, chance.pick(&[0, 0, MILLISECOND, SECOND]));
@@ -88,12 +89,9 @@ impl Roughness {
 
 fn any_origin(chance: &Chance, number: usize, temper: &Temper, rough: Roughness) -> (Origin, Vec<Connecting>) {
     let mut origin = Origin::brisk(number);
-    origin.pace = Pace {
-        piece: chance.pick(&[40, 1_000, 16_384]),
-        rest: chance.pick(&[0, 0, 10 * MILLISECOND]),
-        patience: 300 * SECOND,
-    };
-    origin.piece = chance.pick(&[30, 1_000, 16_384]);
+    let piece = |chance: &Chance| chance.pick(&[40, 1_000, 16_384]).max(temper.body_bytes_max() / 200);
+    origin.pace = Pace { piece: piece(chance), rest: chance.pick(&[0, 0, 10 * MILLISECOND]), patience: 300 * SECOND };
+    origin.piece = piece(chance);
     origin.rest = chance.pick(&[0, 0, 5 * MILLISECOND]);
     if rough.leaving {
         origin.keeps_idle = chance.pick(&[*temper.latency.end(), 100 * MILLISECOND, 3 * SECOND, 300 * SECOND]);

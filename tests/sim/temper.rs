@@ -82,6 +82,6 @@ impl Temper {
 
     /// The longest body that a link like this carries without taking all day.
     pub fn body_bytes_max(&self) -> usize {
-        (self.window.min(self.segment * 20) * 40).clamp(2_000, 200_000)
+        (self.window.min(self.segment * 20) * 40).clamp(1_500, 150_000)
     }
 }

@@ -70,8 +70,7 @@ fn judge_connection(connection: &Played, excuses: Excuses, wrongs: &mut Vec<Stri
     let begun = connection.log.begun.get() > answers.len();
     let drained = excuses.drained;
     // Towards an HTTP/1.0 client only a reset tells a cut body, and it may overtake the head.
-    let cut_with_its_head =
-        unanswered.old && *end == Cut::Reset && (excuses.origins_leave || excuses.origins_stall);
+    let cut_with_its_head = unanswered.old && *end == Cut::Reset && (excuses.origins_leave || excuses.origins_stall);
     if begun && !misbehaved && !said_close && !was_cut && !drained && !cut_with_its_head {
         wrongs.push(format!("exchange {}: no answer, the connection ended with {end:?}", unanswered.id));
     }
