@@ -69,8 +69,8 @@ fn judge_connection(connection: &Played, excuses: Excuses, wrongs: &mut Vec<Stri
     let was_cut = answers.last().is_some_and(|answer| answer.end.is_err());
     let begun = connection.log.begun.get() > answers.len();
     let drained = excuses.drained;
-    // Towards an HTTP/1.0 client only a reset tells a cut body, and it may overtake the head.
-    let cut_with_its_head = unanswered.old && *end == Cut::Reset && (excuses.origins_leave || excuses.origins_stall);
+    // The reset that tells of a cut body may overtake the answer's head.
+    let cut_with_its_head = *end == Cut::Reset && unanswered.answers.iter().any(breaks_off_in_body);
     if begun && !misbehaved && !said_close && !was_cut && !drained && !cut_with_its_head {
         wrongs.push(format!("exchange {}: no answer, the connection ended with {end:?}", unanswered.id));
     }
@@ -123,8 +123,7 @@ fn judge_answer(connection: &Played, exchange: &Exchange, answer: &Answer, excus
     let expected = expected_body(exchange, planned);
     let may_have_body = exchange.method != "HEAD" && planned.framing != AnswerFraming::NoBody;
     let has_end = !expected.is_empty() || planned.framing != AnswerFraming::Length;
-    let breaks_off = (may_have_body && has_end)
-        && matches!(planned.misdeed, OriginMisdeed::LeavesInBody { .. } | OriginMisdeed::StallsInBody { .. });
+    let breaks_off = (may_have_body && has_end) && breaks_off_in_body(planned);
     match &answer.end {
         Ok(()) if breaks_off => wrongs.push("a body that was cut looks whole".to_owned()),
         Ok(()) if answer.body != expected => wrongs.push(difference("its answer's body", &answer.body, expected)),
@@ -140,6 +139,10 @@ fn judge_answer(connection: &Played, exchange: &Exchange, answer: &Answer, excus
     if !exchange.old && interim != planned.informational {
         wrongs.push(format!("interim answers {interim:?}, planned {:?}", planned.informational));
     }
+}
+
+fn breaks_off_in_body(answering: &Answering) -> bool {
+    matches!(answering.misdeed, OriginMisdeed::LeavesInBody { .. } | OriginMisdeed::StallsInBody { .. })
 }
 
 /// A client that leaves may cut any answer of its connection.
