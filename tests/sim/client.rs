@@ -297,13 +297,16 @@ impl Session {
     /// Sends the exchange's body through the tunnel, closes its side, and reads to the end.
     fn tunnel(&self, wire: &mut Wire, exchange: &Exchange, body: &mut Vec<u8>) -> Result<(), Cut> {
         let (peer, piece, bytes) = (wire.peer.clone(), self.client.piece, exchange.body.clone());
+        let stays = matches!(exchange.misdeed, ClientMisdeed::StallsAfter(_));
         peer.sim.clone().spawn("client's tunnel", move || {
             for piece in bytes.chunks(piece) {
                 if peer.send(piece, peer.sim.now() + 300 * SECOND).is_err() {
                     return;
                 }
             }
-            peer.finish();
+            if !stays {
+                peer.finish();
+            }
         });
         match wire.until_end(body) {
             Cut::End => Ok(()),

@@ -10,8 +10,9 @@ use maypole::config::Config;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::world::World;
 
+use crate::chance::Chance;
 use crate::client::{Client, Log};
-use crate::net::{Connecting, SETTLED, Tap};
+use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
 use crate::sim::{SECOND, Sim, Time};
@@ -49,15 +50,21 @@ pub struct Finished {
 
 impl House {
     /// A proxy with `workers` workers, and no backend yet.
-    pub fn new(
+    pub fn new(seed: u64, temper: impl FnOnce(&Chance) -> Temper, config: Config, workers: usize) -> Self {
+        Self::with_limit(seed, temper, config, workers, 10_000)
+    }
+
+    /// The same, with a limit of client connections.
+    pub fn with_limit(
         seed: u64,
-        temper: impl FnOnce(&crate::chance::Chance) -> Temper,
+        temper: impl FnOnce(&Chance) -> Temper,
         config: Config,
         workers: usize,
+        connections_max: usize,
     ) -> Self {
         let sim = Sim::new(seed, temper);
         let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
-        let shared = Shared::new(config, Arc::new(fleet), 10_000);
+        let shared = Shared::new(config, Arc::new(fleet), connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         let proxies: Vec<_> =
             worlds.iter().map(|world| Rc::new(Proxy::new(world.clone(), Arc::clone(&shared)))).collect();
@@ -105,15 +112,7 @@ impl House {
             base_path: String::new(),
         };
         self.backends.push(Arc::new(Backend::new(slot as u64 + 1, slot, origin, self.worlds.len())));
-        self.publish(self.backends.clone(), self.backends.clone());
-    }
-
-    /// Swaps a snapshot in.
-    pub fn publish(&self, backends: Vec<Arc<Backend>>, eligible: Vec<Arc<Backend>>) {
-        let fleet = &self.shared.fleet;
-        let version = fleet.snapshot.load().version + 1;
-        let strategy = balance::Strategy::RoundRobin;
-        fleet.snapshot.store(Arc::new(Snapshot { version, backends, eligible, strategy }));
+        publish(&self.shared.fleet, &self.backends);
     }
 
     /// A client's connection with these exchanges, all plain until the caller says otherwise.
@@ -131,6 +130,21 @@ impl House {
         self.sim.after(delay, move |sim| client.start(sim, &into));
         self.played.borrow_mut().push(Played { exchanges, log: log.clone() });
         log
+    }
+
+    /// After `delay`, backend `number` is no more.
+    pub fn remove_after(&self, delay: Time, number: usize) {
+        let (fleet, mut rest) = (Arc::clone(&self.shared.fleet), self.backends.clone());
+        rest.remove(number);
+        self.sim.after(delay, move |_| publish(&fleet, &rest));
+    }
+
+    /// What `look` sees after `delay`.
+    pub fn sample<T: 'static>(&self, delay: Time, look: impl FnOnce(&Sim) -> T + 'static) -> Rc<RefCell<Option<T>>> {
+        let seen = Rc::new(RefCell::new(None));
+        let into = seen.clone();
+        self.sim.after(delay, move |sim| *into.borrow_mut() = Some(look(sim)));
+        seen
     }
 
     /// Does after `delay` what a signal to stop does.
@@ -160,7 +174,6 @@ impl House {
         wrongs
             .extend(counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         let (trace, events) = (self.sim.trace.hash(), self.sim.trace.events());
-        self.proxies.iter().for_each(|_| {});
         self.worlds.iter().for_each(SimWorld::end);
         self.sim.end();
         let reports = self.reports.try_iter().collect();
@@ -176,5 +189,10 @@ impl Finished {
     }
 }
 
-/// What has settled a while after everything was sent.
-pub const WHILE: Time = SETTLED;
+/// Swaps a snapshot in, all of whose backends get traffic.
+fn publish(fleet: &Fleet, backends: &[Arc<Backend>]) {
+    let version = fleet.snapshot.load().version + 1;
+    let (backends, eligible) = (backends.to_vec(), backends.to_vec());
+    let strategy = balance::Strategy::RoundRobin;
+    fleet.snapshot.store(Arc::new(Snapshot { version, backends, eligible, strategy }));
+}

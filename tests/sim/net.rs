@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use maypole::runtime::world::PeerState;
 
-use crate::sim::{MILLISECOND, Pause, SECOND, Sim, Time, Woken};
+use crate::sim::{Pause, SECOND, Sim, Time, Woken};
 
 /// How long a kernel tries to connect to a host that says nothing.
 const CONNECT_GIVES_UP: Time = 127 * SECOND;
@@ -735,6 +735,3 @@ fn copy_out(inbox: &mut VecDeque<u8>, into: &mut [u8]) {
 fn preview(bytes: &[u8]) -> String {
     bytes[..bytes.len().min(60)].escape_ascii().to_string()
 }
-
-/// A pause long enough for anything in flight to arrive.
-pub const SETTLED: Time = 500 * MILLISECOND;

@@ -64,7 +64,13 @@ pub fn run(seed: u64) -> Finished {
     if drains {
         house.drain_after(chance.below(3 * SECOND));
     }
-    let excuses = Excuses { origins_leave: rough.leaving, origins_stall: rough.stalling, drained: drains, tries_max };
+    let excuses = Excuses {
+        origins_leave: rough.leaving,
+        origins_stall: rough.stalling,
+        drained: drains,
+        turns_away: false,
+        tries_max,
+    };
     house.finish(excuses)
 }
 

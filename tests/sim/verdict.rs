@@ -20,6 +20,8 @@ pub struct Excuses {
     pub origins_leave: bool,
     /// Origins or their networks say nothing: 504.
     pub origins_stall: bool,
+    /// There are more connections than allowed: 503.
+    pub turns_away: bool,
     /// The proxy was told to stop: connections may end instead of serving another request.
     pub drained: bool,
     /// Tries that a request may take.
@@ -159,6 +161,7 @@ fn judge_own_answer(
 ) {
     let excused = match answer.status {
         502 => excuses.origins_leave,
+        503 => excuses.turns_away,
         504 => excuses.origins_stall,
         400 | 408 => exchange.misdeed != ClientMisdeed::Nothing,
         _ => false,

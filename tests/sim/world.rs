@@ -250,7 +250,9 @@ impl Stream for SimStream {
     }
 
     fn is_quiet(&self, thorough: bool) -> bool {
-        self.sim.looks_quiet(self.id) && !(thorough && self.sim.has_something(self.id))
+        // Where an event told of bytes, only a look says whether they have been read since.
+        let told = !self.sim.looks_quiet(self.id);
+        self.sim.peer_state(self.id) == PeerState::Open && !((thorough || told) && self.sim.has_something(self.id))
     }
 
     fn take_connect_error(&self) -> io::Result<()> {
