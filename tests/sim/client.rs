@@ -21,7 +21,7 @@ pub struct Client {
     /// The longest piece that it sends at a time, with a rest of up to so long after each.
     pub piece: usize,
     pub rest: Time,
-    /// A rest of up to so long before each request.
+    /// A rest of up to so long before each request but the first.
     pub think: Time,
     pub pace: Pace,
     /// How long it stays after its last answer, unless the proxy closes first.
@@ -123,7 +123,7 @@ impl Session {
             if !self.client.pipelines && !self.answered(peer, number) {
                 return;
             }
-            if self.client.think > 0 {
+            if self.client.think > 0 && number > 0 {
                 peer.sim.sleep(peer.sim.chance.below(self.client.think));
             }
             if self.gone.get() || self.write_request(peer, number, exchange).is_err() {

@@ -147,6 +147,12 @@ impl House {
         seen
     }
 
+    /// How many connections are parked after `delay`, and which tasks wait then.
+    pub fn count_parked(&self, delay: Time) -> Rc<RefCell<Option<(usize, Vec<&'static str>)>>> {
+        let worlds = self.worlds.clone();
+        self.sample(delay, move |sim| (worlds.iter().map(SimWorld::parked).sum(), sim.unfinished_tasks()))
+    }
+
     /// Does after `delay` what a signal to stop does.
     pub fn drain_after(&self, delay: Time) {
         let (shared, worlds) = (self.shared.clone(), self.worlds.clone());

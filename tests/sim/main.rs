@@ -3,6 +3,7 @@
 mod chance;
 mod client;
 mod coroutine;
+mod deadlines;
 mod exchanges;
 mod house;
 mod net;

@@ -25,6 +25,7 @@ pub fn run(seed: u64) -> Finished {
     let rough = Roughness::any(&chance);
     // Where every answer must come in time, the slowest reader's time is allowed for.
     config.request_timeout = Duration::from_secs(if rough.stalling { chance.pick(&[2, 10]) } else { 100 });
+    config.timeouts.tunnel_idle = Duration::from_secs(50);
     let tries_max = config.retries.attempts as usize;
     let workers = chance.pick(&[1, 1, 2]);
     let mut house = House::new(seed, Temper::any, config, workers);
