@@ -1,0 +1,280 @@
+//! The world's traits over the simulator: what a service under test sees.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use maypole::runtime::world::{Instant, PeerState, Service, Stream, Wake, Watch, World};
+
+use crate::chance::Chance;
+use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
+use crate::sim::{MICROSECOND, SECOND, Sim, Woken};
+
+/// 2023-11-14 22:13:20 UTC, when every run begins.
+const UNIX_START: u64 = 1_700_000_000;
+
+/// A worker of the simulated world; clones are handles to the same one. `P` is what the service parks.
+pub struct SimWorld<P: 'static> {
+    sim: Sim,
+    worker: Rc<Worker<P>>,
+}
+
+struct Worker<P: 'static> {
+    number: usize,
+    chance: Chance,
+    service: RefCell<Option<Rc<dyn Service<SimWorld<P>>>>>,
+    parked: RefCell<BTreeMap<u64, ParkedStream<P>>>,
+    next_parked: Cell<u64>,
+}
+
+struct ParkedStream<P> {
+    stream: SimStream,
+    parked: P,
+}
+
+/// A socket that the service holds.
+pub struct SimStream {
+    sim: Sim,
+    id: SocketId,
+}
+
+impl<P: 'static> Clone for SimWorld<P> {
+    fn clone(&self) -> Self {
+        Self { sim: self.sim.clone(), worker: self.worker.clone() }
+    }
+}
+
+impl<P: 'static> SimWorld<P> {
+    pub fn new(sim: &Sim, number: usize) -> Self {
+        let worker = Worker {
+            number,
+            chance: sim.chance.fork(),
+            service: RefCell::new(None),
+            parked: RefCell::default(),
+            next_parked: Cell::new(0),
+        };
+        Self { sim: sim.clone(), worker: Rc::new(worker) }
+    }
+
+    /// Puts `service` to work: from now on its tick comes every second.
+    pub fn serve(&self, service: Rc<dyn Service<Self>>) {
+        *self.worker.service.borrow_mut() = Some(service);
+        self.tick_in(SECOND);
+    }
+
+    fn service(&self) -> Option<Rc<dyn Service<Self>>> {
+        self.worker.service.borrow().clone()
+    }
+
+    fn tick_in(&self, time: u64) {
+        let world = self.clone();
+        self.sim.after_idly(time, move |sim| {
+            let Some(service) = world.service() else { return };
+            sim.spawn_hurried("tick", move || service.tick());
+            world.tick_in(SECOND);
+        });
+    }
+
+    /// Where the service takes connections.
+    pub fn listener(&self, outcome: impl Fn() -> Connecting + 'static) -> Listener {
+        let world = self.clone();
+        let accept = move |id: SocketId, peer: SocketAddr| {
+            let stream = SimStream { sim: world.sim.clone(), id };
+            if let Some(service) = world.service() {
+                world.sim.spawn("accepted", move || service.accepted(stream, peer));
+            }
+        };
+        Listener { outcome: Rc::new(outcome), accept: Rc::new(accept), holder: Holder::Service }
+    }
+
+    /// Connections that wait without a coroutine.
+    pub fn parked(&self) -> usize {
+        self.worker.parked.borrow().len()
+    }
+
+    /// Lets go of the service and of what it parked.
+    pub fn end(&self) {
+        let service = self.worker.service.borrow_mut().take();
+        let parked = self.worker.parked.take();
+        drop(parked);
+        drop(service);
+    }
+
+    fn resume(&self, number: u64, wake: Wake) {
+        let resumed = self.worker.parked.borrow_mut().remove(&number);
+        let (Some(ParkedStream { stream, parked }), Some(service)) = (resumed, self.service()) else {
+            return;
+        };
+        self.sim.unwatch(stream.id);
+        self.sim.trace.note(self.sim.now(), "resume", &[stream.id.number()], || format!("{wake:?}"));
+        self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
+    }
+
+    /// Nobody may wait on a stream that someone waits on already.
+    fn watch(&self, stream: &SimStream, watcher: Watcher) {
+        if !self.sim.watch(stream.id, watcher) {
+            self.sim.violation(format!("socket {} is waited on twice", stream.id.number()));
+        }
+    }
+
+    fn deadline_in(&self, deadline: Instant) -> u64 {
+        let slack = self.sim.chance.below(self.sim.temper.timer_slack + 1);
+        deadline.0.max(self.sim.now()).saturating_add(slack) - self.sim.now()
+    }
+}
+
+impl<P: 'static> World for SimWorld<P> {
+    type Stream = SimStream;
+    type Parked = P;
+
+    fn now(&self) -> Instant {
+        Instant(self.sim.now())
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        UNIX_START + self.sim.now() / SECOND
+    }
+
+    fn random(&self) -> u64 {
+        self.worker.chance.bits()
+    }
+
+    fn worker(&self) -> usize {
+        self.worker.number
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<SimStream> {
+        let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let id = self.sim.dial(from, address, Holder::Service)?;
+        Ok(SimStream { sim: self.sim.clone(), id })
+    }
+
+    fn wait(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant) -> Wake {
+        if deadline == Instant::NEVER {
+            self.sim.violation("a wait without a deadline");
+        }
+        self.sim.count_turn();
+        let also = also.map(|(stream, watch)| match watch {
+            Watch::Hangup => (stream, Mask::HANGUP),
+            Watch::Everything => (stream, Mask::ANYTHING),
+        });
+        if self.sim.temper.latched_events {
+            let on_had = self.sim.take_latched(on.id, Mask::ANYTHING);
+            let also_had = also.is_some_and(|(stream, mask)| self.sim.take_latched(stream.id, mask));
+            if on_had || also_had {
+                return Wake::Event;
+            }
+        }
+        let pause = self.sim.next_pause();
+        self.watch(on, Watcher::Waits(pause, Mask::ANYTHING));
+        if let Some((stream, mask)) = also {
+            self.watch(stream, Watcher::Waits(pause, mask));
+        }
+        self.sim.after_idly(self.deadline_in(deadline), move |sim| sim.wake(pause, Woken::Deadline));
+        if self.sim.chance.percent(self.sim.temper.spurious_wakes) {
+            let delay = self.sim.chance.below(self.sim.temper.latency.end() * 2) + MICROSECOND;
+            self.sim.after_idly(delay, move |sim| sim.wake(pause, Woken::Event));
+        }
+        let unwatch = Unwatch(self, on, also.map(|(stream, _)| stream));
+        let woken = self.sim.pause();
+        drop(unwatch);
+        match woken {
+            Woken::Event => Wake::Event,
+            Woken::Deadline => Wake::Deadline,
+        }
+    }
+
+    fn yield_now(&self, _on: &SimStream) {
+        let moment = 1 + self.sim.chance.below(10 * MICROSECOND);
+        self.sim.sleep(moment);
+    }
+
+    fn park(&self, stream: SimStream, parked: P, deadline: Instant) {
+        if deadline == Instant::NEVER {
+            self.sim.violation("parked without a deadline");
+        }
+        let number = self.worker.next_parked.get();
+        self.worker.next_parked.set(number + 1);
+        let id = stream.id;
+        self.sim.trace.note(self.sim.now(), "park", &[id.number()], String::new);
+        let (by_event, by_deadline) = (self.clone(), self.clone());
+        self.watch(&stream, Watcher::Parked(Box::new(move |_| by_event.resume(number, Wake::Event))));
+        self.worker.parked.borrow_mut().insert(number, ParkedStream { stream, parked });
+        self.sim.after_idly(self.deadline_in(deadline), move |_| by_deadline.resume(number, Wake::Deadline));
+        // A freshly registered socket tells at once of what is there.
+        self.sim.tell_again(id);
+    }
+
+    fn resume_parked(&self) {
+        let numbers: Vec<u64> = self.worker.parked.borrow().keys().copied().collect();
+        for number in numbers {
+            self.resume(number, Wake::Recalled);
+        }
+    }
+}
+
+/// Ends what a wait has registered, also when the coroutine unwinds.
+struct Unwatch<'w, P: 'static>(&'w SimWorld<P>, &'w SimStream, Option<&'w SimStream>);
+
+impl<P: 'static> Drop for Unwatch<'_, P> {
+    fn drop(&mut self) {
+        self.0.sim.unwatch(self.1.id);
+        if let Some(also) = self.2 {
+            self.0.sim.unwatch(also.id);
+        }
+    }
+}
+
+impl Stream for SimStream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.sim.read(self.id, into)
+    }
+
+    fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.sim.write(self.id, from)
+    }
+
+    fn is_readable(&self) -> bool {
+        self.sim.is_readable(self.id)
+    }
+
+    fn is_writable(&self) -> bool {
+        self.sim.is_writable(self.id)
+    }
+
+    fn peer_state(&self) -> PeerState {
+        self.sim.peer_state(self.id)
+    }
+
+    fn is_quiet(&self, thorough: bool) -> bool {
+        // Where an event told of bytes, only a look says whether they have been read since.
+        let told = !self.sim.looks_quiet(self.id);
+        self.sim.peer_state(self.id) == PeerState::Open && !((thorough || told) && self.sim.has_something(self.id))
+    }
+
+    fn take_connect_error(&self) -> io::Result<()> {
+        self.sim.take_connect_error(self.id)
+    }
+
+    fn shutdown_write(&self) {
+        self.sim.finish(self.id);
+    }
+
+    fn reset_on_close(&self) {
+        self.sim.reset_on_close(self.id);
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        self.sim.close(self.id);
+    }
+}
+
+/// How long a `Duration` is on the simulator's clock.
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
