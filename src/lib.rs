@@ -4,6 +4,10 @@
 //! `config` is read by all and reads none; `http1` and `balance` import nothing of the house.
 
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod http1;
+pub mod proxy;
 pub mod runtime;
+pub mod upstream;

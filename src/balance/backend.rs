@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
+
+use super::cells::Cell;
+use super::{Outcome, Totals};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -32,39 +35,71 @@ pub struct Backend {
     cells: Box<[CachePadded<Cell>]>,
 }
 
-/// How a request to a backend ended, for its totals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered; the status code and the time from the request's first byte sent to the answer's head.
-    Answered(u16, Duration),
-    /// It failed before it answered, or in the middle of its answer.
-    Failed,
-    /// The client left, or the request was at fault: says nothing of the backend.
-    Abandoned,
-}
-
-/// One worker's counters of one backend: written by that worker alone (plain load and store), read by anyone.
-#[derive(Debug, Default)]
-struct Cell {
-    answered: AtomicU64,
-    failed: AtomicU64,
+/// Where a backend is and what it is called: the part of a [`Backend`] that comes from its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// See [`Backend::name`].
+    pub name: String,
+    /// See [`Backend::url`].
+    pub url: String,
+    /// See [`Backend::host`].
+    pub host: String,
+    /// See [`Backend::port`].
+    pub port: u16,
+    /// See [`Backend::base_path`].
+    pub base_path: String,
 }
 
 impl Backend {
-    /// Requests in flight now, over all workers, tunnels included.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+    /// A backend that nothing has been sent to, with cells for workers `0..workers`. A host that is an address
+    /// literal has its address at once; any other has none until somebody stores what it resolved to.
+    pub fn new(id: u64, slot: usize, origin: Origin, workers: usize) -> Self {
+        let literal = origin.host.parse().map(|ip| SocketAddr::new(ip, origin.port));
+        Self {
+            id,
+            slot,
+            name: origin.name,
+            url: origin.url,
+            host: origin.host,
+            port: origin.port,
+            base_path: origin.base_path,
+            addresses: ArcSwap::from_pointee(literal.into_iter().collect()),
+            in_flight: CachePadded::new(AtomicUsize::new(0)),
+            cells: (0..workers).map(|_| CachePadded::default()).collect(),
+        }
     }
 
-    /// Notes how a request ended. Only `worker`'s own thread may call it with its number.
+    /// Requests in flight now, over all workers, tunnels included. Zero also says that what the last of them did
+    /// (its record, say) can be seen.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Notes how a request ended. Only `worker`'s own thread may call it with its number: another one's updates
+    /// could be lost. A number beyond the workers that the backend was made for is ignored.
     pub fn record(&self, worker: usize, outcome: Outcome) {
-        let _ = (worker, outcome, &self.cells);
+        if let Some(cell) = self.cells.get(worker) {
+            cell.record(outcome);
+        }
+    }
+
+    /// What all workers have recorded, added up. Each number is exact; a request that ends meanwhile may be in one
+    /// of them and not yet in another.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for cell in &self.cells {
+            cell.add_to(&mut totals);
+        }
+        totals
     }
 }
 
 /// A request in flight to a backend: counted from [`InFlight::begin`] until it is dropped.
+///
+/// A worker begins it in the same turn in which it picked: with no wait between the two, whoever has seen every
+/// worker pass its mailbox after a backend left the snapshot has also seen every request to it counted.
 #[derive(Debug)]
-pub struct InFlight<B: Deref<Target = Backend>>(B);
+pub struct InFlight<B: Deref<Target = Backend> = Arc<Backend>>(B);
 
 impl<B: Deref<Target = Backend>> InFlight<B> {
     /// Counts one more.
@@ -72,10 +107,67 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(backend)
     }
+
+    /// The backend that the request goes to.
+    pub fn backend(&self) -> &B {
+        &self.0
+    }
 }
 
 impl<B: Deref<Target = Backend>> Drop for InFlight<B> {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn backend(host: &str) -> Backend {
+        let origin = Origin {
+            name: "a".into(),
+            url: format!("http://{host}:81"),
+            host: host.into(),
+            port: 81,
+            base_path: String::new(),
+        };
+        Backend::new(7, 0, origin, 2)
+    }
+
+    #[test]
+    fn a_literal_host_has_its_address_at_once_and_a_name_has_none() {
+        assert_eq!(**backend("127.0.0.1").addresses.load(), ["127.0.0.1:81".parse().unwrap()]);
+        assert_eq!(**backend("::1").addresses.load(), ["[::1]:81".parse().unwrap()]);
+        assert!(backend("localhost").addresses.load().is_empty());
+    }
+
+    #[test]
+    fn in_flight_counts_guards_that_live() {
+        let backend = Arc::new(backend("127.0.0.1"));
+        let first = InFlight::begin(Arc::clone(&backend));
+        let second = InFlight::begin(&*backend);
+        assert_eq!(backend.in_flight(), 2);
+        drop(first);
+        assert_eq!(backend.in_flight(), 1);
+        assert_eq!(second.backend().id, 7);
+        drop(second);
+        assert_eq!(backend.in_flight(), 0);
+    }
+
+    #[test]
+    fn totals_add_up_every_workers_records() {
+        let backend = backend("127.0.0.1");
+        backend.record(0, Outcome::Answered(200, Duration::from_millis(1)));
+        backend.record(1, Outcome::Answered(503, Duration::from_millis(1)));
+        backend.record(1, Outcome::Failed);
+        backend.record(0, Outcome::Abandoned);
+        backend.record(2, Outcome::Failed);
+        let totals = backend.totals();
+        assert_eq!((totals.answered, totals.failed, totals.abandoned), (2, 1, 1));
+        assert_eq!(totals.classes, [0, 1, 0, 0, 1]);
+        assert_eq!(totals.latency.count(), 2);
     }
 }

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
 
-use super::{Backend, Snapshot};
+use super::{Backend, Snapshot, Strategy};
+
+/// How many reports may wait for the control plane. One that finds no room is dropped: the next refused connection
+/// makes another.
+const REPORTS_MAX: usize = 1024;
 
 /// What a worker saw of a backend that the control plane should act on at once.
 #[derive(Clone, Debug)]
@@ -27,4 +31,17 @@ pub struct Fleet {
     pub cursor: CachePadded<AtomicUsize>,
     /// Bounded; workers only ever `try_send`.
     pub reports: Sender<Report>,
+}
+
+impl Fleet {
+    /// A fleet without a backend, and the end at which the control plane receives what workers report.
+    pub fn new(strategy: Strategy) -> (Self, Receiver<Report>) {
+        let (reports, receiver) = bounded(REPORTS_MAX);
+        let fleet = Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::empty(strategy)),
+            cursor: CachePadded::new(AtomicUsize::new(0)),
+            reports,
+        };
+        (fleet, receiver)
+    }
 }

@@ -1,148 +1,100 @@
-//! What lives here: the JSON as people write it (`raw`), and the checked configuration that can't be wrong. It is read
-//! by all and reads none.
+//! What lives here: the JSON as people write it (`json`, `fields`, `raw`), and the checked configuration that can't be
+//! wrong (`checked`, `url`, `duration`). It is read by all and reads none.
+//!
+//! The way from one to the other: text → `json` (a tree with positions) → `raw` (which fields there are, what they may
+//! hold, and what must fit together) → [`Config`]. Every step goes on after a mistake, so that all of them are told at
+//! once, each with its JSON path and its place in the file.
 
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::time::Duration;
+mod checked;
+mod duration;
+mod error;
+mod expect;
+mod fields;
+mod json;
+mod nearest;
+mod raw;
+mod url;
 
-/// A configuration whose every value has been checked. Field meanings and defaults: `docs/configuration.md`.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where clients connect; 1–65535 (0 lets the system choose, for tests).
-    pub port: u16,
-    /// Addresses to listen on; never empty.
-    pub bind: Vec<IpAddr>,
-    /// The admin API's port.
-    pub admin_port: u16,
-    /// Loopback only.
-    pub admin_bind: IpAddr,
-    /// How a backend is picked.
-    pub strategy: Strategy,
-    /// In the order written; names and normalised URLs are unique.
-    pub backends: Vec<BackendConfig>,
-    /// Active checks.
-    pub health_check: HealthCheck,
-    /// From the request's last byte sent to the answer's head, all tries together.
-    pub request_timeout: Duration,
-    /// Every other deadline.
-    pub timeouts: Timeouts,
-    /// Every bound.
-    pub limits: Limits,
-    /// When a request may be sent again.
-    pub retries: Retries,
-    /// Worker threads; at least 1.
-    pub workers: usize,
-    /// Peers whose `X-Forwarded-*` are believed.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+pub use checked::{BackendConfig, Config, HealthCheck, Limits, Retries, Strategy, Timeouts};
+pub use duration::{DurationError, parse_duration};
+pub use error::{ConfigErrors, FieldError, Position, Problem};
+pub use nearest::nearest;
+pub use raw::{BACKENDS_MAX, parse_backend};
+pub use url::{BackendUrl, UrlError};
+
+/// The largest file that is read as a configuration: far above 4,096 backends, far below what would hurt.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Reads and checks the configuration in `path`. Reports everything that is wrong in it, in the file's order.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let found = examine(path);
+    found.config.ok_or(found.errors)
 }
 
-/// How a backend is picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    /// Each in turn.
-    RoundRobin,
-    /// Fewest requests in flight.
-    LeastConn,
+/// Checks a configuration that is at hand as text (JSON, RFC 8259); its errors name no file.
+pub fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    let found = examine_text(text, None);
+    found.config.ok_or(found.errors)
 }
 
-/// One backend as configured, at start or through the admin API.
+/// Everything that can be said of a configuration file, right or wrong.
+#[derive(Debug)]
+pub struct Examined {
+    /// The configuration; none when there is any error.
+    pub config: Option<Config>,
+    /// Everything that is wrong, in the file's order; empty when `config` is there.
+    pub errors: ConfigErrors,
+    /// The backends that are right, each with where its URL stands, whatever is wrong elsewhere: so that their names
+    /// can be looked up and all errors told at once.
+    pub backends: Vec<(BackendUrl, FieldPlace)>,
+}
+
+/// Where a field stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendConfig {
-    /// Its address.
-    pub url: BackendUrl,
-    /// Unique; `host:port` by default.
-    pub name: String,
-}
-
-/// A checked backend URL: `http://host[:port][/base]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendUrl {
-    /// As written.
-    pub written: String,
-    /// Scheme and host in lower case, default port and trailing slash left out: equal for equal backends.
-    pub normalized: String,
-    /// Lower case, an IPv6 literal without its brackets.
-    pub host: String,
-    /// 80 where none is written.
-    pub port: u16,
-    /// Empty, or `/…` without a trailing slash.
-    pub base_path: String,
-}
-
-/// Active health checks.
-#[derive(Clone, Debug)]
-pub struct HealthCheck {
-    /// `health_check_frequency`.
-    pub interval: Duration,
-    /// Starts with `/`.
+pub struct FieldPlace {
+    /// Its JSON path, such as `backends[1].url`.
     pub path: String,
-    /// GET or HEAD, for instance.
-    pub method: String,
-    /// The `Host` field to send; the backend's own when none.
-    pub host: Option<String>,
-    /// One probe, from connecting to its body.
-    pub timeout: Duration,
-    /// Status codes that count as healthy.
-    pub expect: Vec<RangeInclusive<u16>>,
-    /// The body (its first 64 KiB) must contain this.
-    pub body_contains: Option<String>,
-    /// Successes in a row that bring a backend up.
-    pub rise: u32,
-    /// Failures in a row that take it down.
-    pub fall: u32,
-    /// Interval while a change is being confirmed.
-    pub fast_interval: Duration,
-    /// 0–1: each interval is varied by up to this fraction either way.
-    pub jitter: f64,
+    /// Its place in the text.
+    pub position: Option<Position>,
 }
 
-/// Deadlines of the data plane.
-#[derive(Clone, Debug)]
-pub struct Timeouts {
-    /// To connect to a backend, over all its addresses.
-    pub connect: Duration,
-    /// For a whole request head, from its first byte (or from the connection's start).
-    pub head: Duration,
-    /// Between two bytes of a body, either side.
-    pub body_idle: Duration,
-    /// An idle client connection.
-    pub keep_alive: Duration,
-    /// An idle backend connection.
-    pub upstream_keep_alive: Duration,
-    /// A tunnel in which nothing moves.
-    pub tunnel_idle: Duration,
-    /// A client that doesn't read its answer.
-    pub write: Duration,
-    /// How long a client that closed its sending side is still served.
-    pub half_closed: Duration,
-    /// From the signal to stop to the end.
-    pub drain: Duration,
+/// Reads `path` as [`load`] does, and keeps what is right in a file that has errors.
+pub fn examine(path: &Path) -> Examined {
+    match read_bounded(path) {
+        Ok(text) => examine_text(&text, Some(path)),
+        Err(problem) => Examined {
+            config: None,
+            errors: ConfigErrors::new(Some(path), vec![FieldError { path: String::new(), position: None, problem }]),
+            backends: Vec::new(),
+        },
+    }
 }
 
-/// Bounds of the data plane.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Client connections in all; 0: as many as the descriptors allow.
-    pub connections: usize,
-    /// A request or response head.
-    pub head_bytes: usize,
-    /// Fields in a head.
-    pub headers: usize,
-    /// A request target.
-    pub uri_bytes: usize,
-    /// A request body; 0: none.
-    pub body_bytes: u64,
-    /// Requests on one client connection; 0: none.
-    pub requests_per_connection: u64,
+fn examine_text(text: &str, file: Option<&Path>) -> Examined {
+    // A byte order mark is what some editors leave in front (RFC 8259 §8.1 lets a parser ignore it).
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (config, places, errors) = match json::parse(text) {
+        Ok(root) => raw::check(&root, text),
+        Err(error) => (Config::default(), Vec::new(), vec![error]),
+    };
+    let backends = config.backends.iter().map(|backend| backend.url.clone()).zip(places).collect();
+    Examined { config: errors.is_empty().then_some(config), errors: ConfigErrors::new(file, errors), backends }
 }
 
-/// The retry rule's settings.
-#[derive(Clone, Debug)]
-pub struct Retries {
-    /// Tries in all, at least 1.
-    pub attempts: u32,
-    /// Try again when connecting failed.
-    pub on_connect: bool,
-    /// Try again when a reused connection turned out dead.
-    pub on_reset: bool,
+fn read_bounded(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error: std::io::Error| Problem::Unreadable { reason: error.to_string() };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Problem::TooLarge { bytes_max: FILE_BYTES_MAX });
+    }
+    String::from_utf8(bytes).map_err(|error| Problem::NotUtf8 { at: error.utf8_error().valid_up_to() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! The checked configuration: what the rest of the house reads. Its defaults stand here and nowhere else.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZero;
+use std::ops::RangeInclusive;
+use std::thread;
+use std::time::Duration;
+
+use super::BackendUrl;
+
+/// A configuration whose every value has been checked. Field meanings and defaults: `docs/configuration.md`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect; 1–65535 (0 lets the system choose, for tests).
+    pub port: u16,
+    /// Addresses to listen on; never empty.
+    pub bind: Vec<IpAddr>,
+    /// The admin API's port.
+    pub admin_port: u16,
+    /// Loopback only.
+    pub admin_bind: IpAddr,
+    /// How a backend is picked.
+    pub strategy: Strategy,
+    /// In the order written; names and normalised URLs are unique.
+    pub backends: Vec<BackendConfig>,
+    /// Active checks.
+    pub health_check: HealthCheck,
+    /// From the request's last byte sent to the answer's head, all tries together.
+    pub request_timeout: Duration,
+    /// Every other deadline.
+    pub timeouts: Timeouts,
+    /// Every bound.
+    pub limits: Limits,
+    /// When a request may be sent again.
+    pub retries: Retries,
+    /// Worker threads; at least 1.
+    pub workers: usize,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+/// How a backend is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Each in turn.
+    RoundRobin,
+    /// Fewest requests in flight.
+    LeastConn,
+}
+
+/// One backend as configured, at start or through the admin API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Its address.
+    pub url: BackendUrl,
+    /// Unique; `host:port` by default.
+    pub name: String,
+}
+
+/// Active health checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthCheck {
+    /// `health_check_frequency`.
+    pub interval: Duration,
+    /// Starts with `/`.
+    pub path: String,
+    /// GET or HEAD, for instance.
+    pub method: String,
+    /// The `Host` field to send; the backend's own when none.
+    pub host: Option<String>,
+    /// One probe, from connecting to its body.
+    pub timeout: Duration,
+    /// Status codes that count as healthy.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// The body (its first 64 KiB) must contain this.
+    pub body_contains: Option<String>,
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// Interval while a change is being confirmed.
+    pub fast_interval: Duration,
+    /// 0–1: each interval is varied by up to this fraction either way.
+    pub jitter: f64,
+}
+
+/// Deadlines of the data plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeouts {
+    /// To connect to a backend, over all its addresses.
+    pub connect: Duration,
+    /// For a whole request head, from its first byte (or from the connection's start).
+    pub head: Duration,
+    /// Between two bytes of a body, either side.
+    pub body_idle: Duration,
+    /// An idle client connection.
+    pub keep_alive: Duration,
+    /// An idle backend connection.
+    pub upstream_keep_alive: Duration,
+    /// A tunnel in which nothing moves.
+    pub tunnel_idle: Duration,
+    /// A client that doesn't read its answer.
+    pub write: Duration,
+    /// How long a client that closed its sending side is still served.
+    pub half_closed: Duration,
+    /// From the signal to stop to the end.
+    pub drain: Duration,
+}
+
+/// Bounds of the data plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Client connections in all; 0: as many as the descriptors allow.
+    pub connections: usize,
+    /// A request or response head.
+    pub head_bytes: usize,
+    /// Fields in a head.
+    pub headers: usize,
+    /// A request target.
+    pub uri_bytes: usize,
+    /// A request body; 0: none.
+    pub body_bytes: u64,
+    /// Requests on one client connection; 0: none.
+    pub requests_per_connection: u64,
+}
+
+/// The retry rule's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retries {
+    /// Tries in all, at least 1.
+    pub attempts: u32,
+    /// Try again when connecting failed.
+    pub on_connect: bool,
+    /// Try again when a reused connection turned out dead.
+    pub on_reset: bool,
+}
+
+impl Default for Config {
+    /// Every default of `docs/configuration.md`; no backends.
+    fn default() -> Self {
+        Self {
+            port: 8080,
+            bind: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            admin_port: 8081,
+            admin_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            strategy: Strategy::RoundRobin,
+            backends: Vec::new(),
+            health_check: HealthCheck::default(),
+            request_timeout: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            retries: Retries::default(),
+            workers: thread::available_parallelism().map_or(1, NonZero::get),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            path: "/".to_owned(),
+            method: "GET".to_owned(),
+            host: None,
+            timeout: Duration::from_secs(2),
+            expect: vec![200..=399],
+            body_contains: None,
+            rise: 2,
+            fall: 2,
+            fast_interval: Duration::from_secs(1),
+            jitter: 0.1,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            head: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            upstream_keep_alive: Duration::from_secs(30),
+            tunnel_idle: Duration::from_secs(3600),
+            write: Duration::from_secs(30),
+            half_closed: Duration::from_secs(1),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            head_bytes: 16 * 1024,
+            headers: 100,
+            uri_bytes: 8 * 1024,
+            body_bytes: 0,
+            requests_per_connection: 0,
+        }
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { attempts: 3, on_connect: true, on_reset: true }
+    }
+}

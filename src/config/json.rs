@@ -1,0 +1,142 @@
+//! JSON as people wrote it: a tree in which every value and every name knows where it stands, and in which a name that
+//! stands twice is still there twice. `serde_json` alone keeps neither.
+
+use jsonc_parser::ast::{ObjectPropName, Value};
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde::de::IgnoredAny;
+
+use super::error::{FieldError, Position, Problem};
+
+/// A value and where it begins, in bytes from the text's start.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub at: usize,
+    pub value: Json,
+}
+
+/// What a value is. Numbers stay as written: which numbers fit is the field's business.
+#[derive(Debug)]
+pub(super) enum Json {
+    Null,
+    Bool(bool),
+    Number(String),
+    Text(String),
+    List(Vec<Node>),
+    Object(Vec<Member>),
+}
+
+/// One `"name": value` of an object.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub name: String,
+    pub at: usize,
+    pub node: Node,
+}
+
+/// Parses strict JSON (RFC 8259); the first mistake ends it, since nothing after it can be trusted.
+pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
+    let error = |position, message: String| FieldError {
+        path: String::new(),
+        position: Some(position),
+        problem: Problem::Syntax { message },
+    };
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT)
+        .map_err(|found| error(Position::of(text, found.range().start), found.kind().to_string()))?;
+    let Some(root) = parsed.value else {
+        return Err(error(Position::of(text, text.len()), "The file is empty".to_owned()));
+    };
+    // The parser above says best what is wrong, but lets some of it through (raw control characters in strings, odd
+    // white space). What serde_json refuses is refused.
+    serde_json::from_str::<IgnoredAny>(text).map_err(|found| {
+        let position = Position { line: found.line(), column: found.column() };
+        let message = found.to_string();
+        let told = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
+        error(position, told.to_owned())
+    })?;
+    Ok(root.into())
+}
+
+const STRICT: ParseOptions = ParseOptions {
+    allow_comments: false,
+    allow_loose_object_property_names: false,
+    allow_trailing_commas: false,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: false,
+    allow_hexadecimal_numbers: false,
+    allow_unary_plus_numbers: false,
+    allow_bare_decimal_point_numbers: false,
+    allow_non_finite_numbers: false,
+    allow_extended_string_escapes: false,
+};
+
+impl Node {
+    /// The value in an error message: short, on one line, whatever it holds.
+    pub(super) fn shown(&self) -> String {
+        match &self.value {
+            Json::Null => "null".to_owned(),
+            Json::Bool(value) => value.to_string(),
+            Json::Number(digits) => shortened(digits).to_owned() + ellipsis(digits),
+            Json::Text(text) => format!("{:?}{}", shortened(text), ellipsis(text)),
+            Json::List(_) => "a list".to_owned(),
+            Json::Object(_) => "an object".to_owned(),
+        }
+    }
+}
+
+/// Longer values are cut in messages: a URL fits, a pasted file doesn't.
+const SHOWN_CHARS_MAX: usize = 80;
+
+fn shortened(text: &str) -> &str {
+    text.char_indices().nth(SHOWN_CHARS_MAX).map_or(text, |(end, _)| &text[..end])
+}
+
+fn ellipsis(text: &str) -> &'static str {
+    if shortened(text).len() < text.len() { "…" } else { "" }
+}
+
+impl From<Value<'_>> for Node {
+    fn from(value: Value<'_>) -> Self {
+        let at = value.start();
+        let value = match value {
+            Value::NullKeyword(_) => Json::Null,
+            Value::BooleanLit(literal) => Json::Bool(literal.value),
+            Value::NumberLit(literal) => Json::Number(literal.value.to_owned()),
+            Value::StringLit(literal) => Json::Text(literal.value.into_owned()),
+            Value::Array(list) => Json::List(list.elements.into_iter().map(Node::from).collect()),
+            Value::Object(object) => Json::Object(
+                object
+                    .properties
+                    .into_iter()
+                    .map(|property| Member {
+                        at: property.name.start(),
+                        name: match property.name {
+                            ObjectPropName::String(name) => name.value.into_owned(),
+                            ObjectPropName::Word(name) => name.value.to_owned(),
+                        },
+                        node: property.value.into(),
+                    })
+                    .collect(),
+            ),
+        };
+        Self { at, value }
+    }
+}
+
+/// For what arrives as a request's body, parsed already: it has no places.
+impl From<&serde_json::Value> for Node {
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        let value = match value {
+            Value::Null => Json::Null,
+            Value::Bool(value) => Json::Bool(*value),
+            Value::Number(number) => Json::Number(number.to_string()),
+            Value::String(text) => Json::Text(text.clone()),
+            Value::Array(list) => Json::List(list.iter().map(Node::from).collect()),
+            Value::Object(members) => Json::Object(
+                members.iter().map(|(name, value)| Member { name: name.clone(), at: 0, node: value.into() }).collect(),
+            ),
+        };
+        Self { at: 0, value }
+    }
+}

@@ -1,0 +1,350 @@
+//! Which fields there are, what each may hold, and what must fit together: the only place that knows the schema.
+//! `docs/configuration.md` says the same to people.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::checked::{BackendConfig, Config, HealthCheck, Limits, Retries, Strategy, Timeouts};
+use super::error::{FieldError, Problem};
+use super::fields::{Field, Fields, Home, Problems, one_of};
+use super::json::{Json, Node};
+use super::url::BackendUrl;
+use super::{FieldPlace, expect, url};
+
+/// The most backends that a proxy has.
+pub const BACKENDS_MAX: usize = 4096;
+
+const ADDRESSES_MAX: usize = 64;
+const TRUSTED_PROXIES_MAX: usize = 1024;
+const NAME_BYTES_MAX: usize = 128;
+const TEXT_BYTES_MAX: usize = 1024;
+/// Shorter deadlines than the timers can tell apart are of no use.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// A year: longer ones are slips of the pen.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// More probes than a hundred a second hurt a backend.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+const ROOT: &[&str] = &[
+    "port",
+    "bind",
+    "admin_port",
+    "admin_bind",
+    "strategy",
+    "backends",
+    "health_check_frequency",
+    "health_check",
+    "request_timeout",
+    "timeouts",
+    "limits",
+    "retries",
+    "workers",
+    "trusted_proxies",
+];
+const BACKEND: &[&str] = &["url", "name"];
+const HEALTH_CHECK: &[&str] =
+    &["path", "method", "host", "timeout", "expect", "body_contains", "rise", "fall", "fast_interval", "jitter"];
+const TIMEOUTS: &[&str] = &[
+    "connect",
+    "head",
+    "body_idle",
+    "keep_alive",
+    "upstream_keep_alive",
+    "tunnel_idle",
+    "write",
+    "half_closed",
+    "drain",
+];
+const LIMITS: &[&str] = &["connections", "head_bytes", "headers", "uri_bytes", "body_bytes", "requests_per_connection"];
+const RETRIES: &[&str] = &["attempts", "on"];
+/// The objects of which there is one each, by their name; the empty one is the top level.
+pub(super) const SECTIONS: &[(&str, &[&str])] =
+    &[("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)];
+/// Those that a probe can send without a body, and that `ureq` sends.
+const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
+
+/// Reads a whole configuration: as much of it as is right, where each of its backends stands, and what is wrong.
+pub(super) fn check(root: &Node, text: &str) -> (Config, Vec<FieldPlace>, Vec<FieldError>) {
+    let mut problems = Problems::new(Some(text));
+    let mut config = Config::default();
+    let mut places = Vec::new();
+    let root = Field { path: String::new(), node: root };
+    if let Some(mut fields) = root.open(ROOT, home_of, &mut problems) {
+        read_root(&mut fields, &mut config, &mut places);
+    }
+    (config, places, problems.into_errors())
+}
+
+/// Reads one backend as the admin API takes it: a URL string, or an object with `url` and, if wanted, `name`. Reports
+/// everything that is wrong; whether its URL and name are free is the caller's to know.
+pub fn parse_backend(json: &serde_json::Value) -> Result<BackendConfig, Vec<FieldError>> {
+    let mut problems = Problems::new(None);
+    let node = Node::from(json);
+    let read = backend(&Field { path: String::new(), node: &node }, |_| None, &mut problems);
+    match read {
+        Some((backend, _)) => Ok(backend),
+        None => Err(problems.into_errors()),
+    }
+}
+
+fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {
+    fields.whole("port", 0..=65535, &mut config.port);
+    bind(fields, &mut config.bind);
+    fields.whole("admin_port", 0..=65535, &mut config.admin_port);
+    admin_bind(fields, &mut config.admin_bind);
+    if let Some(nth) = fields.word("strategy", &["round-robin", "least-conn"]) {
+        config.strategy = [Strategy::RoundRobin, Strategy::LeastConn][nth];
+    }
+    backends(fields, config, places);
+    fields.duration("health_check_frequency", SHORTEST_INTERVAL..=LONGEST, &mut config.health_check.interval);
+    health_check(fields, &mut config.health_check);
+    fields.duration("request_timeout", SHORTEST..=LONGEST, &mut config.request_timeout);
+    timeouts(fields, &mut config.timeouts);
+    limits(fields, &mut config.limits);
+    retries(fields, &mut config.retries);
+    // null stands for 'one a core', so that a file can show the field without fixing the number.
+    if !fields.find("workers").is_some_and(|field| field.is_null()) {
+        fields.whole("workers", 1..=1024, &mut config.workers);
+    }
+    trusted_proxies(fields, &mut config.trusted_proxies);
+    ports_differ(fields, config);
+}
+
+fn bind(fields: &mut Fields, addresses: &mut Vec<IpAddr>) {
+    let Some(field) = fields.find("bind") else { return };
+    let wanted = "an IP address such as \"0.0.0.0\" or \"::\", or a list of them";
+    let written = if matches!(field.node.value, Json::Text(_)) {
+        vec![field]
+    } else if let Some(list) = field.list(fields.problems, 1..=ADDRESSES_MAX, wanted) {
+        list
+    } else {
+        return;
+    };
+    let mut read: Vec<IpAddr> = Vec::new();
+    for field in written {
+        match field.text(fields.problems, "an IP address").map(str::parse::<IpAddr>) {
+            Some(Ok(address)) if read.contains(&address) => {
+                field.unfit(fields.problems, "each address once");
+            }
+            Some(Ok(address)) => read.push(address),
+            Some(Err(_)) => field.unfit(fields.problems, "an IP address such as \"0.0.0.0\" or \"::\""),
+            None => {}
+        }
+    }
+    if !read.is_empty() {
+        *addresses = read;
+    }
+}
+
+fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
+    let Some(field) = fields.find("admin_bind") else { return };
+    let wanted = "a loopback address such as \"127.0.0.1\" or \"::1\"";
+    match field.text(fields.problems, wanted).map(str::parse::<IpAddr>) {
+        Some(Ok(address)) if address.is_loopback() => *into = address,
+        Some(Ok(_)) => field
+            .unfit(fields.problems, format!("{wanted}: the admin API has no tokens yet, so nobody else may reach it")),
+        Some(Err(_)) => field.unfit(fields.problems, wanted),
+        None => {}
+    }
+}
+
+fn backends(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {
+    let Some(field) = fields.find("backends") else { return };
+    let wanted = "a list of URLs or of objects with \"url\" and \"name\"";
+    let Some(list) = field.list(fields.problems, 0..=BACKENDS_MAX, wanted) else { return };
+    let mut urls: HashMap<String, String> = HashMap::new();
+    let mut names: HashMap<String, String> = HashMap::new();
+    for field in list {
+        let Some((backend, url_field)) = backend(&field, home_of, fields.problems) else { continue };
+        if let Some(first) = urls.get(&backend.url.normalized) {
+            let problem = Problem::SameBackend { first: first.clone() };
+            fields.problems.note(&url_field.path, url_field.node.at, problem);
+            continue;
+        }
+        if let Some(first) = names.get(&backend.name) {
+            let problem = Problem::SameName { name: backend.name, first: first.clone() };
+            fields.problems.note(&field.path, field.node.at, problem);
+            continue;
+        }
+        urls.insert(backend.url.normalized.clone(), field.path.clone());
+        names.insert(backend.name.clone(), field.path);
+        let position = fields.problems.position(url_field.node.at);
+        places.push(FieldPlace { path: url_field.path, position });
+        config.backends.push(backend);
+    }
+}
+
+/// One backend, and the field that its URL stands in. None when anything in it is wrong.
+fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option<(BackendConfig, Field<'n>)> {
+    let noted_before = problems.count();
+    let (url_field, name_field) = match &field.node.value {
+        Json::Text(_) => (Some(field.clone()), None),
+        Json::Object(_) => {
+            let fields = field.open(BACKEND, home, problems)?;
+            (fields.find("url"), fields.find("name"))
+        }
+        _ => {
+            field.unfit(problems, "a URL or an object with \"url\" and \"name\"");
+            return None;
+        }
+    };
+    let name = name_field.map(|field| backend_name(&field, problems));
+    let Some(url_field) = url_field else {
+        let wanted = "the backend's URL";
+        problems.note(&field.path_of("url"), field.node.at, Problem::Missing { wanted });
+        return None;
+    };
+    let url = backend_url(&url_field, problems)?;
+    if problems.count() > noted_before {
+        return None;
+    }
+    let name = name.flatten().map_or_else(|| url.authority(), str::to_owned);
+    Some((BackendConfig { url, name }, url_field))
+}
+
+fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
+    let text = field.text(problems, "a URL such as \"http://localhost:8082\"")?;
+    BackendUrl::parse(text)
+        .map_err(|error| problems.note(&field.path, field.node.at, Problem::Url { found: field.node.shown(), error }))
+        .ok()
+}
+
+/// What fits into a path of the admin API (`/backends/{name}`) and into a metric's label without being escaped.
+fn backend_name<'n>(field: &Field<'n>, problems: &mut Problems) -> Option<&'n str> {
+    let wanted = "a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]";
+    let name = field.text(problems, wanted)?;
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:@[]".contains(&byte));
+    if !fits {
+        field.unfit(problems, wanted);
+    }
+    fits.then_some(name)
+}
+
+fn health_check(root: &mut Fields, check: &mut HealthCheck) {
+    let interval = check.interval;
+    // Probing faster while a change is confirmed is the point of it: it follows a shorter interval down.
+    check.fast_interval = check.fast_interval.min(interval);
+    let Some(mut fields) = root.object("health_check", HEALTH_CHECK, home_of) else { return };
+    let target = |text: &str| {
+        let path = text.split_once('?').map_or(text, |(path, _)| path);
+        path.starts_with('/') && text.len() <= TEXT_BYTES_MAX && url::is_path(&text.replace('?', "/"))
+    };
+    fields.checked_text("path", "a path such as \"/health\" (up to 1024 bytes)", target, &mut check.path);
+    if let Some(nth) = fields.word("method", METHODS) {
+        METHODS[nth].clone_into(&mut check.method);
+    }
+    fields.optional_text("host", "a host name, with or without a port, or null", url::is_authority, &mut check.host);
+    fields.duration("timeout", SHORTEST..=LONGEST, &mut check.timeout);
+    fields.parsed("expect", "status codes such as \"200-399\" or \"200,204\"", expect::parse, &mut check.expect);
+    let sized = |text: &str| (1..=TEXT_BYTES_MAX).contains(&text.len());
+    fields.optional_text("body_contains", "1 to 1024 bytes of text, or null", sized, &mut check.body_contains);
+    fields.whole("rise", 1..=1000, &mut check.rise);
+    fields.whole("fall", 1..=1000, &mut check.fall);
+    fields.duration("fast_interval", SHORTEST_INTERVAL..=LONGEST, &mut check.fast_interval);
+    fields.fraction("jitter", &mut check.jitter);
+
+    if check.fast_interval > interval
+        && let Some(field) = fields.find("fast_interval")
+    {
+        field.unfit(fields.problems, "at most health_check_frequency");
+    }
+    if check.method == "HEAD"
+        && check.body_contains.is_some()
+        && let Some(field) = fields.find("body_contains")
+    {
+        field.unfit(fields.problems, "null, since the answer to a HEAD has no body");
+    }
+}
+
+fn timeouts(root: &mut Fields, timeouts: &mut Timeouts) {
+    let Some(mut fields) = root.object("timeouts", TIMEOUTS, home_of) else { return };
+    for (name, into) in [
+        ("connect", &mut timeouts.connect),
+        ("head", &mut timeouts.head),
+        ("body_idle", &mut timeouts.body_idle),
+        ("keep_alive", &mut timeouts.keep_alive),
+        ("upstream_keep_alive", &mut timeouts.upstream_keep_alive),
+        ("tunnel_idle", &mut timeouts.tunnel_idle),
+        ("write", &mut timeouts.write),
+    ] {
+        fields.duration(name, SHORTEST..=LONGEST, into);
+    }
+    // At these two zero has a meaning: don't wait at all.
+    fields.duration("half_closed", Duration::ZERO..=LONGEST, &mut timeouts.half_closed);
+    fields.duration("drain", Duration::ZERO..=LONGEST, &mut timeouts.drain);
+}
+
+fn limits(root: &mut Fields, limits: &mut Limits) {
+    let Some(mut fields) = root.object("limits", LIMITS, home_of) else { return };
+    fields.whole("connections", 0..=10_000_000, &mut limits.connections);
+    fields.whole("head_bytes", 1024..=65536, &mut limits.head_bytes);
+    fields.whole("headers", 1..=1000, &mut limits.headers);
+    // The target is a part of the head: its default follows a smaller head down.
+    limits.uri_bytes = limits.uri_bytes.min(limits.head_bytes);
+    fields.whole("uri_bytes", 64..=65536, &mut limits.uri_bytes);
+    fields.whole("body_bytes", 0..=1 << 60, &mut limits.body_bytes);
+    fields.whole("requests_per_connection", 0..=1_000_000_000, &mut limits.requests_per_connection);
+
+    if limits.uri_bytes > limits.head_bytes
+        && let Some(field) = fields.find("uri_bytes")
+    {
+        field.unfit(fields.problems, format!("at most limits.head_bytes ({})", limits.head_bytes));
+    }
+}
+
+fn retries(root: &mut Fields, retries: &mut Retries) {
+    let Some(mut fields) = root.object("retries", RETRIES, home_of) else { return };
+    fields.whole("attempts", 1..=10, &mut retries.attempts);
+    let Some(field) = fields.find("on") else { return };
+    let Some(list) = field.list(fields.problems, 0..=2, "a list of \"connect\" and \"reset\"") else { return };
+    let mut on = [false, false];
+    for field in list {
+        match one_of(&field, &["connect", "reset"], fields.problems) {
+            Some(nth) if on[nth] => field.unfit(fields.problems, "each word once"),
+            Some(nth) => on[nth] = true,
+            None => {}
+        }
+    }
+    [retries.on_connect, retries.on_reset] = on;
+}
+
+fn trusted_proxies(fields: &mut Fields, networks: &mut Vec<IpNet>) {
+    let Some(field) = fields.find("trusted_proxies") else { return };
+    let wanted = "a list of networks such as \"10.0.0.0/8\"";
+    let Some(list) = field.list(fields.problems, 0..=TRUSTED_PROXIES_MAX, wanted) else { return };
+    for field in list {
+        let wanted = "a network such as \"10.0.0.0/8\" or an IP address";
+        let Some(text) = field.text(fields.problems, wanted) else { continue };
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) => field.unfit(fields.problems, wanted),
+        }
+    }
+}
+
+/// Two listeners on one address and port would share its connections, since workers bind with `SO_REUSEPORT`. An
+/// unspecified IPv6 address stands for the IPv4 ones too.
+fn ports_differ(fields: &mut Fields, config: &Config) {
+    let overlaps = |address: &IpAddr| {
+        *address == config.admin_bind || address.is_unspecified() && (address.is_ipv6() || config.admin_bind.is_ipv4())
+    };
+    if config.port != 0 && config.port == config.admin_port && config.bind.iter().any(overlaps) {
+        let (written, other) = match fields.find("admin_port") {
+            Some(field) => (Some(field), "port"),
+            None => (fields.find("port"), "admin_port"),
+        };
+        if let Some(field) = written {
+            let wanted = format!("another port than {other:?}, which listens on the same address");
+            field.unfit(fields.problems, wanted);
+        }
+    }
+}
+
+/// The object that a field belongs to, for those put a level too high or too low.
+fn home_of(name: &str) -> Option<&'static str> {
+    SECTIONS.iter().find(|(_, known)| known.contains(&name)).map(|(home, _)| *home)
+}

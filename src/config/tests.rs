@@ -1,0 +1,472 @@
+//! The configuration as a whole: what is read, and the very lines that are printed for what is wrong.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::{Strategy as _, any, prop, prop_oneof, proptest};
+use serde_json::json;
+
+use super::*;
+
+/// One case a line: a configuration on one line, and the lines that it earns, without their `1:COLUMN: `.
+const WRONG: &[(&str, &[&str])] = &[
+    // Not JSON
+    ("", &["not JSON: the file is empty"]),
+    ("{", &["not JSON: unterminated object"]),
+    (r#"{"port": 1,}"#, &["not JSON: trailing commas are not allowed"]),
+    (r#"{"port": 1} // x"#, &["not JSON: comments are not allowed"]),
+    (r#"{"port": 01}"#, &["not JSON: expected comma"]),
+    (r#"{"port": 0x10}"#, &["not JSON: hexadecimal numbers are not allowed"]),
+    (r"{'port': 1}", &["not JSON: single-quoted strings are not allowed"]),
+    (r"{port: 1}", &["not JSON: expected string for object property"]),
+    ("{\"strategy\": \"a\tb\"}", &["not JSON: control character (\\u0000-\\u001F) found while parsing a string"]),
+    (
+        r#"{"strategy": "\ud800"}"#,
+        &["not JSON: invalid unicode escape sequence. 'd800 (unpaired high surrogate)' is not a valid UTF8 character"],
+    ),
+    ("{} {}", &["not JSON: text cannot contain more than one JSON value"]),
+    // Names
+    ("[]", &["found a list, wanted an object"]),
+    (r#"{"prot": 1}"#, &["prot: unknown field, did you mean \"port\"?"]),
+    (r#"{"stratgy": 1}"#, &["stratgy: unknown field, did you mean \"strategy\"?"]),
+    (
+        r#"{"admin_token_file": "x"}"#,
+        &[
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+        ],
+    ),
+    (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
+    (r#"{"limits": {"workers": 1}}"#, &["limits.workers: unknown field here, it belongs to the top level"]),
+    (r#"{"limits": {"header": 1}}"#, &["limits.header: unknown field, did you mean \"headers\"?"]),
+    (
+        r#"{"limits": {"connections_per_client": 1}}"#,
+        &[
+            "limits.connections_per_client: unknown field, known here: connections, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection",
+        ],
+    ),
+    (
+        r#"{"limits": {"min_body_rate": 1}}"#,
+        &[
+            "limits.min_body_rate: unknown field, known here: connections, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection",
+        ],
+    ),
+    (r#"{"retries": {"budget_percent": 20}}"#, &["retries.budget_percent: unknown field, known here: attempts, on"]),
+    (
+        r#"{"a\nb": 1}"#,
+        &[
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+        ],
+    ),
+    (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
+    // Numbers
+    (r#"{"port": 65536}"#, &["port: found 65536, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": -1}"#, &["port: found -1, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": 80.0}"#, &["port: found 80.0, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": 1e3}"#, &["port: found 1e3, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": "8080"}"#, &["port: found \"8080\", wanted a whole number from 0 to 65535"]),
+    (r#"{"port": null}"#, &["port: found null, wanted a whole number from 0 to 65535"]),
+    (
+        r#"{"port": 99999999999999999999999}"#,
+        &["port: found 99999999999999999999999, wanted a whole number from 0 to 65535"],
+    ),
+    (r#"{"workers": 0}"#, &["workers: found 0, wanted a whole number from 1 to 1024"]),
+    (r#"{"workers": 1025}"#, &["workers: found 1025, wanted a whole number from 1 to 1024"]),
+    (
+        r#"{"limits": {"head_bytes": 1023}}"#,
+        &["limits.head_bytes: found 1023, wanted a whole number from 1024 to 65536"],
+    ),
+    (
+        r#"{"limits": {"head_bytes": 4096, "uri_bytes": 8192}}"#,
+        &["limits.uri_bytes: found 8192, wanted at most limits.head_bytes (4096)"],
+    ),
+    (r#"{"limits": {"headers": 0}}"#, &["limits.headers: found 0, wanted a whole number from 1 to 1000"]),
+    (r#"{"limits": []}"#, &["limits: found a list, wanted an object"]),
+    (r#"{"retries": {"attempts": 0}}"#, &["retries.attempts: found 0, wanted a whole number from 1 to 10"]),
+    (r#"{"health_check": {"jitter": 1.5}}"#, &["health_check.jitter: found 1.5, wanted a number from 0 to 1"]),
+    (r#"{"health_check": {"jitter": -0.1}}"#, &["health_check.jitter: found -0.1, wanted a number from 0 to 1"]),
+    // Durations
+    (r#"{"request_timeout": 10}"#, &["request_timeout: found 10, wanted a duration such as \"30s\" or \"1m30s\""]),
+    (
+        r#"{"request_timeout": "10"}"#,
+        &[
+            "request_timeout: found \"10\", wanted a duration such as \"30s\" or \"1m30s\": a number needs a unit after it (ns, us, ms, s, m, h)",
+        ],
+    ),
+    (
+        r#"{"request_timeout": "-1s"}"#,
+        &["request_timeout: found \"-1s\", wanted a duration such as \"30s\" or \"1m30s\": it is negative"],
+    ),
+    (r#"{"request_timeout": "0s"}"#, &["request_timeout: found \"0s\", wanted a duration from 1ms to 8760h"]),
+    (r#"{"request_timeout": "8761h"}"#, &["request_timeout: found \"8761h\", wanted a duration from 1ms to 8760h"]),
+    (
+        r#"{"health_check_frequency": "1ms"}"#,
+        &["health_check_frequency: found \"1ms\", wanted a duration from 10ms to 8760h"],
+    ),
+    (r#"{"timeouts": {"connect": "0"}}"#, &["timeouts.connect: found \"0\", wanted a duration from 1ms to 8760h"]),
+    (
+        r#"{"health_check": {"fast_interval": "31s"}}"#,
+        &["health_check.fast_interval: found \"31s\", wanted at most health_check_frequency"],
+    ),
+    // Words and texts
+    (
+        r#"{"strategy": "least-con"}"#,
+        &["strategy: found \"least-con\", wanted \"round-robin\" or \"least-conn\"; did you mean \"least-conn\"?"],
+    ),
+    (r#"{"strategy": "p2c"}"#, &["strategy: found \"p2c\", wanted \"round-robin\" or \"least-conn\""]),
+    (r#"{"strategy": true}"#, &["strategy: found true, wanted \"round-robin\" or \"least-conn\""]),
+    (r#"{"retries": {"on": ["503"]}}"#, &["retries.on[0]: found \"503\", wanted \"connect\" or \"reset\""]),
+    (r#"{"retries": {"on": ["reset", "reset"]}}"#, &["retries.on[1]: found \"reset\", wanted each word once"]),
+    (r#"{"retries": {"on": "reset"}}"#, &["retries.on: found \"reset\", wanted a list of \"connect\" and \"reset\""]),
+    (
+        r#"{"health_check": {"path": "health"}}"#,
+        &["health_check.path: found \"health\", wanted a path such as \"/health\" (up to 1024 bytes)"],
+    ),
+    (
+        r#"{"health_check": {"path": "/a b"}}"#,
+        &["health_check.path: found \"/a b\", wanted a path such as \"/health\" (up to 1024 bytes)"],
+    ),
+    (
+        r#"{"health_check": {"path": "/#x"}}"#,
+        &["health_check.path: found \"/#x\", wanted a path such as \"/health\" (up to 1024 bytes)"],
+    ),
+    (
+        r#"{"health_check": {"method": "get"}}"#,
+        &["health_check.method: found \"get\", wanted \"GET\" or \"HEAD\" or \"OPTIONS\"; did you mean \"GET\"?"],
+    ),
+    (
+        r#"{"health_check": {"host": "a\r\nb"}}"#,
+        &["health_check.host: found \"a\\r\\nb\", wanted a host name, with or without a port, or null"],
+    ),
+    (
+        r#"{"health_check": {"expect": "2xx"}}"#,
+        &["health_check.expect: found \"2xx\", wanted status codes such as \"200-399\" or \"200,204\""],
+    ),
+    (
+        r#"{"health_check": {"method": "HEAD", "body_contains": "ok"}}"#,
+        &["health_check.body_contains: found \"ok\", wanted null, since the answer to a HEAD has no body"],
+    ),
+    (
+        r#"{"health_check": {"body_contains": ""}}"#,
+        &["health_check.body_contains: found \"\", wanted 1 to 1024 bytes of text, or null"],
+    ),
+    // Addresses
+    (r#"{"bind": "localhost"}"#, &["bind: found \"localhost\", wanted an IP address such as \"0.0.0.0\" or \"::\""]),
+    (
+        r#"{"bind": "unix:/run/x"}"#,
+        &["bind: found \"unix:/run/x\", wanted an IP address such as \"0.0.0.0\" or \"::\""],
+    ),
+    (
+        r#"{"bind": []}"#,
+        &[
+            "bind: found a list of 0, wanted an IP address such as \"0.0.0.0\" or \"::\", or a list of them (1 to 64 of them)",
+        ],
+    ),
+    (r#"{"bind": ["::1", "0::1"]}"#, &["bind[1]: found \"0::1\", wanted each address once"]),
+    (r#"{"bind": [7]}"#, &["bind[0]: found 7, wanted an IP address"]),
+    (
+        r#"{"admin_bind": "0.0.0.0"}"#,
+        &[
+            "admin_bind: found \"0.0.0.0\", wanted a loopback address such as \"127.0.0.1\" or \"::1\": the admin API has no tokens yet, so nobody else may reach it",
+        ],
+    ),
+    (
+        r#"{"admin_bind": "here"}"#,
+        &["admin_bind: found \"here\", wanted a loopback address such as \"127.0.0.1\" or \"::1\""],
+    ),
+    (
+        r#"{"port": 8081}"#,
+        &["port: found 8081, wanted another port than \"admin_port\", which listens on the same address"],
+    ),
+    (
+        r#"{"admin_port": 8080}"#,
+        &["admin_port: found 8080, wanted another port than \"port\", which listens on the same address"],
+    ),
+    (
+        r#"{"bind": "::", "admin_port": 8080}"#,
+        &["admin_port: found 8080, wanted another port than \"port\", which listens on the same address"],
+    ),
+    (
+        r#"{"trusted_proxies": ["10.0.0.0/33"]}"#,
+        &["trusted_proxies[0]: found \"10.0.0.0/33\", wanted a network such as \"10.0.0.0/8\" or an IP address"],
+    ),
+    // Backends
+    (
+        r#"{"backends": "http://a"}"#,
+        &["backends: found \"http://a\", wanted a list of URLs or of objects with \"url\" and \"name\""],
+    ),
+    (r#"{"backends": [7]}"#, &["backends[0]: found 7, wanted a URL or an object with \"url\" and \"name\""]),
+    (
+        r#"{"backends": ["a:1"]}"#,
+        &["backends[0]: found \"a:1\", wanted http://HOST[:PORT][/BASE]: it has no http:// at its start"],
+    ),
+    (
+        r#"{"backends": ["https://a"]}"#,
+        &[
+            "backends[0]: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
+        ],
+    ),
+    (r#"{"backends": [{"name": "a"}]}"#, &["backends[0].url: missing, wanted the backend's URL"]),
+    (
+        r#"{"backends": [{"url": "http://a", "weight": 2}]}"#,
+        &["backends[0].weight: unknown field, known here: url, name"],
+    ),
+    (
+        r#"{"backends": [{"url": "http://a", "name": "a/b"}]}"#,
+        &["backends[0].name: found \"a/b\", wanted a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]"],
+    ),
+    (
+        r#"{"backends": ["http://a", {"url": "HTTP://A:80/", "name": "b"}]}"#,
+        &["backends[1].url: the same backend as backends[0]"],
+    ),
+    (
+        r#"{"backends": ["http://a/x", "http://a/y"]}"#,
+        &["backends[1]: the name \"a:80\" is taken by backends[0], give one of them another \"name\""],
+    ),
+    // Several at once, in the file's order
+    (
+        r#"{"backends": [{"uri": "http://a", "name": ""}, "ftp://b"], "port": "x", "timeouts": {"head": "1", "hed": 1}}"#,
+        &[
+            "backends[0].url: missing, wanted the backend's URL",
+            "backends[0].uri: unknown field, did you mean \"url\"?",
+            "backends[0].name: found \"\", wanted a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]",
+            "backends[1]: found \"ftp://b\", wanted http://HOST[:PORT][/BASE]: its scheme isn't http",
+            "port: found \"x\", wanted a whole number from 0 to 65535",
+            "timeouts.head: found \"1\", wanted a duration such as \"30s\" or \"1m30s\": a number needs a unit after it (ns, us, ms, s, m, h)",
+            "timeouts.hed: unknown field, did you mean \"head\"?",
+        ],
+    ),
+];
+
+#[test]
+fn everything_wrong_is_told_in_one_line_each() {
+    for (text, wanted) in WRONG {
+        let errors = parse(text).expect_err(text);
+        let told: Vec<String> = errors.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told, *wanted, "{text}");
+        for line in errors.to_string().lines() {
+            assert!(line.starts_with("1:"), "{line}");
+        }
+        assert_eq!(errors.to_string().lines().count(), wanted.len(), "one line an error: {text}");
+    }
+}
+
+#[test]
+fn an_error_names_the_line_and_the_column() {
+    let text =
+        "{\n  \"//\": \"héllo\",\n  \"port\": 1, \"pört\": 2,\n\t\"backends\": [\n    \"x\",\r\n    {\"url\": 7}]\n}";
+    let errors = parse(text).expect_err("it is wrong");
+    let places: Vec<(usize, usize)> =
+        errors.errors.iter().filter_map(|error| error.position).map(|place| (place.line, place.column)).collect();
+    assert_eq!(places, [(3, 14), (5, 5), (6, 13)]);
+}
+
+#[test]
+fn an_empty_object_gives_every_default() {
+    assert_eq!(parse("{}"), Ok(Config::default()));
+    assert_eq!(parse("\u{feff}{}"), Ok(Config::default()), "a byte order mark is let through");
+}
+
+#[test]
+fn every_field_arrives_where_it_belongs() {
+    let text = json!({
+        "//": "a remark", "port": 1, "bind": ["127.0.0.1", "::1"], "admin_port": 2, "admin_bind": "::1",
+        "strategy": "least-conn",
+        "backends": ["http://A:1/", {"//": 7, "url": "http://b/base", "name": "bee"}],
+        "health_check_frequency": "5s",
+        "health_check": {"path": "/h?x=?", "method": "HEAD", "host": "h.example:1", "timeout": "3s",
+            "expect": "204", "body_contains": null, "rise": 3, "fall": 4, "fast_interval": "2s", "jitter": 0},
+        "request_timeout": "6s",
+        "timeouts": {"connect": "1ms", "head": "2ms", "body_idle": "3ms", "keep_alive": "4ms",
+            "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s", "drain": "0"},
+        "limits": {"connections": 1, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
+            "requests_per_connection": 6},
+        "retries": {"attempts": 1, "on": ["reset"]},
+        "workers": 7,
+        "trusted_proxies": ["10.1.2.3/8", "::1"],
+    })
+    .to_string();
+    let config = parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    let ms = Duration::from_millis;
+    assert_eq!((config.port, config.admin_port, config.workers), (1, 2, 7));
+    assert_eq!(config.bind, ["127.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().expect("an address")));
+    assert_eq!(config.admin_bind.to_string(), "::1");
+    assert_eq!(config.strategy, super::Strategy::LeastConn);
+    let backends: Vec<_> =
+        config.backends.iter().map(|backend| (backend.name.as_str(), backend.url.normalized.as_str())).collect();
+    assert_eq!(backends, [("a:1", "http://a:1"), ("bee", "http://b/base")]);
+    let check = HealthCheck {
+        interval: ms(5000),
+        path: "/h?x=?".to_owned(),
+        method: "HEAD".to_owned(),
+        host: Some("h.example:1".to_owned()),
+        timeout: ms(3000),
+        expect: vec![204..=204],
+        body_contains: None,
+        rise: 3,
+        fall: 4,
+        fast_interval: ms(2000),
+        jitter: 0.0,
+    };
+    assert_eq!(config.health_check, check);
+    assert_eq!(config.request_timeout, ms(6000));
+    let timeouts = Timeouts {
+        connect: ms(1),
+        head: ms(2),
+        body_idle: ms(3),
+        keep_alive: ms(4),
+        upstream_keep_alive: ms(5),
+        tunnel_idle: ms(6),
+        write: ms(7),
+        half_closed: ms(0),
+        drain: ms(0),
+    };
+    assert_eq!(config.timeouts, timeouts);
+    let limits = Limits {
+        connections: 1,
+        head_bytes: 2048,
+        headers: 3,
+        uri_bytes: 100,
+        body_bytes: 5,
+        requests_per_connection: 6,
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(config.retries, Retries { attempts: 1, on_connect: false, on_reset: true });
+    let networks: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+}
+
+const FULL: &str = include_str!("../../conf/full.json");
+const EXAMPLE: &str = include_str!("../../conf/maypole.json");
+const MANUAL: &str = include_str!("../../docs/configuration.md");
+
+#[test]
+fn the_full_configuration_shows_every_field_with_its_default() {
+    let full = parse(FULL).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<&str> = full.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["localhost:8082", "localhost:8083", "third"]);
+    assert_eq!(Config { backends: Vec::new(), ..full }, Config::default());
+
+    let shown: serde_json::Value = serde_json::from_str(FULL).expect("it is JSON");
+    for (section, fields) in raw::SECTIONS {
+        let object = if section.is_empty() { &shown } else { &shown[section] };
+        for field in *fields {
+            assert!(object.get(field).is_some(), "conf/full.json lacks {section}.{field}");
+        }
+    }
+}
+
+#[test]
+fn the_example_configuration_balances_over_three_backends_by_turns() {
+    let example = parse(EXAMPLE).unwrap_or_else(|errors| panic!("{errors}"));
+    let urls: Vec<&str> = example.backends.iter().map(|backend| backend.url.written.as_str()).collect();
+    assert_eq!(urls, ["http://localhost:8082", "http://localhost:8083", "http://localhost:8084"]);
+    assert_eq!(Config { backends: Vec::new(), ..example }, Config::default());
+}
+
+#[test]
+fn the_manual_documents_every_field_once() {
+    let sections = raw::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
+    let of_backends = ("backends[]", ["url", "name"].as_slice());
+    for (section, fields) in sections.chain([of_backends]) {
+        for field in fields {
+            let is_section = section.is_empty() && raw::SECTIONS.iter().any(|(name, _)| name == field);
+            let path = if section.is_empty() { (*field).to_owned() } else { format!("{section}.{field}") };
+            let rows = MANUAL.matches(&format!("\n| `{path}` |")).count();
+            assert_eq!(rows, usize::from(!is_section), "rows of {path} in docs/configuration.md");
+        }
+    }
+}
+
+#[test]
+fn a_default_follows_the_bound_that_it_depends_on() {
+    let config = parse(r#"{"health_check_frequency": "100ms", "limits": {"head_bytes": 4096}}"#)
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.health_check.fast_interval, Duration::from_millis(100));
+    assert_eq!(config.limits.uri_bytes, 4096);
+}
+
+#[test]
+fn ports_may_be_equal_where_their_addresses_are_not() {
+    for text in [
+        r#"{"bind": "127.0.0.2", "port": 8081}"#,
+        r#"{"bind": "0.0.0.0", "admin_bind": "::1", "port": 8081}"#,
+        r#"{"port": 0, "admin_port": 0}"#,
+    ] {
+        assert!(parse(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_right_in_a_wrong_file_is_kept_for_look_ups() {
+    let found = examine_text(r#"{"port": -1, "backends": ["x", "http://a", {"url": "http://b"}]}"#, None);
+    assert!(found.config.is_none());
+    assert_eq!(found.errors.errors.len(), 2);
+    let places: Vec<_> = found.backends.iter().map(|(url, place)| (url.host.as_str(), place.path.as_str())).collect();
+    assert_eq!(places, [("a", "backends[1]"), ("b", "backends[2].url")]);
+}
+
+#[test]
+fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
+    let good = parse_backend(&json!({"url": "http://Localhost:8085/", "name": "five"})).expect("it is right");
+    assert_eq!((good.name.as_str(), good.url.normalized.as_str()), ("five", "http://localhost:8085"));
+    let text = parse_backend(&json!("http://[::1]:8085")).expect("it is right");
+    assert_eq!(text.name, "[::1]:8085");
+
+    let cases = [
+        (json!(null), "found null, wanted a URL or an object with \"url\" and \"name\""),
+        (json!([]), "found a list, wanted a URL or an object with \"url\" and \"name\""),
+        (json!({}), "url: missing, wanted the backend's URL"),
+        (json!({"url": 7}), "url: found 7, wanted a URL such as \"http://localhost:8082\""),
+        (
+            json!({"url": "https://a"}),
+            "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
+        ),
+        (json!({"url": "http://a", "weight": 1}), "weight: unknown field, known here: url, name"),
+        (json!({"url": "http://a", "port": 1}), "port: unknown field, known here: url, name"),
+    ];
+    for (body, wanted) in cases {
+        let errors = parse_backend(&body).expect_err("it is wrong");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [wanted], "{body}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_not_followed() {
+    for text in ["[".repeat(100_000), "{\"a\":".repeat(100_000)] {
+        let errors = parse(&text).expect_err("it is too deep");
+        assert!(errors.to_string().ends_with(": not JSON: maximum nesting depth exceeded"), "{errors}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_parser_panic(text in any::<String>(), pieces in prop::collection::vec(piece(), 0..20)) {
+        for text in [text, pieces.concat()] {
+            let _ = parse(&text);
+            let _ = parse_duration(&text);
+            let _ = BackendUrl::parse(&format!("http://{text}"));
+        }
+    }
+}
+
+fn piece() -> impl proptest::strategy::Strategy<Value = String> {
+    const KNOWN: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"backends\"",
+        "\"limits\"",
+        "null",
+        "-1",
+        "1e9",
+        "\"é\\u00e9\"",
+        "\n",
+        "1.5h",
+        "µs",
+    ];
+    prop_oneof![prop::sample::select(KNOWN).prop_map(str::to_owned), "\\PC{0,3}"]
+}

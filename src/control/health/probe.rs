@@ -1,0 +1,160 @@
+//! One probe of one backend, by `ureq`, on a thread that may block.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ureq::config::Config as AgentConfig;
+use ureq::http::{Method, Request, header};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Connector, NextTimeout, TcpConnector};
+use ureq::{Agent, Error};
+
+use crate::balance::Backend;
+use crate::config::HealthCheck;
+
+/// How much of a body is looked at.
+const BODY_BYTES_MAX: u64 = 64 * 1024;
+const USER_AGENT: &str = concat!("maypole/", env!("CARGO_PKG_VERSION"), " (health check)");
+
+/// Knows how to ask a backend for its health.
+#[derive(Debug)]
+pub(super) struct Probe {
+    config: AgentConfig,
+    method: Method,
+    path: String,
+    host: Option<String>,
+    timeout: Duration,
+    expect: Vec<RangeInclusive<u16>>,
+    body_contains: Option<String>,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) passed: bool,
+    /// Why, in words for an operator: `200`, `connection refused`.
+    pub(super) reason: String,
+}
+
+impl Probe {
+    /// As the configuration says. The path is asked for at the root of the backend's host, not below its URL's path:
+    /// a server's health is rarely a matter of the application that it is asked for.
+    pub(super) fn new(check: &HealthCheck) -> Self {
+        let config = Agent::config_builder()
+            .proxy(None) // else the environment would send probes to a proxy
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .allow_non_standard_methods(true)
+            .timeout_global(Some(check.timeout))
+            .max_idle_connections(0)
+            .input_buffer_size(16 * 1024)
+            .output_buffer_size(4 * 1024)
+            .user_agent(USER_AGENT)
+            .build();
+        Self {
+            config,
+            // The configuration has been checked; what isn't a method after all is asked for as GET.
+            method: Method::from_bytes(check.method.as_bytes()).unwrap_or(Method::GET),
+            path: check.path.clone(),
+            host: check.host.clone(),
+            timeout: check.timeout,
+            expect: check.expect.clone(),
+            body_contains: check.body_contains.clone(),
+        }
+    }
+
+    /// Asks the backend, at the addresses that requests go to as well. Blocks for up to the timeout.
+    pub(super) fn run(&self, backend: &Backend) -> Finding {
+        match self.ask(backend) {
+            Ok(finding) => finding,
+            Err(error) => Finding { passed: false, reason: self.explain(&error) },
+        }
+    }
+
+    fn ask(&self, backend: &Backend) -> Result<Finding, Error> {
+        let addresses = Known(backend.addresses.load().to_vec());
+        let connector = ().chain(TcpConnector::default());
+        // An agent for each probe: it keeps no connection, and its resolver answers for this backend alone.
+        let agent = Agent::with_parts(self.config.clone(), connector, addresses);
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(format!("http://{}{}", authority(backend), self.path))
+            .header(header::CONNECTION, "close");
+        if let Some(host) = &self.host {
+            request = request.header(header::HOST, host);
+        }
+        let response = agent.run(request.body(()).map_err(Error::Http)?)?;
+        let status = response.status().as_u16();
+        // Read even where nothing is looked for: closing on unread bytes would reset the connection, which many a
+        // backend logs as an error.
+        let mut body = Vec::new();
+        let read = response.into_body().into_reader().take(BODY_BYTES_MAX).read_to_end(&mut body);
+        Ok(self.judge(status, &body, read.err().as_ref()))
+    }
+
+    fn judge(&self, status: u16, body: &[u8], broken: Option<&io::Error>) -> Finding {
+        let found = |passed, reason| Finding { passed, reason };
+        if !self.expect.iter().any(|range| range.contains(&status)) {
+            return found(false, format!("answered {status}, expected {}", ranges(&self.expect)));
+        }
+        match &self.body_contains {
+            Some(wanted) if memchr::memmem::find(body, wanted.as_bytes()).is_none() => match broken {
+                Some(error) => found(false, format!("answered {status}, but its body broke off: {error}")),
+                None => found(false, format!("answered {status}, but its body doesn't contain {wanted:?}")),
+            },
+            _ => found(true, format!("answered {status}")),
+        }
+    }
+
+    fn explain(&self, error: &Error) -> String {
+        match error {
+            Error::Timeout(_) => format!("no answer within {:?}", self.timeout),
+            Error::HostNotFound => "its name has no address".into(),
+            Error::Io(error) => explain_io(error),
+            Error::Protocol(error) => format!("malformed answer: {error}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+fn explain_io(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionReset => "connection reset".into(),
+        io::ErrorKind::UnexpectedEof => "closed before it answered".into(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route to it".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// `host:port` as it stands in a URL.
+fn authority(backend: &Backend) -> String {
+    let Backend { host, port, .. } = backend;
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn ranges(expect: &[RangeInclusive<u16>]) -> String {
+    let one = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (start, end) if start == end => start.to_string(),
+        (start, end) => format!("{start}-{end}"),
+    };
+    expect.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Answers with what the names room has resolved: probes and requests go to the same addresses, and no prober ever
+/// waits for a name server.
+#[derive(Debug)]
+struct Known(Vec<SocketAddr>);
+
+impl Resolver for Known {
+    fn resolve(&self, _: &ureq::http::Uri, _: &AgentConfig, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let mut resolved = self.empty();
+        for address in self.0.iter().take(16) {
+            resolved.push(*address);
+        }
+        if self.0.is_empty() { Err(Error::HostNotFound) } else { Ok(resolved) }
+    }
+}

@@ -1,0 +1,285 @@
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::channel::bounded;
+
+use super::*;
+use crate::balance::Origin;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Passes on what it is told.
+struct Listener(Sender<Told>);
+
+#[derive(Debug)]
+enum Told {
+    Probed(u64, LastProbe, Option<Health>),
+    Refused(u64),
+    Unreachable(u64),
+}
+
+impl Audience for Listener {
+    fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
+        let _ = self.0.send(Told::Probed(id, probe, changed));
+    }
+
+    fn refused(&self, id: u64) {
+        let _ = self.0.send(Told::Refused(id));
+    }
+
+    fn unreachable(&self, id: u64) {
+        let _ = self.0.send(Told::Unreachable(id));
+    }
+}
+
+struct Scene {
+    checker: Checker,
+    told: Receiver<Told>,
+    reports: Sender<Report>,
+    recovered: Sender<u64>,
+}
+
+impl Scene {
+    fn start(check: &HealthCheck) -> Self {
+        let (tell, told) = unbounded();
+        let (reports, reported) = bounded(16);
+        let (recovered, recoveries) = unbounded();
+        let audience = Arc::new(Listener(tell));
+        let checker = Checker::start(check, reported, recoveries, audience, Random::seeded(1)).unwrap();
+        Self { checker, told, reports, recovered }
+    }
+
+    /// The next thing that is told; of a probe its id, whether it passed, and its reason.
+    fn probed(&self) -> (LastProbe, Option<Health>) {
+        match self.told.recv_timeout(SOON).unwrap() {
+            Told::Probed(_, probe, changed) => (probe, changed),
+            other => panic!("wanted a probe's end, was told {other:?}"),
+        }
+    }
+}
+
+fn check() -> HealthCheck {
+    HealthCheck {
+        interval: Duration::from_secs(3600),
+        path: "/health".into(),
+        fast_interval: Duration::from_millis(10),
+        jitter: 0.0,
+        ..HealthCheck::default()
+    }
+}
+
+fn backend(id: u64, address: SocketAddr) -> Arc<Backend> {
+    let origin = Origin {
+        name: format!("b{id}"),
+        url: format!("http://{address}/base"),
+        host: address.ip().to_string(),
+        port: address.port(),
+        base_path: "/base".into(),
+    };
+    Arc::new(Backend::new(id, 0, origin, 1))
+}
+
+/// Answers every connection with the same bytes after its request's head; ends when dropped.
+struct Server {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+    heads: Receiver<String>,
+}
+
+impl Server {
+    fn answering(answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (note, heads) = unbounded();
+        let over = Arc::clone(&ended);
+        let serve = move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                if let Ok(mut stream) = stream {
+                    let _ = note.send(head(&mut stream));
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            }
+        };
+        let thread = thread::Builder::new().stack_size(64 * 1024).spawn(serve).unwrap();
+        Self { address, ended, thread: Some(thread), heads }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address); // so that it looks
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn head(stream: &mut TcpStream) -> String {
+    use std::io::Read;
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn finding(check: &HealthCheck, answer: &'static str) -> (bool, String) {
+    let server = Server::answering(answer);
+    let finding = Probe::new(check).run(&backend(1, server.address));
+    (finding.passed, finding.reason)
+}
+
+#[test]
+fn a_probe_asks_for_the_path_at_the_hosts_root_once_and_closes() {
+    let server = Server::answering("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n");
+    let finding = Probe::new(&check()).run(&backend(1, server.address));
+    assert_eq!(finding, Finding { passed: true, reason: "answered 302".into() });
+    let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
+    assert!(head.starts_with("get /health http/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nhost: {}\r\n", server.address)), "{head}");
+    assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+    assert!(server.heads.is_empty(), "it followed a redirect");
+}
+
+#[test]
+fn method_host_and_expectation_are_the_configurations() {
+    let check = HealthCheck {
+        method: "OPTIONS".into(),
+        host: Some("app.example".into()),
+        expect: vec![204..=204, 500..=599],
+        ..check()
+    };
+    let server = Server::answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    assert!(Probe::new(&check).run(&backend(1, server.address)).passed);
+    let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
+    assert!(head.starts_with("options /health "), "{head}");
+    assert!(head.contains("\r\nhost: app.example\r\n"), "{head}");
+    assert_eq!(finding(&check, OK), (false, "answered 200, expected 204,500-599".into()));
+}
+
+#[test]
+fn the_body_must_contain_what_is_wanted() {
+    let check = HealthCheck { body_contains: Some("ok".into()), ..check() };
+    assert!(finding(&check, OK).0);
+    let (passed, reason) = finding(&check, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno");
+    assert_eq!((passed, &*reason), (false, "answered 200, but its body doesn't contain \"ok\""));
+    let (passed, reason) = finding(&check, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nno");
+    assert!(!passed && reason.contains("broke off"), "{reason}");
+}
+
+#[test]
+fn a_reason_says_what_went_wrong() {
+    let (passed, reason) = finding(&check(), "");
+    assert!(!passed && reason.contains("closed"), "{reason}");
+    assert!(!finding(&check(), "nonsense\r\n\r\n").0);
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let quick = HealthCheck { timeout: Duration::from_millis(50), ..check() };
+    let finding = Probe::new(&quick).run(&backend(1, hanging.local_addr().unwrap()));
+    assert_eq!(finding, Finding { passed: false, reason: "no answer within 50ms".into() });
+    let address = hanging.local_addr().unwrap();
+    drop(hanging);
+    let finding = Probe::new(&check()).run(&backend(1, address));
+    assert_eq!(finding, Finding { passed: false, reason: "connection refused".into() });
+    let nameless = backend(1, address);
+    nameless.addresses.store(Arc::default());
+    assert_eq!(Probe::new(&check()).run(&nameless).reason, "its name has no address");
+}
+
+#[test]
+fn a_name_with_a_dead_address_first_is_reached_at_its_next() {
+    let server = Server::answering(OK);
+    let dead = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let dead_address = dead.local_addr().unwrap();
+    drop(dead);
+    let backend = backend(1, server.address);
+    backend.addresses.store(Arc::new(vec![dead_address, server.address]));
+    assert!(Probe::new(&check()).run(&backend).passed);
+}
+
+#[test]
+fn a_refused_connection_is_acted_upon_at_once_and_rise_brings_the_backend_back() {
+    let server = Server::answering(OK);
+    let backend = backend(1, server.address);
+    let scene = Scene::start(&check());
+    scene.checker.add(Arc::clone(&backend));
+    assert_eq!(scene.probed().1, Some(Health::Up), "the very first result decides");
+    for _ in 0..3 {
+        scene.reports.send(Report::Refused(Arc::clone(&backend))).unwrap();
+    }
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Refused(1)));
+    assert_eq!(scene.probed().1, None);
+    assert_eq!(scene.probed().1, Some(Health::Up), "with the interval at an hour");
+}
+
+#[test]
+fn unreachable_is_passed_on_and_a_recovered_name_is_probed_at_once() {
+    let server = Server::answering(OK);
+    let backend = backend(1, server.address);
+    let scene = Scene::start(&check());
+    scene.checker.add(Arc::clone(&backend));
+    scene.probed();
+    scene.reports.send(Report::Unreachable(backend)).unwrap();
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(1)));
+    scene.recovered.send(1).unwrap();
+    assert!(scene.probed().0.passed);
+}
+
+#[test]
+fn the_thread_ends_with_its_checker() {
+    let scene = Scene::start(&check());
+    drop(scene.checker);
+    assert!(scene.told.recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+}
+
+#[test]
+fn fifty_hanging_backends_of_two_hundred_delay_no_other_past_its_interval() {
+    let hanging: Vec<_> = (0..50).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let prompt: Vec<_> = (0..150).map(|_| Server::answering(OK)).collect();
+    let addresses = hanging.iter().map(|listener| listener.local_addr().unwrap());
+    let addresses = addresses.chain(prompt.iter().map(|server| server.address));
+    let backends: Vec<_> = addresses.enumerate().map(|(id, address)| backend(id as u64, address)).collect();
+    let interval = Duration::from_secs(1);
+    let scene = Scene::start(&HealthCheck { interval, fast_interval: interval, ..check() });
+    scene.checker.add_all(backends);
+    let end = Instant::now() + 6 * interval;
+    let mut probes = vec![0; 200];
+    let mut worst = Duration::ZERO;
+    while let Ok(told) = scene.told.recv_deadline(end) {
+        let Told::Probed(id, probe, _) = told else { panic!("was told {told:?}") };
+        probes[id as usize] += 1;
+        assert_eq!(probe.passed, id >= 50, "{id}: {}", probe.reason);
+        if id >= 50 {
+            worst = worst.max(probe.late);
+        }
+    }
+    assert!(worst < interval, "a prompt backend's probe was {worst:?} late");
+    assert!(probes[50..].iter().all(|count| (4..=7).contains(count)), "{probes:?}");
+    assert!(probes[..50].iter().all(|count| (1..=3).contains(count)), "{probes:?}");
+    let lateness = scene.checker.lateness();
+    assert_eq!(lateness.max, lateness.recent_max);
+    eprintln!("prompt backends: at most {worst:?} late; all: {:?}", lateness.max);
+}
+
+#[test]
+fn lateness_is_forgotten_in_time_but_for_the_greatest() {
+    let book = Arc::default();
+    let begin = Instant::now();
+    let mut clerk = Clerk::new(Arc::clone(&book), begin);
+    clerk.note(Duration::from_millis(900), begin);
+    clerk.note(Duration::from_millis(5), begin + RECENT);
+    assert_eq!(book.lock().recent_max, Duration::from_millis(900));
+    clerk.note(Duration::from_millis(7), begin + 2 * RECENT);
+    let Lateness { max, recent_max } = *book.lock();
+    assert_eq!((max, recent_max), (Duration::from_millis(900), Duration::from_millis(7)));
+}

@@ -1,0 +1,487 @@
+//! The set of backends as the control plane knows it. Every change goes through here, one after the other, and each
+//! publishes a new snapshot to the workers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::health::{Health, LastProbe};
+use crate::balance::{Backend, Fleet, Origin, Snapshot, Strategy};
+use crate::config::BackendConfig;
+
+/// How many of a backend's changes are remembered.
+const CHANGES_MAX: usize = 20;
+
+/// How many backends there may be, however they come: as many as a configuration may hold.
+const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
+
+/// The set, and where it is published. Its changes return without waiting for the workers.
+#[derive(Debug)]
+pub struct Registry {
+    fleet: Arc<Fleet>,
+    strategy: Strategy,
+    workers: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Vec<Entry>,
+    last_id: u64,
+    last_version: u64,
+    /// Who had each slot last. It is free again when nobody holds that backend any more: not a worker's pool, not a
+    /// request in flight, not an old snapshot.
+    slots: Vec<Weak<Backend>>,
+}
+
+/// A backend with all that the control plane knows of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the workers share.
+    pub backend: Arc<Backend>,
+    /// As configured.
+    pub config: BackendConfig,
+    /// Who added it.
+    pub source: Source,
+    /// What an operator said.
+    pub state: State,
+    /// What was seen.
+    pub health: Health,
+    /// When `health` became what it is.
+    pub health_since: SystemTime,
+    /// Why `health` is what it is, in words for an operator.
+    pub health_reason: String,
+    /// None before the first one has ended.
+    pub last_probe: Option<LastProbe>,
+    /// The latest, oldest first; at most 20.
+    pub changes: VecDeque<Change>,
+}
+
+/// Who added a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration file.
+    Config,
+    /// A call of the admin API.
+    Admin,
+}
+
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It may get traffic.
+    Ready,
+    /// It gets no new requests.
+    Drain,
+}
+
+/// Something that happened to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: SystemTime,
+    /// What, and why: `down: connection refused`.
+    pub what: String,
+}
+
+/// Why a backend can't be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddError {
+    /// There is one with an equal URL; its name.
+    UrlTaken(String),
+    /// There is one with this name; its URL.
+    NameTaken(String),
+    /// There are as many as there may be.
+    Full,
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UrlTaken(name) => write!(f, "a backend with this URL is there already, by the name of {name}"),
+            Self::NameTaken(url) => write!(f, "a backend with this name is there already, at {url}"),
+            Self::Full => write!(f, "there are {BACKENDS_MAX} backends already, and more are not taken"),
+        }
+    }
+}
+
+impl std::error::Error for AddError {}
+
+/// Which backend is meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// By its normalised URL.
+    Url(&'a str),
+    /// By its name.
+    Name(&'a str),
+}
+
+impl Entry {
+    fn new(backend: Arc<Backend>, config: BackendConfig, source: Source, now: SystemTime) -> Self {
+        let what = match source {
+            Source::Config => "added by the configuration",
+            Source::Admin => "added through the admin API",
+        };
+        Self {
+            backend,
+            config,
+            source,
+            state: State::Ready,
+            health: Health::Unknown,
+            health_since: now,
+            health_reason: "not probed yet".into(),
+            last_probe: None,
+            changes: VecDeque::from([Change { at: now, what: what.into() }]),
+        }
+    }
+
+    /// Whether it gets traffic now.
+    pub fn is_eligible(&self) -> bool {
+        self.ineligible_because().is_none()
+    }
+
+    /// Why it gets no traffic, if it gets none.
+    pub fn ineligible_because(&self) -> Option<String> {
+        if self.state == State::Drain {
+            return Some("drained by an operator".into());
+        }
+        (self.health == Health::Down).then(|| format!("down: {}", self.health_reason))
+    }
+
+    /// Whether it is seen to work, or has not been seen not to.
+    pub fn is_alive(&self) -> bool {
+        self.health != Health::Down
+    }
+
+    fn is(&self, which: Which<'_>) -> bool {
+        match which {
+            Which::Url(normalized) => self.config.url.normalized == normalized,
+            Which::Name(name) => self.config.name == name,
+        }
+    }
+
+    fn note(&mut self, at: SystemTime, what: String) {
+        if self.changes.len() == CHANGES_MAX {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change { at, what });
+    }
+
+    fn turn(&mut self, health: Health, reason: &str, at: SystemTime) {
+        let word = match health {
+            Health::Unknown => "unknown",
+            Health::Up => "up",
+            Health::Down => "down",
+        };
+        log::info!("backend {} is {word}: {reason}", self.config.name);
+        self.health = health;
+        self.health_since = at;
+        reason.clone_into(&mut self.health_reason);
+        self.note(at, format!("{word}: {reason}"));
+    }
+}
+
+impl Registry {
+    /// An empty set. Its backends get cells for that many workers.
+    pub fn new(fleet: Arc<Fleet>, strategy: Strategy, workers: usize) -> Self {
+        Self { fleet, strategy, workers, inner: Mutex::default() }
+    }
+
+    /// Adds backends behind those that are there, all of them or none, each with what its name has resolved to so far
+    /// (for an address literal that is of no account).
+    pub fn add(
+        &self,
+        backends: &[(BackendConfig, Vec<SocketAddr>)],
+        source: Source,
+        now: SystemTime,
+    ) -> Result<Vec<Arc<Backend>>, AddError> {
+        let mut inner = self.inner.lock();
+        let before = inner.entries.len();
+        for (config, addresses) in backends {
+            if let Err(error) = inner.check_free(config) {
+                inner.entries.truncate(before);
+                return Err(error);
+            }
+            let backend = inner.create(config, self.workers);
+            if !addresses.is_empty() {
+                backend.addresses.store(Arc::new(addresses.clone()));
+            }
+            inner.entries.push(Entry::new(backend, config.clone(), source, now));
+        }
+        self.publish(&mut inner);
+        Ok(inner.entries[before..].iter().map(|entry| Arc::clone(&entry.backend)).collect())
+    }
+
+    /// Whether a backend could be added now.
+    pub fn check_free(&self, config: &BackendConfig) -> Result<(), AddError> {
+        self.inner.lock().check_free(config)
+    }
+
+    /// Takes a backend out; None if it isn't there.
+    pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
+        let mut inner = self.inner.lock();
+        let index = inner.entries.iter().position(|entry| entry.is(which))?;
+        let entry = inner.entries.remove(index);
+        self.publish(&mut inner);
+        Some(entry.backend)
+    }
+
+    /// Says whether a backend may get traffic; false if it isn't there.
+    pub fn set_state(&self, which: Which<'_>, state: State, now: SystemTime) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entries.iter_mut().find(|entry| entry.is(which)) else { return false };
+        if entry.state != state {
+            entry.state = state;
+            let what = if state == State::Ready { "made ready by an operator" } else { "drained by an operator" };
+            entry.note(now, what.into());
+            self.publish(&mut inner);
+        }
+        true
+    }
+
+    /// Looks at the set under its lock: `look` should be quick, and must not call the registry.
+    pub fn read<R>(&self, look: impl FnOnce(&[Entry]) -> R) -> R {
+        look(&self.inner.lock().entries)
+    }
+
+    /// A copy of one backend's entry.
+    pub fn find(&self, which: Which<'_>) -> Option<Entry> {
+        self.read(|entries| entries.iter().find(|entry| entry.is(which)).cloned())
+    }
+
+    /// Takes in how a probe ended, and the change of health that it made.
+    pub fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entry_mut(id) else { return };
+        if let Some(health) = changed {
+            entry.turn(health, &probe.reason, probe.at);
+        }
+        entry.last_probe = Some(probe);
+        if changed.is_some() {
+            self.publish(&mut inner);
+        }
+    }
+
+    /// Takes in that a backend is down since it refused a worker's connection.
+    pub fn refused(&self, id: u64, now: SystemTime) {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entry_mut(id) else { return };
+        entry.turn(Health::Down, "connection refused", now);
+        self.publish(&mut inner);
+    }
+
+    fn publish(&self, inner: &mut Inner) {
+        inner.last_version += 1;
+        let backends: Vec<_> = inner.entries.iter().map(|entry| Arc::clone(&entry.backend)).collect();
+        let eligible = inner.entries.iter().filter(|entry| entry.is_eligible());
+        self.fleet.snapshot.store(Arc::new(Snapshot {
+            version: inner.last_version,
+            backends,
+            eligible: eligible.map(|entry| Arc::clone(&entry.backend)).collect(),
+            strategy: self.strategy,
+        }));
+    }
+}
+
+impl Inner {
+    fn check_free(&self, config: &BackendConfig) -> Result<(), AddError> {
+        if self.entries.len() >= BACKENDS_MAX {
+            return Err(AddError::Full);
+        }
+        let same_url = self.entries.iter().find(|entry| entry.is(Which::Url(&config.url.normalized)));
+        if let Some(entry) = same_url {
+            return Err(AddError::UrlTaken(entry.config.name.clone()));
+        }
+        match self.entries.iter().find(|entry| entry.is(Which::Name(&config.name))) {
+            Some(entry) => Err(AddError::NameTaken(entry.config.url.written.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn create(&mut self, config: &BackendConfig, workers: usize) -> Arc<Backend> {
+        self.last_id += 1;
+        let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
+        let origin = Origin {
+            name: config.name.clone(),
+            url: config.url.written.clone(),
+            host: config.url.host.clone(),
+            port: config.url.port,
+            base_path: config.url.base_path.clone(),
+        };
+        let backend = Arc::new(Backend::new(self.last_id, slot, origin, workers));
+        let holder = Arc::downgrade(&backend);
+        if slot == self.slots.len() {
+            self.slots.push(holder);
+        } else {
+            self.slots[slot] = holder;
+        }
+        backend
+    }
+
+    fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.backend.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::BackendUrl;
+
+    struct Scene {
+        fleet: Arc<Fleet>,
+        registry: Registry,
+        now: SystemTime,
+    }
+
+    fn scene() -> Scene {
+        let fleet = Arc::new(Fleet::new(Strategy::RoundRobin).0);
+        let registry = Registry::new(Arc::clone(&fleet), Strategy::RoundRobin, 2);
+        Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
+    }
+
+    fn config(port: u16) -> BackendConfig {
+        let url = BackendUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        BackendConfig { name: url.authority(), url }
+    }
+
+    impl Scene {
+        fn add(&self, port: u16) -> Arc<Backend> {
+            self.try_add(config(port)).unwrap()
+        }
+
+        fn try_add(&self, config: BackendConfig) -> Result<Arc<Backend>, AddError> {
+            let added = self.registry.add(&[(config, Vec::new())], Source::Admin, self.now)?;
+            Ok(Arc::clone(&added[0]))
+        }
+
+        fn remove(&self, port: u16) -> Option<Arc<Backend>> {
+            self.registry.remove(Which::Name(&format!("127.0.0.1:{port}")))
+        }
+
+        fn eligible(&self) -> Vec<u16> {
+            self.fleet.snapshot.load().eligible.iter().map(|backend| backend.port).collect()
+        }
+
+        fn probe(&self, id: u64, changed: Option<Health>) {
+            let passed = changed != Some(Health::Down);
+            let reason = if passed { "answered 200" } else { "answered 503, expected 200-399" };
+            let probe =
+                LastProbe { at: self.now, passed, reason: reason.into(), took: Duration::ZERO, late: Duration::ZERO };
+            self.registry.probed(id, probe, changed);
+        }
+    }
+
+    #[test]
+    fn every_mutation_publishes() {
+        let scene = scene();
+        scene.add(1);
+        scene.add(2);
+        assert_eq!(scene.eligible(), [1, 2]);
+        assert_eq!(scene.fleet.snapshot.load().version, 2);
+        assert!(scene.remove(1).is_some());
+        assert_eq!(scene.eligible(), [2]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_changes_nothing() {
+        let scene = scene();
+        scene.add(1);
+        let same_url = BackendConfig { name: "other".into(), ..config(1) };
+        let taken = scene.try_add(same_url);
+        assert_eq!(taken.unwrap_err(), AddError::UrlTaken("127.0.0.1:1".into()));
+        let same_name = BackendConfig { name: "127.0.0.1:1".into(), ..config(2) };
+        let taken = scene.try_add(same_name);
+        assert_eq!(taken.unwrap_err(), AddError::NameTaken("http://127.0.0.1:1".into()));
+        let batch = [(config(5), Vec::new()), (config(1), Vec::new())];
+        assert!(scene.registry.add(&batch, Source::Config, scene.now).is_err(), "all of them or none");
+        assert!(scene.remove(9).is_none());
+        assert_eq!(scene.fleet.snapshot.load().version, 1);
+        assert_eq!(scene.registry.read(<[Entry]>::len), 1);
+    }
+
+    #[test]
+    fn a_health_flip_publishes_and_an_unknown_backend_counts_as_alive() {
+        let scene = scene();
+        let (one, two) = (scene.add(1), scene.add(2));
+        assert_eq!(scene.eligible(), [1, 2]);
+        scene.probe(one.id, Some(Health::Down));
+        assert_eq!(scene.eligible(), [2]);
+        scene.registry.refused(two.id, scene.now);
+        assert!(scene.eligible().is_empty());
+        scene.probe(one.id, Some(Health::Up));
+        assert_eq!(scene.eligible(), [1]);
+        let version = scene.fleet.snapshot.load().version;
+        scene.probe(one.id, None);
+        assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+        let entry = scene.registry.find(Which::Name("127.0.0.1:2")).unwrap();
+        assert_eq!(entry.ineligible_because().unwrap(), "down: connection refused");
+    }
+
+    #[test]
+    fn a_flip_of_one_that_has_been_removed_is_ignored() {
+        let scene = scene();
+        let one = scene.add(1);
+        scene.remove(1);
+        scene.probe(one.id, Some(Health::Down));
+        scene.registry.refused(one.id, scene.now);
+        assert_eq!(scene.fleet.snapshot.load().version, 2);
+    }
+
+    #[test]
+    fn a_drained_backend_is_alive_but_not_eligible() {
+        let scene = scene();
+        scene.add(1);
+        let which = Which::Url("http://127.0.0.1:1");
+        assert!(scene.registry.set_state(which, State::Drain, scene.now));
+        assert!(scene.eligible().is_empty());
+        assert!(scene.registry.find(which).unwrap().is_alive());
+        assert!(scene.registry.set_state(which, State::Ready, scene.now));
+        assert_eq!(scene.eligible(), [1]);
+        assert!(!scene.registry.set_state(Which::Name("nobody"), State::Drain, scene.now));
+    }
+
+    #[test]
+    fn ids_are_never_used_twice_and_slots_only_after_the_last_holder_has_gone() {
+        let scene = scene();
+        let first = scene.add(1);
+        assert_eq!((first.id, first.slot), (1, 0));
+        scene.remove(1);
+        let held = scene.add(1);
+        assert_eq!((held.id, held.slot), (2, 1), "slot 0 is still held");
+        drop(first);
+        let reused = scene.add(3);
+        assert_eq!((reused.id, reused.slot), (3, 0));
+    }
+
+    #[test]
+    fn a_backends_counts_survive_changes_that_do_not_concern_it() {
+        let scene = scene();
+        let one = scene.add(1);
+        let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one));
+        scene.add(2);
+        scene.remove(2);
+        let snapshot = scene.fleet.snapshot.load();
+        assert_eq!(snapshot.backends[0].in_flight(), 1);
+        assert!(Arc::ptr_eq(&snapshot.backends[0], &one));
+    }
+
+    #[test]
+    fn the_last_twenty_changes_are_remembered() {
+        let scene = scene();
+        let one = scene.add(1);
+        for _ in 0..15 {
+            scene.probe(one.id, Some(Health::Down));
+            scene.probe(one.id, Some(Health::Up));
+        }
+        let entry = scene.registry.find(Which::Name("127.0.0.1:1")).unwrap();
+        assert_eq!(entry.changes.len(), CHANGES_MAX);
+        assert_eq!(entry.changes.back().unwrap().what, "up: answered 200");
+    }
+}

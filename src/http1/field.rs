@@ -1,0 +1,260 @@
+//! Header fields: the names that mean something to a proxy, the comma-separated lists in their values, and copying
+//! their lines.
+
+use httparse::Header;
+
+/// A field name that a proxy treats in its own way. Recognised in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// `Connection`.
+    Connection,
+    /// `Content-Length`.
+    ContentLength,
+    /// `Date`.
+    Date,
+    /// `Expect`.
+    Expect,
+    /// `Host`.
+    Host,
+    /// `Keep-Alive`, `Proxy-Connection`, `TE` or `HTTP2-Settings`: hop-by-hop whatever `Connection` says
+    /// (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
+    HopByHop,
+    /// `Max-Forwards`.
+    MaxForwards,
+    /// `Trailer`.
+    Trailer,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Upgrade`.
+    Upgrade,
+    /// `Via`.
+    Via,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `X-Forwarded-Host`.
+    XForwardedHost,
+    /// `X-Forwarded-Proto`.
+    XForwardedProto,
+    /// `X-Request-Id`.
+    XRequestId,
+    /// Any other.
+    Other,
+}
+
+impl Known {
+    /// Which of them `name` is.
+    #[inline]
+    pub fn of(name: &str) -> Self {
+        // The length alone rules nearly every name out; no two candidates of one length get a second comparison unless
+        // their first letters agree.
+        let bytes = name.as_bytes();
+        let Some(first) = bytes.first().map(u8::to_ascii_lowercase) else {
+            return Self::Other;
+        };
+        let (lower, known) = match (bytes.len(), first) {
+            (2, b't') => ("te", Self::HopByHop),
+            (3, b'v') => ("via", Self::Via),
+            (4, b'h') => ("host", Self::Host),
+            (4, b'd') => ("date", Self::Date),
+            (6, b'e') => ("expect", Self::Expect),
+            (7, b'u') => ("upgrade", Self::Upgrade),
+            (7, b't') => ("trailer", Self::Trailer),
+            (10, b'c') => ("connection", Self::Connection),
+            (10, b'k') => ("keep-alive", Self::HopByHop),
+            (12, b'm') => ("max-forwards", Self::MaxForwards),
+            (12, b'x') => ("x-request-id", Self::XRequestId),
+            (14, b'c') => ("content-length", Self::ContentLength),
+            (14, b'h') => ("http2-settings", Self::HopByHop),
+            (15, b'x') => ("x-forwarded-for", Self::XForwardedFor),
+            (16, b'x') => ("x-forwarded-host", Self::XForwardedHost),
+            (16, b'p') => ("proxy-connection", Self::HopByHop),
+            (17, b't') => ("transfer-encoding", Self::TransferEncoding),
+            (17, b'x') => ("x-forwarded-proto", Self::XForwardedProto),
+            _ => return Self::Other,
+        };
+        if name.eq_ignore_ascii_case(lower) {
+            known
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// The elements of a comma-separated value, trimmed of spaces and tabs; empty ones included (RFC 9110 §5.6.1). Not for
+/// values that may hold quoted strings.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim)
+}
+
+/// Without spaces and tabs around it.
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// A byte of a token (RFC 9110 §5.6.2).
+pub(super) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// A byte of a field value: visible, a space, a tab, or obs-text (RFC 9110 §5.5).
+pub(super) const fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=0x7e | 0x80..=0xff)
+}
+
+/// Appends to `out` the lines of those `fields` that `keep` wants, as they stand in `head`. Neighbours are copied
+/// together, which is most of what makes forwarding a head cheap.
+pub(super) fn copy_lines<'b>(
+    out: &mut Vec<u8>,
+    head: &'b [u8],
+    fields: &[Header<'b>],
+    mut keep: impl FnMut(Known, &Header<'b>) -> bool,
+) {
+    let mut run_start = None;
+    for field in fields {
+        let line = offset_in(head, field.name.as_bytes());
+        if keep(Known::of(field.name), field) {
+            run_start.get_or_insert(line);
+        } else if let Some(start) = run_start.take() {
+            out.extend_from_slice(&head[start..line]);
+        }
+    }
+    if let Some(start) = run_start {
+        let blank_line = head.len() - 2;
+        out.extend_from_slice(&head[start..blank_line]);
+    }
+}
+
+/// Where `part`, which is a slice of `whole`, begins in it.
+pub(super) fn offset_in(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr().addr() - whole.as_ptr().addr()
+}
+
+/// Does a `Connection` line among `fields` name `name`?
+pub(super) fn connection_names(fields: &[Header<'_>], name: &str) -> bool {
+    fields
+        .iter()
+        .filter(|field| Known::of(field.name) == Known::Connection)
+        .flat_map(|field| list(field.value))
+        .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// What all `Connection` lines of a head say together (RFC 9110 §7.6.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ConnectionOptions {
+    /// `close` is among them.
+    pub close: bool,
+    /// `keep-alive` is among them.
+    pub keep_alive: bool,
+    /// `upgrade` is among them.
+    pub upgrade: bool,
+    /// Others are, which name fields that go no further.
+    pub names_fields: bool,
+    options: usize,
+}
+
+impl ConnectionOptions {
+    /// More options than this in one head are refused: each field of the head is compared with each of them.
+    const OPTIONS_MAX: usize = 64;
+
+    /// Adds one line; false when there are too many options.
+    pub(super) fn add(&mut self, value: &[u8]) -> bool {
+        for option in list(value) {
+            self.options += 1;
+            match option.len() {
+                0 => {}
+                5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                _ => self.names_fields = true,
+            }
+        }
+        self.options <= Self::OPTIONS_MAX
+    }
+}
+
+/// Does an `Upgrade` value offer HTTP/2 over cleartext? It is never passed on: behind it a backend would speak
+/// another protocol to the client, past every check made here.
+pub(super) fn offers_h2c(upgrade: &[u8]) -> bool {
+    list(upgrade).any(|protocol| {
+        let name = protocol
+            .split(|&byte| byte == b'/')
+            .next()
+            .unwrap_or_default();
+        let name = trim(name);
+        name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"h2")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for (name, want) in [
+            ("Host", Known::Host),
+            ("HOST", Known::Host),
+            ("content-length", Known::ContentLength),
+            ("Content_Length", Known::Other),
+            ("Transfer-Encoding", Known::TransferEncoding),
+            ("Keep-Alive", Known::HopByHop),
+            ("Proxy-Connection", Known::HopByHop),
+            ("TE", Known::HopByHop),
+            ("HTTP2-Settings", Known::HopByHop),
+            ("X-Forwarded-For", Known::XForwardedFor),
+            ("X-Forwarded-Fox", Known::Other),
+            ("", Known::Other),
+        ] {
+            assert_eq!(Known::of(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_are_split_at_commas_and_trimmed() {
+        assert!(list(b" a ,\tb,,c").eq([&b"a"[..], b"b", b"", b"c"]));
+        assert!(list(b"").eq([b""]));
+    }
+
+    #[test]
+    fn connection_options_add_up_over_lines() {
+        let mut options = ConnectionOptions::default();
+        assert!(options.add(b"x-foo, CLOSE"));
+        assert!(options.add(b"Upgrade"));
+        assert!(options.close && options.upgrade && options.names_fields && !options.keep_alive);
+        assert!(!options.add(&[b','; 64]));
+    }
+
+    #[test]
+    fn h2c_is_seen_among_others() {
+        for (value, want) in [
+            (&b"websocket"[..], false),
+            (b"h2c", true),
+            (b"H2C", true),
+            (b"websocket, h2c", true),
+            (b"h2c/1 ,x", true),
+            (b"xh2c", false),
+        ] {
+            assert_eq!(offers_h2c(value), want, "{value:?}");
+        }
+    }
+}

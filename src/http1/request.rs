@@ -1,0 +1,432 @@
+//! A request's head: from bytes to something that can no longer be misread.
+
+use std::fmt;
+
+use httparse::{Header, ParserConfig, Status};
+
+use super::field::{self, ConnectionOptions, Known};
+use super::framing::{self, Coding, Framing};
+use super::head::{self, HEAD_END, HeadLimits, Parsed, Slot, Version};
+use super::target::{Target, is_host};
+
+/// A request method that matters here. Case-sensitive, as methods are (RFC 9110 §9.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// POST.
+    Post,
+    /// PUT.
+    Put,
+    /// DELETE.
+    Delete,
+    /// OPTIONS.
+    Options,
+    /// TRACE.
+    Trace,
+    /// CONNECT.
+    Connect,
+    /// Any other, PATCH among them.
+    Other,
+}
+
+impl Method {
+    /// Which of them these bytes are.
+    pub fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"OPTIONS" => Self::Options,
+            b"TRACE" => Self::Trace,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+
+    /// May the request be sent twice without doing more than once (RFC 9110 §9.2.2)?
+    pub fn is_idempotent(self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace => true,
+            Self::Post | Self::Connect | Self::Other => false,
+        }
+    }
+}
+
+/// A whole and sound request head.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'h, 'b> {
+    /// What is asked for.
+    pub method: Method,
+    /// The method as it was sent.
+    pub method_bytes: &'b [u8],
+    /// What it is asked of.
+    pub target: Target<'b>,
+    /// The client's version.
+    pub version: Version,
+    /// Every field, in order; values without spaces around them.
+    pub fields: &'h [Header<'b>],
+    /// The host that is meant: that of an absolute-form target, else `Host` (RFC 9112 §3.2.2). Only an HTTP/1.0 request
+    /// may have none.
+    pub host: Option<&'b [u8]>,
+    /// How its body is delimited; never [`Framing::UntilClose`].
+    pub framing: Framing,
+    /// Does the client want to keep its connection (RFC 9112 §9.3)?
+    pub keep_alive: bool,
+    /// Does it wait for `100 Continue` before it sends its body? Only in HTTP/1.1, and only when a body is to come
+    /// (RFC 9110 §10.1.1).
+    pub expect_continue: bool,
+    /// The protocols it offers to switch to. Only in HTTP/1.1, when `Connection` names `upgrade`, from a single field
+    /// that doesn't offer h2c.
+    pub upgrade: Option<&'b [u8]>,
+    /// `Max-Forwards`, where it counts: in OPTIONS and TRACE (RFC 9110 §7.6.2). At 0 the request is to be answered
+    /// here.
+    pub max_forwards: Option<u64>,
+    /// `Connection` names fields, see [`Self::connection_names`].
+    pub(super) names_fields: bool,
+    /// From the method to the blank line, that included.
+    pub(super) head: &'b [u8],
+}
+
+impl<'b> Request<'_, 'b> {
+    /// The value of the first field of this name (in any case).
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        let mut fields = self.fields.iter();
+        fields
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    }
+
+    /// Does `Connection` name this field, so that it goes no further (RFC 9110 §7.6.1)?
+    pub fn connection_names(&self, name: &str) -> bool {
+        self.names_fields && field::connection_names(self.fields, name)
+    }
+
+    /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.
+    pub fn copy_lines(&self, out: &mut Vec<u8>, keep: impl FnMut(Known, &Header<'b>) -> bool) {
+        field::copy_lines(out, self.head, self.fields, keep);
+    }
+}
+
+/// Why a request head is refused. After any of these nobody knows where the next request would begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// It breaks the grammar or contradicts itself: 400.
+    Malformed(&'static str),
+    /// Its target is longer than [`HeadLimits::uri_bytes`]: 414.
+    UriTooLong,
+    /// It is longer than [`HeadLimits::head_bytes`]: 431.
+    HeadTooLarge,
+    /// It has more fields than [`HeadLimits::headers`]: 431.
+    TooManyFields,
+    /// It is neither HTTP/1.0 nor HTTP/1.1: 505.
+    UnsupportedVersion,
+    /// It is sound, but asks for what isn't done here: 501.
+    NotImplemented(&'static str),
+}
+
+impl RequestError {
+    /// What is wrong, in a few words of ASCII.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed(reason) | Self::NotImplemented(reason) => reason,
+            Self::UriTooLong => "request target too long",
+            Self::HeadTooLarge => "request head too large",
+            Self::TooManyFields => "too many header fields",
+            Self::UnsupportedVersion => "HTTP version not supported",
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// Reads the request head that `bytes` begin with and calls `with` on it once it is whole. A head that can't become a
+/// sound one is refused as soon as that shows, however many bytes are still to come; how the bytes were split on their
+/// way makes no difference to the outcome. Allocates nothing for a head of up to 64 fields.
+///
+/// # Errors
+/// See [`RequestError`]; RFC 9112 §2–§3 and §5–§6 say what is refused.
+pub fn parse_request<'b, R>(
+    bytes: &'b [u8],
+    limits: &HeadLimits,
+    with: impl FnOnce(&Request<'_, 'b>) -> R,
+) -> Result<Parsed<R>, RequestError> {
+    let mut slots = head::slots();
+    let fields = limits.headers.min(slots.len());
+    match read(bytes, limits, &mut slots[..fields]) {
+        Err(RequestError::TooManyFields) if limits.headers > fields => {}
+        outcome => return Ok(outcome?.map(|request| with(&request))),
+    }
+    let mut slots = head::slots_on_heap(limits.headers);
+    Ok(read(bytes, limits, &mut slots)?.map(|request| with(&request)))
+}
+
+/// Empty lines before a request that are tolerated (RFC 9112 §2.2 asks for one).
+const EMPTY_LINES_MAX: usize = 4;
+
+fn read<'h, 'b>(
+    bytes: &'b [u8],
+    limits: &HeadLimits,
+    slots: &'h mut [Slot<'b>],
+) -> Result<Parsed<Request<'h, 'b>>, RequestError> {
+    // What lies beyond the limit must make no difference, or the outcome would depend on how much has come already.
+    let within = &bytes[..bytes.len().min(limits.head_bytes)];
+    let skipped = empty_lines_bytes(within)?;
+    let text = &within[skipped..];
+    let slots_len = slots.len();
+
+    let mut parsed = httparse::Request::new(&mut []);
+    let outcome =
+        ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, text, slots);
+
+    // First the request line, then the fields, as a reader of single bytes would meet them.
+    let method = parsed.method.map(|method| Method::of(method.as_bytes()));
+    if method == Some(Method::Connect) {
+        return Err(RequestError::NotImplemented("CONNECT is not served"));
+    }
+    let target = match (method, parsed.path) {
+        (Some(method), Some(target)) => {
+            if target.len() > limits.uri_bytes {
+                return Err(RequestError::UriTooLong);
+            }
+            Some(Target::parse(method, target.as_bytes()).map_err(RequestError::Malformed)?)
+        }
+        (Some(_), None) if unfinished_target_bytes(text) > limits.uri_bytes => {
+            return Err(RequestError::UriTooLong);
+        }
+        _ => None,
+    };
+    let mut refused = match outcome {
+        Ok(Status::Complete(head_bytes)) => {
+            let (Some(method), Some(target)) = (method, target) else {
+                return Err(RequestError::Malformed("no request line"));
+            };
+            let head = &text[..head_bytes];
+            let request = check(method, target, parsed, head)?;
+            return Ok(Parsed::Complete {
+                head_bytes: skipped + head_bytes,
+                value: request,
+            });
+        }
+        Ok(Status::Partial) => None,
+        Err(error) => Some(error),
+    };
+
+    if refused == Some(httparse::Error::Version) {
+        match version_text(text, parsed.path) {
+            VersionText::Unfinished => refused = None,
+            VersionText::Other => return Err(RequestError::UnsupportedVersion),
+            VersionText::Garbled => return Err(RequestError::Malformed("bad HTTP version")),
+        }
+    }
+    let lines_seen = match refused {
+        Some(httparse::Error::TooManyHeaders) => slots_len + 2,
+        _ => usize::MAX,
+    };
+    if head::has_bare_lf(text, lines_seen) {
+        return Err(RequestError::Malformed("line ends in LF without CR"));
+    }
+    match refused {
+        None => {}
+        Some(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyFields),
+        Some(httparse::Error::Token) if method.is_some() => {
+            return Err(RequestError::Malformed("bad request target"));
+        }
+        Some(httparse::Error::Token) => return Err(RequestError::Malformed("bad method")),
+        Some(httparse::Error::HeaderName) => {
+            return Err(RequestError::Malformed("bad field name or folded line"));
+        }
+        Some(httparse::Error::HeaderValue) => {
+            return Err(RequestError::Malformed("bad byte in a field value"));
+        }
+        Some(_) => return Err(RequestError::Malformed("bad line end")),
+    }
+    if within.len() < limits.head_bytes {
+        Ok(Parsed::Partial)
+    } else {
+        Err(RequestError::HeadTooLarge)
+    }
+}
+
+/// How many bytes of empty lines come before the request.
+fn empty_lines_bytes(bytes: &[u8]) -> Result<usize, RequestError> {
+    let mut skipped = 0;
+    while let Some(rest) = bytes[skipped..].strip_prefix(b"\r\n") {
+        skipped = bytes.len() - rest.len();
+        if skipped > 2 * EMPTY_LINES_MAX {
+            return Err(RequestError::Malformed("empty lines instead of a request"));
+        }
+    }
+    match bytes[skipped..] {
+        [b'\n', ..] => Err(RequestError::Malformed("line ends in LF without CR")),
+        _ => Ok(skipped),
+    }
+}
+
+/// The length so far of a target that didn't come to its end, or to a good one.
+fn unfinished_target_bytes(text: &[u8]) -> usize {
+    let Some(space) = memchr::memchr(b' ', text) else {
+        return 0;
+    };
+    text[space + 1..]
+        .iter()
+        .take_while(|&&byte| byte > b' ' && byte != 0x7f)
+        .count()
+}
+
+enum VersionText {
+    /// May still become a version.
+    Unfinished,
+    /// A version of HTTP that isn't spoken here.
+    Other,
+    /// None at all.
+    Garbled,
+}
+
+/// Looks at what httparse didn't take for a version that it knows.
+fn version_text(text: &[u8], path: Option<&str>) -> VersionText {
+    let Some(path) = path else {
+        return VersionText::Garbled;
+    };
+    let start = field::offset_in(text, path.as_bytes()) + path.len() + 1;
+    let version = &text[start.min(text.len())..];
+    let fits = |(at, &byte): (usize, &u8)| match b"HTTP/1.1"[at] {
+        b'1' => byte.is_ascii_digit(),
+        wanted => byte == wanted,
+    };
+    if !version.iter().take(8).enumerate().all(fits) {
+        VersionText::Garbled
+    } else if version.len() < 8 {
+        VersionText::Unfinished
+    } else {
+        VersionText::Other
+    }
+}
+
+/// The rules beyond the grammar, on a head that httparse has taken; one pass over the fields.
+fn check<'h, 'b>(
+    method: Method,
+    target: Target<'b>,
+    parsed: httparse::Request<'h, 'b>,
+    head: &'b [u8],
+) -> Result<Request<'h, 'b>, RequestError> {
+    let malformed = |reason| Err(RequestError::Malformed(reason));
+    let version = if parsed.version == Some(0) {
+        Version::Http10
+    } else {
+        Version::Http11
+    };
+    let mut host = None;
+    let mut length = None;
+    let mut coding = None;
+    let mut connection = ConnectionOptions::default();
+    let mut upgrade = None;
+    let mut upgrades = 0;
+    let mut expects_continue = false;
+    let mut max_forwards = None;
+
+    let fields: &'h [Header<'b>] = parsed.headers;
+    for field in fields {
+        if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
+            return malformed("line ends in LF without CR");
+        }
+        match Known::of(field.name) {
+            Known::Host => {
+                if host.is_some() {
+                    return malformed("more than one Host");
+                }
+                if !is_host(field.value) {
+                    return malformed("bad Host");
+                }
+                host = Some(field.value);
+            }
+            Known::ContentLength => {
+                if length.is_some() {
+                    return malformed("more than one Content-Length");
+                }
+                let Some(bytes) = framing::content_length(field.value) else {
+                    return malformed("bad Content-Length");
+                };
+                length = Some(bytes);
+            }
+            Known::TransferEncoding => {
+                // A second line could only add codings behind the first, or repeat it.
+                let line = framing::coding(field.value);
+                coding = Some(if coding.is_none() {
+                    line
+                } else {
+                    Coding::Faulty
+                });
+            }
+            Known::Connection => {
+                if !connection.add(field.value) {
+                    return malformed("too many options in Connection");
+                }
+            }
+            Known::Upgrade => {
+                upgrades += 1;
+                upgrade = Some(field.value);
+            }
+            Known::Expect => {
+                expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
+            }
+            Known::MaxForwards => max_forwards = framing::content_length(field.value),
+            _ => {}
+        }
+    }
+    if !head.ends_with(HEAD_END) {
+        return malformed("line ends in LF without CR");
+    }
+    if host.is_none() && version == Version::Http11 {
+        return malformed("no Host");
+    }
+    if let Target::Absolute { authority, .. } = target {
+        host = Some(authority);
+    }
+    let framing = match (coding, length) {
+        (None, None) => Framing::None,
+        (None, Some(bytes)) => Framing::Length(bytes),
+        (Some(_), Some(_)) => return malformed("both Content-Length and Transfer-Encoding"),
+        (Some(_), None) if version == Version::Http10 => {
+            return malformed("Transfer-Encoding in HTTP/1.0");
+        }
+        (Some(Coding::Chunked), None) => Framing::Chunked,
+        (Some(Coding::UnknownThenChunked), None) => {
+            return Err(RequestError::NotImplemented("transfer coding not spoken"));
+        }
+        (Some(Coding::Faulty), None) => return malformed("bad Transfer-Encoding"),
+    };
+    let modern = version == Version::Http11;
+    let upgrade = upgrade.filter(|value| {
+        modern
+            && connection.upgrade
+            && upgrades == 1
+            && !value.is_empty()
+            && !field::offers_h2c(value)
+    });
+    Ok(Request {
+        method,
+        method_bytes: parsed.method.unwrap_or_default().as_bytes(),
+        target,
+        version,
+        fields,
+        host,
+        framing,
+        keep_alive: !connection.close && (modern || connection.keep_alive),
+        expect_continue: expects_continue && modern && framing.has_body(),
+        upgrade,
+        max_forwards: max_forwards.filter(|_| matches!(method, Method::Options | Method::Trace)),
+        names_fields: connection.names_fields,
+        head,
+    })
+}

@@ -1,0 +1,142 @@
+//! The head of a backend's answer: reading it, passing interim ones on, and starting its body on its way.
+
+use std::io;
+
+use super::client::Parked;
+use super::error::Failure;
+use super::exchange::After;
+use super::forward::{self, ResponseForwarding};
+use super::pump::Pump;
+use super::transfer::{Body, Transfer};
+use crate::http1::{self, Framing, Parsed, Response, Version};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::world::{Stream, World};
+
+/// Interim answers (1xx) to one request; more are a fault of the backend.
+const INTERIM_MAX: u32 = 32;
+
+/// What the backend's answer begins.
+pub(super) enum Answer {
+    /// A body, whose head was sent on.
+    Body(Body),
+    /// A tunnel (101); its rewritten head is in the scratch.
+    Tunnel,
+}
+
+/// What is to be known of a head once it is rewritten.
+struct Head {
+    status: u16,
+    framing: Framing,
+    keep_alive: bool,
+    to_client: Framing,
+    close: bool,
+}
+
+impl<W: World<Parked = Parked>> Transfer<'_, W> {
+    /// Reads the answer's head and sends it on, with what came of its body. None when it isn't there yet.
+    pub(super) fn read_answer(
+        &mut self,
+        buffer: &mut Buffer,
+        sent: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Option<Answer>, Failure> {
+        loop {
+            if !self.lease.stream.is_readable() {
+                return Ok(None);
+            }
+            match self.lease.stream.try_read(buffer.spare()) {
+                Ok(0) => return Err(Failure::ClosedBeforeHead),
+                Ok(n) => buffer.fill(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(_) => return Err(Failure::ClosedBeforeHead),
+            }
+            while let Some((head, head_bytes)) = self.parse_answer(buffer, sent, scratch)? {
+                buffer.consume(head_bytes);
+                match head.status {
+                    101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
+                    101 => return Err(Failure::BadResponse(http1::ResponseError::Malformed("101 was not asked for"))),
+                    100..=199 => self.pass_interim_on(scratch)?,
+                    _ => return self.begin_body(&head, buffer, scratch).map(Some),
+                }
+            }
+            if buffer.is_full() {
+                buffer.compact();
+            }
+            if buffer.is_full() {
+                return Err(Failure::BadResponse(http1::ResponseError::HeadTooLarge));
+            }
+        }
+    }
+
+    /// Parses a head at the buffer's front and rewrites it into the scratch.
+    fn parse_answer(
+        &self,
+        buffer: &Buffer,
+        sent: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Option<(Head, usize)>, Failure> {
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let parsed = http1::parse_response(buffer.filled(), self.facts.method, &self.proxy.limits, |response| {
+            self.rewrite_answer(response, sent, scratch)
+        });
+        match parsed {
+            Ok(Parsed::Complete { head_bytes, value }) => Ok(Some((value, head_bytes))),
+            Ok(Parsed::Partial) => Ok(None),
+            Err(error) => Err(Failure::BadResponse(error)),
+        }
+    }
+
+    fn rewrite_answer(&self, response: &Response<'_, '_>, sent: bool, scratch: &mut Vec<u8>) -> Head {
+        let shared = &self.proxy.shared;
+        let (to_client, must_close) = forward::client_framing(response, self.facts.version, self.facts.method);
+        let requests_max = shared.config.limits.requests_per_connection;
+        // While more of the request is to come nobody knows where the next one would begin.
+        let close = must_close
+            || !sent
+            || !self.facts.keep_alive
+            || (requests_max > 0 && self.client.requests >= requests_max)
+            || shared.is_draining();
+        let date = if response.has_date { [0; 29] } else { self.proxy.date() };
+        let how = ResponseForwarding {
+            client_version: self.facts.version,
+            framing: to_client,
+            close,
+            date: &date,
+            upgrade: response.status == 101,
+        };
+        scratch.clear();
+        forward::write_response_head(scratch, response, &how);
+        Head { status: response.status, framing: response.framing, keep_alive: response.keep_alive, to_client, close }
+    }
+
+    fn pass_interim_on(&mut self, head: &[u8]) -> Result<(), Failure> {
+        self.interim += 1;
+        if self.interim > INTERIM_MAX {
+            return Err(Failure::BadResponse(http1::ResponseError::Malformed("too many interim answers")));
+        }
+        // RFC 9110 §15.2: never to an HTTP/1.0 client.
+        if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }
+    }
+
+    fn begin_body(&self, head: &Head, buffer: &mut Buffer, scratch: &[u8]) -> Result<Answer, Failure> {
+        let chunks = head.to_client == Framing::Chunked;
+        let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes);
+        let begun = pump.begin(scratch, buffer, &self.client.stream);
+        let body = Body {
+            pump,
+            after: if head.close { After::Close } else { After::Next },
+            reusable: head.keep_alive && head.framing != Framing::UntilClose,
+            framed: head.to_client != Framing::UntilClose,
+            status: head.status,
+            answered: self.proxy.world.now(),
+        };
+        match begun {
+            Ok(()) => Ok(Answer::Body(body)),
+            Err(super::pump::PumpError::Write) => Err(Failure::ClientGone),
+            // Its first chunk is malformed, and nothing of it has gone to the client.
+            Err(_) => Err(Failure::BadResponse(http1::ResponseError::Malformed("malformed chunk"))),
+        }
+    }
+}

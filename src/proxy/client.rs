@@ -1,0 +1,89 @@
+//! A client's connection, with a coroutine and without one.
+
+use std::net::SocketAddr;
+
+use super::shared::Seat;
+use crate::http1::Framing;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::world::Instant;
+
+/// A client connection that a coroutine has.
+pub(super) struct Client<S> {
+    pub(super) stream: S,
+    pub(super) peer: SocketAddr,
+    /// Bytes read and not used up; none is held while the connection is idle.
+    pub(super) buffer: Option<Buffer>,
+    /// The current request's bytes at the buffer's front, while all of it is there: head and whole body.
+    pub(super) whole_bytes: Option<usize>,
+    /// Requests begun on this connection.
+    pub(super) requests: u64,
+    /// When the next head must be whole, or (before its first byte) when the idle connection ends.
+    pub(super) deadline: Deadline,
+    pub(super) seat: Seat,
+}
+
+/// What a connection between two exchanges waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deadline {
+    /// For the first byte of a head.
+    Idle(Instant),
+    /// For the rest of a head whose first bytes are there.
+    Head(Instant),
+    /// Not set yet: since the last exchange nothing was waited for.
+    Unset,
+}
+
+/// What is kept of a client connection while no coroutine has it.
+#[derive(Debug)]
+pub struct Parked {
+    peer: SocketAddr,
+    /// The bytes of half a head, in a piece of memory of just that size.
+    half_head: Option<Box<[u8]>>,
+    requests: u64,
+    deadline: Deadline,
+    seat: Seat,
+}
+
+impl<S> Client<S> {
+    pub(super) fn new(stream: S, peer: SocketAddr, seat: Seat) -> Self {
+        Self { stream, peer, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, seat }
+    }
+
+    /// Length of the request at the buffer's front, when all of it is there.
+    pub(super) fn whole_request(&self, head_bytes: usize, framing: Framing) -> Option<usize> {
+        let there = self.buffer.as_ref()?.len();
+        let body_bytes = match framing {
+            Framing::None => 0,
+            Framing::Length(n) => usize::try_from(n).ok()?,
+            Framing::Chunked | Framing::UntilClose => return None,
+        };
+        head_bytes.checked_add(body_bytes).filter(|&whole| whole <= there)
+    }
+
+    /// Takes the connection apart for parking.
+    pub(super) fn park(self) -> (S, Parked) {
+        let half_head = self.buffer.filter(|buffer| !buffer.is_empty()).map(|buffer| buffer.filled().into());
+        let Self { stream, peer, requests, deadline, seat, .. } = self;
+        (stream, Parked { peer, half_head, requests, deadline, seat })
+    }
+
+    /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
+    pub(super) fn unpark(stream: S, parked: Parked, buffer: impl FnOnce() -> Buffer) -> Self {
+        let Parked { peer, half_head, requests, deadline, seat } = parked;
+        let buffer = half_head.map(|bytes| {
+            let mut buffer = buffer();
+            buffer.append(&bytes);
+            buffer
+        });
+        Self { stream, peer, buffer, whole_bytes: None, requests, deadline, seat }
+    }
+}
+
+impl Deadline {
+    pub(super) fn instant(self) -> Instant {
+        match self {
+            Self::Idle(at) | Self::Head(at) => at,
+            Self::Unset => Instant::NEVER,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A client's connection from exchange to exchange: waiting for heads, parking when none comes, and closing so that
+//! the last answer arrives.
+
+use std::io;
+
+use super::client::{Client, Deadline, Parked};
+use super::error::Failure;
+use super::exchange::{After, Directions};
+use super::{Proxy, Scratch};
+use crate::http1::{self, Parsed, RequestError};
+use crate::runtime::world::{Stream, Wake, World};
+
+/// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(10);
+/// How long and how much a closing connection is still read, so that no reset eats its last answer (RFC 9112 §9.6).
+const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const CLOSE_BYTES_MAX: usize = 1 << 20;
+
+/// Connections over the limit that a worker lets read their answer at the same time.
+const TURNED_AWAY_MAX: usize = 64;
+
+/// What came instead of a head.
+enum Pause {
+    /// Nothing for a while: the connection needs no coroutine.
+    Park,
+    /// The client is gone, or has nothing to say.
+    Gone,
+    /// The head can't be served.
+    Refused(Failure),
+}
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Serves a connection until it ends or parks.
+    pub(super) fn serve(&self, mut client: Client<W::Stream>) {
+        loop {
+            let after = match self.read_head(&mut client) {
+                Ok((directions, scratch)) => self.exchange(&mut client, directions, scratch),
+                Err(Pause::Park) => {
+                    let deadline = client.deadline.instant();
+                    let (stream, parked) = client.park();
+                    return self.world.park(stream, parked, deadline);
+                }
+                Err(Pause::Gone) => return,
+                Err(Pause::Refused(failure)) => self.refuse(&mut client, failure),
+            };
+            client.deadline = Deadline::Unset;
+            match after {
+                After::Next => {}
+                After::Close if client.stream.is_quiet(false) => return,
+                After::Close | After::Linger => return self.close(client),
+                After::Cut => return client.stream.reset_on_close(),
+            }
+        }
+    }
+
+    /// Takes a parked connection up again. None when it ended while it was parked.
+    pub(super) fn unpark(&self, stream: W::Stream, parked: Parked, wake: Wake) -> Option<Client<W::Stream>> {
+        let mut client = Client::unpark(stream, parked, || self.buffers.take());
+        let half_head = client.buffer.is_some();
+        match wake {
+            Wake::Event => Some(client),
+            // An idle connection ends without a word; half a head gets its answer when its time is over.
+            Wake::Deadline if half_head => {
+                self.refuse(&mut client, Failure::RequestHeadTimeout);
+                self.close(client);
+                None
+            }
+            Wake::Recalled if half_head => Some(client),
+            Wake::Deadline | Wake::Recalled => None,
+        }
+    }
+
+    /// Answers a connection that is one too many; only some of these are given time to read the answer.
+    pub(super) fn turn_away(&self, stream: W::Stream) {
+        let mut scratch = self.scratch();
+        let failure = Failure::ConnectionLimit;
+        super::error::write_error_answer(&mut scratch.bytes, &failure, None, &self.date(), true, false);
+        let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
+        drop(scratch);
+        if self.turned_away.get() < TURNED_AWAY_MAX {
+            self.turned_away.set(self.turned_away.get() + 1);
+            self.drain_and_close(&stream);
+            self.turned_away.set(self.turned_away.get() - 1);
+        }
+    }
+
+    /// Reads until a head is whole, and works out what is to become of it.
+    fn read_head(&self, client: &mut Client<W::Stream>) -> Result<(Directions<W>, Scratch), Pause> {
+        let mut buffer = client.buffer.take().unwrap_or_else(|| self.buffers.take());
+        let mut parsed_bytes = 0;
+        let mut linger_until = None;
+        loop {
+            // A head that was incomplete is looked at again when another of its lines is whole.
+            let news = parsed_bytes == 0 || buffer.filled()[parsed_bytes..].contains(&b'\n') || buffer.is_full();
+            if !buffer.is_empty() && news {
+                let mut scratch = self.scratch();
+                let parsed = http1::parse_request(buffer.filled(), &self.limits, |request| {
+                    self.direct(client, request, &mut scratch.bytes, &[])
+                });
+                match parsed {
+                    Ok(Parsed::Complete { head_bytes, value }) => {
+                        client.buffer = Some(buffer);
+                        client.requests += 1;
+                        return Ok((Directions { head_bytes, ..value }, scratch));
+                    }
+                    Ok(Parsed::Partial) => parsed_bytes = buffer.len(),
+                    Err(error) => {
+                        client.buffer = Some(buffer);
+                        return Err(Pause::Refused(Failure::BadRequest(error)));
+                    }
+                }
+            }
+            if buffer.is_full() {
+                buffer.compact();
+                if buffer.is_full() {
+                    client.buffer = Some(buffer);
+                    return Err(Pause::Refused(Failure::BadRequest(RequestError::HeadTooLarge)));
+                }
+            }
+            if client.stream.is_readable() {
+                match client.stream.try_read(buffer.spare()) {
+                    Ok(0) => return Err(Pause::Gone),
+                    Ok(n) => {
+                        buffer.fill(n);
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(Pause::Gone),
+                }
+            }
+            if buffer.is_empty() && self.shared.is_draining() {
+                return Err(Pause::Gone);
+            }
+            let now = self.world.now();
+            self.set_deadline(client, !buffer.is_empty());
+            let until = *linger_until.get_or_insert(now + LINGER);
+            if now >= until {
+                client.buffer = Some(buffer);
+                return Err(Pause::Park);
+            }
+            // An empty buffer serves others meanwhile.
+            if buffer.is_empty() {
+                drop(buffer);
+                self.world.wait(&client.stream, None, until);
+                buffer = self.buffers.take();
+            } else {
+                self.world.wait(&client.stream, None, until);
+            }
+        }
+    }
+
+    /// Starts the clock that now applies, unless it runs already: bytes that trickle in don't set it back.
+    fn set_deadline(&self, client: &mut Client<W::Stream>, has_bytes: bool) {
+        let timeouts = &self.shared.config.timeouts;
+        let fresh = client.requests == 0;
+        client.deadline = match client.deadline {
+            // A connection's first head is timed from its beginning.
+            Deadline::Unset if has_bytes || fresh => {
+                let at = self.world.now() + timeouts.head;
+                if has_bytes { Deadline::Head(at) } else { Deadline::Idle(at) }
+            }
+            Deadline::Unset => Deadline::Idle(self.world.now() + timeouts.keep_alive),
+            Deadline::Idle(at) if has_bytes && fresh => Deadline::Head(at),
+            Deadline::Idle(_) if has_bytes => Deadline::Head(self.world.now() + timeouts.head),
+            running => running,
+        };
+    }
+
+    /// Ends a connection so that what was written last arrives although bytes may be unread.
+    fn close(&self, client: Client<W::Stream>) {
+        drop(client.buffer);
+        self.drain_and_close(&client.stream);
+    }
+
+    fn drain_and_close(&self, stream: &W::Stream) {
+        stream.shutdown_write();
+        let deadline = self.world.now() + CLOSE_PATIENCE;
+        let mut drained = 0;
+        let mut buffer = self.buffers.take();
+        while drained < CLOSE_BYTES_MAX {
+            match stream.try_read(buffer.spare()) {
+                Ok(0) => return,
+                Ok(n) => drained += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.world.wait(stream, None, deadline) == Wake::Deadline {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One request, from its head to the last byte of its answer.
+//!
+//! The phases, in order: read head → parse → frame → route → admit → pick → lease → write head → pump request body ‖
+//! read response head → rewrite → write head → pump response body → return the upstream connection → next.
+//! `connection.rs` reads the head and parses; [`Proxy::direct`] takes the whole head from there to a rewritten one;
+//! [`Proxy::exchange`] does the rest. Both directions are moved by one loop ([`Transfer::run`]) that waits only when
+//! neither can go on.
+
+use std::io;
+use std::net::IpAddr;
+
+use super::client::{Client, Parked};
+use super::error::{Failure, Representation};
+use super::forward::{self, RequestForwarding};
+use super::pump::{self, Pump, PumpError};
+use super::transfer::{Interrupted, Transfer, Upload, upload_failure};
+use super::{Proxy, Scratch};
+use crate::balance::{Outcome, Report};
+use crate::http1::{Framing, Method, Request, Version};
+use crate::runtime::world::{Instant, Stream, World};
+use crate::upstream::{ConnectError, Lease, Visit};
+
+/// Tries of one request, at most; the configuration allows no more.
+pub const TRIES_MAX: usize = 16;
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It serves the next request.
+    Next,
+    /// It ends.
+    Close,
+    /// It ends, and more of the request may come: it is drained for a while first.
+    Linger,
+    /// It is cut, so that nobody takes what was sent for whole.
+    Cut,
+}
+
+/// What an exchange has to remember of a request once its head is rewritten.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) framing: Framing,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) upgrade: bool,
+    /// What an error answer should look like; None: the head, which stays in the buffer, tells.
+    pub(super) representation: Option<Representation>,
+}
+
+/// What a request's head led to.
+pub(super) struct Directions<W: World> {
+    /// Its length in the client's buffer.
+    pub(super) head_bytes: usize,
+    pub(super) facts: Facts,
+    /// Where it goes; its rewritten head is in the scratch then.
+    pub(super) visit: Result<Visit<W>, Failure>,
+}
+
+/// Why a try came to nothing.
+struct Miss {
+    failure: Failure,
+    /// By the retry rule, the request may be sent again.
+    again: bool,
+}
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Admits a request, picks a backend for it, and rewrites its head into `head` for that one. Never waits, so that
+    /// whoever swaps the snapshot knows when its last reader has gone.
+    pub(super) fn direct(
+        &self,
+        client: &Client<W::Stream>,
+        request: &Request<'_, '_>,
+        head: &mut Vec<u8>,
+        tried: &[u64],
+    ) -> Directions<W> {
+        let facts = Facts::of(request);
+        let visit = self.admit(&facts).and_then(|()| self.pick(tried));
+        if let Ok(visit) = &visit {
+            self.rewrite(client.peer.ip(), request, visit, head);
+        }
+        Directions { head_bytes: 0, facts, visit }
+    }
+
+    fn admit(&self, facts: &Facts) -> Result<(), Failure> {
+        let body_max = self.shared.config.limits.body_bytes;
+        match facts.framing {
+            Framing::Length(n) if body_max > 0 && n > body_max => Err(Failure::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    fn pick(&self, tried: &[u64]) -> Result<Visit<W>, Failure> {
+        let fleet = &self.shared.fleet;
+        let snapshot = fleet.snapshot.load();
+        let backend = snapshot.pick(&fleet.cursor, tried).ok_or(Failure::NoBackend)?;
+        Ok(self.pools.visit(backend))
+    }
+
+    fn rewrite(&self, peer: IpAddr, request: &Request<'_, '_>, visit: &Visit<W>, head: &mut Vec<u8>) {
+        let backend = visit.backend();
+        let trusted = &self.shared.config.trusted_proxies;
+        let how = RequestForwarding {
+            base_path: backend.base_path.as_bytes(),
+            default_host: backend.authority.as_bytes(),
+            peer,
+            trusted: !trusted.is_empty() && trusted.iter().any(|net| net.contains(&peer.to_canonical())),
+            scheme: "http",
+            request_id: &self.request_id(),
+            upgrade: request.upgrade.is_some(),
+        };
+        head.clear();
+        forward::write_request_head(head, request, &how);
+    }
+
+    /// Sends the request on, tries again where the retry rule allows it, and answers.
+    pub(super) fn exchange(
+        &self,
+        client: &mut Client<W::Stream>,
+        directions: Directions<W>,
+        mut scratch: Scratch,
+    ) -> After {
+        let Directions { head_bytes, facts, mut visit } = directions;
+        client.whole_bytes = client.whole_request(head_bytes, facts.framing);
+        let mut tried = [0; TRIES_MAX];
+        let mut deadline = None;
+        for tries in 1.. {
+            let result = match visit {
+                Ok(visit) => {
+                    tried[tries - 1] = visit.backend().id;
+                    self.attempt(client, &facts, head_bytes, &visit, &mut scratch, &mut deadline)
+                }
+                Err(failure) => Err(Miss { failure, again: false }),
+            };
+            let miss = match result {
+                Ok(after) => return after,
+                Err(miss) => miss,
+            };
+            let tries_max = (self.shared.config.retries.attempts as usize).min(TRIES_MAX);
+            if !miss.again || tries >= tries_max {
+                return self.answer_failure(client, &facts, miss.failure, &mut scratch);
+            }
+            visit = self.direct_again(client, &mut scratch, &tried[..tries]);
+        }
+        After::Cut
+    }
+
+    /// The same request, whose head is still in the client's buffer, for another backend.
+    fn direct_again(
+        &self,
+        client: &Client<W::Stream>,
+        scratch: &mut Scratch,
+        tried: &[u64],
+    ) -> Result<Visit<W>, Failure> {
+        let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
+        let again = crate::http1::parse_request(bytes, &self.limits, |request| {
+            self.direct(client, request, &mut scratch.bytes, tried).visit
+        });
+        match again {
+            Ok(crate::http1::Parsed::Complete { value, .. }) => value,
+            _ => Err(Failure::NoBackend),
+        }
+    }
+
+    /// One try: lease a connection, send the request, and bring its answer back.
+    fn attempt(
+        &self,
+        client: &mut Client<W::Stream>,
+        facts: &Facts,
+        head_bytes: usize,
+        visit: &Visit<W>,
+        scratch: &mut Scratch,
+        deadline: &mut Option<Instant>,
+    ) -> Result<After, Miss> {
+        let lease = self.lease(client, facts, visit)?;
+        let began = self.world.now();
+        let upload = self.send(client, facts, head_bytes, &lease, &scratch.bytes).map_err(|miss| {
+            visit.backend().record(self.world.worker(), Outcome::Failed);
+            miss
+        })?;
+        let transfer = Transfer::new(self, client, facts, lease, visit, began, deadline);
+        transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {
+            let again = self.shared.config.retries.on_reset && replayable && facts.method.is_idempotent();
+            Miss { failure, again }
+        })
+    }
+
+    /// A connection to the picked backend: an idle one, or a new one.
+    fn lease(&self, client: &Client<W::Stream>, facts: &Facts, visit: &Visit<W>) -> Result<Lease<W>, Miss> {
+        // What can't be sent twice is worth a look at the socket itself.
+        if let Some(lease) = visit.lease_idle(!facts.method.is_idempotent()) {
+            return Ok(lease);
+        }
+        let deadline = self.world.now() + self.shared.config.timeouts.connect;
+        visit.lease_new(&self.world, &client.stream, deadline).map_err(|error| {
+            let reports = &self.shared.fleet.reports;
+            let failure = match error {
+                ConnectError::Refused => {
+                    let _ = reports.try_send(Report::Refused(visit.shared_backend()));
+                    Failure::ConnectRefused
+                }
+                ConnectError::NotResolved | ConnectError::Unroutable(_) => {
+                    let _ = reports.try_send(Report::Unreachable(visit.shared_backend()));
+                    if error == ConnectError::NotResolved { Failure::NameNotResolved } else { Failure::ConnectUnroutable }
+                }
+                ConnectError::Timeout => Failure::ConnectTimeout,
+                ConnectError::NoLocalPort => Failure::NoLocalPort,
+                ConnectError::NoDescriptor => Failure::NoDescriptor,
+                ConnectError::ClientGone => Failure::ClientGone,
+            };
+            let gone = error == ConnectError::ClientGone;
+            visit.backend().record(self.world.worker(), if gone { Outcome::Abandoned } else { Outcome::Failed });
+            // Nothing was sent, so any method may be tried elsewhere.
+            Miss { failure, again: self.shared.config.retries.on_connect && !gone }
+        })
+    }
+
+    /// Writes the rewritten head and what is there of the body, in one call.
+    fn send(
+        &self,
+        client: &mut Client<W::Stream>,
+        facts: &Facts,
+        head_bytes: usize,
+        lease: &Lease<W>,
+        head: &[u8],
+    ) -> Result<Upload, Miss> {
+        let Some(buffer) = client.buffer.as_mut() else {
+            return Err(Miss { failure: Failure::ClientGone, again: false });
+        };
+        if let Some(whole_bytes) = client.whole_bytes {
+            let body = &buffer.filled()[head_bytes..whole_bytes];
+            let written = match pump::write(&lease.stream, &[head, body]) {
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                // The very first write failed: nothing was sent, so any method may be sent again.
+                Err(_) => {
+                    let again = self.shared.config.retries.on_reset;
+                    return Err(Miss { failure: Failure::ClosedBeforeHead, again });
+                }
+            };
+            if written == head.len() + body.len() {
+                return Ok(Upload::Done);
+            }
+            // The backend's buffers are full: the rest follows as room comes, and there is no going back.
+            let of_head = written.min(head.len());
+            let of_body = written - of_head;
+            let mut pump = Pump::new(Framing::Length((body.len() - of_body) as u64), false, 0, 0);
+            pump.lead_with(&head[of_head..]);
+            buffer.consume(head_bytes + of_body);
+            client.whole_bytes = None;
+            return Ok(Upload::Streaming(pump));
+        }
+        let limits = &self.shared.config.limits;
+        buffer.consume(head_bytes);
+        let mut pump = Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
+        match pump.begin(head, buffer, &lease.stream) {
+            Ok(()) => Ok(Upload::Streaming(pump)),
+            // It may have answered already (413, say) before it closed.
+            Err(PumpError::Write) => Ok(Upload::Broken),
+            Err(error) => Err(Miss { failure: upload_failure(&error), again: false }),
+        }
+    }
+
+    /// 128 random bits in hexadecimal.
+    fn request_id(&self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut id = [0; 32];
+        let bits = (u128::from(self.world.random()) << 64) | u128::from(self.world.random());
+        for (n, digit) in id.iter_mut().enumerate() {
+            *digit = DIGITS[(bits >> (4 * n)) as usize & 15];
+        }
+        id
+    }
+}
+
+impl Facts {
+    fn of(request: &Request<'_, '_>) -> Self {
+        Self {
+            method: request.method,
+            version: request.version,
+            framing: request.framing,
+            keep_alive: request.keep_alive,
+            expects_continue: request.expect_continue,
+            upgrade: request.upgrade.is_some(),
+            representation: request.framing.has_body().then(|| Representation::of(forward::accept(request))),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A pump moves one body from one stream to another: never more of it in memory than one buffer, never a wait of its
+//! own. It reads when its block is written, so backpressure goes from end to end.
+
+use std::io::{self, IoSlice};
+
+use crate::http1::{ChunkError, Decoder, Framing, chunk_header};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::world::Stream;
+
+/// Bytes that a pump moves before others get a turn.
+pub(super) const TURN_BYTES: usize = 1 << 20;
+
+/// A body on its way.
+pub(super) struct Pump {
+    reader: Reader,
+    /// The body goes out in chunks.
+    chunks: bool,
+    /// The body's end was read.
+    ended: bool,
+    block: Block,
+    /// Payload bytes read so far, and how many there may be.
+    payload_bytes: u64,
+    payload_max: u64,
+    /// Bytes written so far: grows with every progress.
+    written: u64,
+}
+
+enum Reader {
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+/// What is to be written next, in this order: what was left of a head, a chunk's size line, payload at the buffer's
+/// front, what ends the chunk or the body.
+struct Block {
+    lead: Vec<u8>,
+    prefix: [u8; 18],
+    prefix_bytes: usize,
+    payload: usize,
+    /// Bytes behind the payload that belong to it but are not passed on (chunk framing).
+    skip: usize,
+    suffix: &'static [u8],
+    trailers: Vec<u8>,
+    /// How much of lead + prefix + payload + suffix + trailers is still to be written.
+    left: usize,
+}
+
+/// Where a pump stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The body is through.
+    Done,
+    /// Nothing to read now.
+    NeedsRead,
+    /// No room to write now.
+    NeedsWrite,
+    /// It could go on, but others should get a turn.
+    Yields,
+}
+
+/// What broke a body off.
+#[derive(Debug)]
+pub(super) enum PumpError {
+    /// Reading failed.
+    Read,
+    /// The stream ended before the body.
+    EarlyEnd,
+    /// The chunks are malformed.
+    Chunk(ChunkError),
+    /// More payload than allowed.
+    TooLarge,
+    /// Writing failed.
+    Write,
+}
+
+impl Pump {
+    /// A pump for a body that comes in as `from` and goes out in chunks or plainly. `payload_max` of 0: no bound.
+    pub(super) fn new(from: Framing, chunks: bool, payload_max: u64, trailer_bytes_max: usize) -> Self {
+        let reader = match from {
+            Framing::None => Reader::Length(0),
+            Framing::Length(n) => Reader::Length(n),
+            Framing::Chunked => Reader::Chunked(Decoder::new(trailer_bytes_max)),
+            Framing::UntilClose => Reader::UntilClose,
+        };
+        let payload_max = if payload_max == 0 { u64::MAX } else { payload_max };
+        let ended = matches!(reader, Reader::Length(0));
+        Self { reader, chunks, ended, block: Block::new(), payload_bytes: 0, payload_max, written: 0 }
+    }
+
+    /// Puts `rest` in front of the body: what could not be written of a head.
+    pub(super) fn lead_with(&mut self, rest: &[u8]) {
+        self.block.lead = rest.to_vec();
+        self.block.left += rest.len();
+    }
+
+    /// Takes what `buffer` has of the body and writes it behind `head`, in one call where it fits. What doesn't fit of
+    /// the head is kept.
+    pub(super) fn begin<S: Stream>(&mut self, head: &[u8], buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
+        self.load(buffer)?;
+        let [_, prefix, payload, suffix, trailers] = self.block.pieces(buffer);
+        let pieces = [head, prefix, payload, suffix, trailers];
+        match write(to, &pieces) {
+            Ok(n) => {
+                self.written += n as u64;
+                let of_head = n.min(head.len());
+                self.block.advance(n - of_head, buffer);
+                if of_head < head.len() {
+                    self.lead_with(&head[of_head..]);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.lead_with(head);
+                Ok(())
+            }
+            Err(_) => Err(PumpError::Write),
+        }
+    }
+
+    /// Moves what can be moved without waiting.
+    pub(super) fn step<S: Stream>(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> Result<Step, PumpError> {
+        let mut turn = 0;
+        loop {
+            while self.block.left > 0 {
+                if !to.is_writable() {
+                    return Ok(Step::NeedsWrite);
+                }
+                match write(to, &self.block.pieces(buffer)) {
+                    Ok(n) => {
+                        self.written += n as u64;
+                        self.block.advance(n, buffer);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::NeedsWrite),
+                    Err(_) => return Err(PumpError::Write),
+                }
+            }
+            if self.ended {
+                return Ok(Step::Done);
+            }
+            if buffer.is_empty() {
+                if turn >= TURN_BYTES {
+                    return Ok(Step::Yields);
+                }
+                if !from.is_readable() {
+                    return Ok(Step::NeedsRead);
+                }
+                match from.try_read(buffer.spare()) {
+                    Ok(0) => self.end_of_stream()?,
+                    Ok(n) => {
+                        turn += n;
+                        buffer.fill(n);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::NeedsRead),
+                    Err(_) => return Err(PumpError::Read),
+                }
+            }
+            self.load(buffer)?;
+        }
+    }
+
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Payload that is known to come still, beyond what is loaded; `None` when only its end will tell.
+    pub(super) fn expects(&self) -> Option<u64> {
+        match self.reader {
+            Reader::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Makes a block of what `buffer` has of the body. Bytes behind the body's end stay in the buffer.
+    fn load(&mut self, buffer: &mut Buffer) -> Result<(), PumpError> {
+        if self.ended || buffer.is_empty() {
+            return Ok(());
+        }
+        let (payload, used) = match &mut self.reader {
+            Reader::Length(left) => {
+                let n = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= n as u64;
+                self.ended = *left == 0;
+                (n, n)
+            }
+            Reader::Chunked(decoder) => {
+                let decoded = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
+                self.ended = decoded.end;
+                (decoded.body, decoded.consumed)
+            }
+            Reader::UntilClose => (buffer.len(), buffer.len()),
+        };
+        self.payload_bytes += payload as u64;
+        if self.payload_bytes > self.payload_max {
+            return Err(PumpError::TooLarge);
+        }
+        self.block.payload = payload;
+        self.block.skip = used - payload;
+        self.frame();
+        if payload == 0 {
+            buffer.consume(std::mem::take(&mut self.block.skip));
+        }
+        Ok(())
+    }
+
+    fn end_of_stream(&mut self) -> Result<(), PumpError> {
+        if !matches!(self.reader, Reader::UntilClose) {
+            return Err(PumpError::EarlyEnd);
+        }
+        self.ended = true;
+        self.frame();
+        Ok(())
+    }
+
+    /// Puts the outgoing framing around the block's payload.
+    fn frame(&mut self) {
+        let block = &mut self.block;
+        if self.chunks {
+            block.prefix_bytes = if block.payload > 0 { chunk_header(block.payload, &mut block.prefix).len() } else { 0 };
+            let trailers = match &self.reader {
+                Reader::Chunked(decoder) if self.ended => decoder.trailers(),
+                _ => &[],
+            };
+            block.suffix = match (block.payload > 0, self.ended, trailers.is_empty()) {
+                (true, false, _) => b"\r\n",
+                (true, true, true) => b"\r\n0\r\n\r\n",
+                (true, true, false) => b"\r\n0\r\n",
+                (false, false, _) => b"",
+                (false, true, true) => b"0\r\n\r\n",
+                (false, true, false) => b"0\r\n",
+            };
+            if !trailers.is_empty() {
+                block.trailers = [trailers, b"\r\n"].concat();
+            }
+        }
+        block.left += block.prefix_bytes + block.payload + block.suffix.len() + block.trailers.len();
+    }
+}
+
+impl Block {
+    const fn new() -> Self {
+        Self {
+            lead: Vec::new(),
+            prefix: [0; 18],
+            prefix_bytes: 0,
+            payload: 0,
+            skip: 0,
+            suffix: b"",
+            trailers: Vec::new(),
+            left: 0,
+        }
+    }
+
+    /// What is left, in order. Only whole pieces are counted off, so the first may be a part: see `advance`.
+    fn pieces<'a>(&'a self, buffer: &'a Buffer) -> [&'a [u8]; 5] {
+        let prefix = &self.prefix[..self.prefix_bytes];
+        [&self.lead, prefix, &buffer.filled()[..self.payload], self.suffix, &self.trailers]
+    }
+
+    /// Counts `n` written bytes off the front.
+    fn advance(&mut self, n: usize, buffer: &mut Buffer) {
+        self.left -= n;
+        let mut n = n;
+        let mut off = |len: usize| {
+            let taken = n.min(len);
+            n -= taken;
+            taken
+        };
+        let of_lead = off(self.lead.len());
+        if of_lead > 0 {
+            self.lead.drain(..of_lead);
+        }
+        let of_prefix = off(self.prefix_bytes);
+        if of_prefix > 0 {
+            self.prefix.copy_within(of_prefix..self.prefix_bytes, 0);
+            self.prefix_bytes -= of_prefix;
+        }
+        let of_payload = off(self.payload);
+        self.payload -= of_payload;
+        buffer.consume(of_payload);
+        if self.payload == 0 && self.skip > 0 {
+            buffer.consume(std::mem::take(&mut self.skip));
+        }
+        self.suffix = &self.suffix[off(self.suffix.len())..];
+        let of_trailers = off(self.trailers.len());
+        if of_trailers > 0 {
+            self.trailers.drain(..of_trailers);
+        }
+    }
+}
+
+/// Writes the pieces in one call, leaving out the empty ones.
+pub(super) fn write<S: Stream>(to: &S, pieces: &[&[u8]]) -> io::Result<usize> {
+    let mut slices = [const { IoSlice::new(&[]) }; 5];
+    let mut count = 0;
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+        slices[count] = IoSlice::new(piece);
+        count += 1;
+    }
+    if count == 0 { Ok(0) } else { to.try_write(&slices[..count]) }
+}

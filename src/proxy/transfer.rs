@@ -1,0 +1,305 @@
+//! The middle of an exchange: the rest of the request goes out while the answer comes back.
+//!
+//! ```text
+//! upload    Streaming ─→ Done          the request's body, client to backend
+//!              └───────→ Broken        the backend takes no more: an answer may be there all the same
+//! download  Head ─→ Body ─→ done       1xx answers come before the head; a 101 becomes a tunnel
+//! ```
+//!
+//! One loop steps both and waits when neither can go on. What it waits for has a deadline each; progress sets only
+//! its own direction's back.
+
+use super::Proxy;
+use super::answer::Answer;
+use super::client::{Client, Parked};
+use super::error::Failure;
+use super::exchange::{After, Facts};
+use super::pump::{Pump, PumpError, Step};
+use crate::balance::Outcome;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::world::{Instant, PeerState, Stream, Wake, Watch, World};
+use crate::upstream::{Lease, Visit};
+
+/// The request's way to the backend.
+pub(super) enum Upload {
+    /// All of it is written.
+    Done,
+    /// Its body is on its way.
+    Streaming(Pump),
+    /// The backend took no more of it.
+    Broken,
+}
+
+/// The answer's way to the client.
+enum Download {
+    /// Waiting for its head.
+    Head,
+    /// Its body is on its way.
+    Body(Body),
+}
+
+pub(super) struct Body {
+    pub(super) pump: Pump,
+    /// What becomes of the client's connection when the body is through.
+    pub(super) after: After,
+    /// The upstream connection may be used again then.
+    pub(super) reusable: bool,
+    /// The client can tell a cut body from a whole one by its framing.
+    pub(super) framed: bool,
+    pub(super) status: u16,
+    /// When its head came.
+    pub(super) answered: Instant,
+}
+
+/// A transfer that ended before the answer's head was sent on.
+pub(super) struct Interrupted {
+    pub(super) failure: Failure,
+    /// The backend hung up, and the request is still whole in the buffer.
+    pub(super) replayable: bool,
+}
+
+/// One try's transfer.
+pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
+    pub(super) proxy: &'a Proxy<W>,
+    pub(super) client: &'a mut Client<W::Stream>,
+    pub(super) facts: &'a Facts,
+    pub(super) lease: Lease<W>,
+    visit: &'a Visit<W>,
+    began: Instant,
+    /// When the answer's head must be there, over all tries; set once the request is sent.
+    head_deadline: &'a mut Option<Instant>,
+    /// The client closed its sending side at this moment.
+    half_closed_at: Option<Instant>,
+    /// Interim answers that were sent on.
+    pub(super) interim: u32,
+}
+
+/// What the loop waits for, and until when.
+#[derive(Default)]
+struct Wants {
+    client: bool,
+    deadline: Option<(Instant, Expiry)>,
+}
+
+/// What a deadline that has passed says.
+#[derive(Clone, Copy)]
+enum Expiry {
+    RequestBody,
+    ResponseHead,
+    ResponseBody,
+    ClientWrite,
+    HalfClosed,
+}
+
+/// How long one direction has stood still.
+struct Stillness {
+    since: Instant,
+    written: u64,
+}
+
+impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
+    pub(super) fn new(
+        proxy: &'a Proxy<W>,
+        client: &'a mut Client<W::Stream>,
+        facts: &'a Facts,
+        lease: Lease<W>,
+        visit: &'a Visit<W>,
+        began: Instant,
+        head_deadline: &'a mut Option<Instant>,
+    ) -> Self {
+        Self { proxy, client, facts, lease, visit, began, head_deadline, half_closed_at: None, interim: 0 }
+    }
+
+    /// Runs both directions to their end; what then becomes of the client's connection.
+    pub(super) fn run(mut self, mut upload: Upload, scratch: &mut Vec<u8>) -> Result<After, Interrupted> {
+        let world = &self.proxy.world;
+        let mut buffer = self.proxy.buffers.take();
+        let mut download = Download::Head;
+        let mut up = Stillness { since: self.began, written: 0 };
+        let mut down = Stillness { since: self.began, written: 0 };
+        loop {
+            let mut wants = Wants::default();
+            let mut yields = false;
+            if let Upload::Streaming(pump) = &mut upload {
+                let step = match self.client.buffer.as_mut() {
+                    Some(from) => pump.step(&self.client.stream, from, &self.lease.stream),
+                    None => Err(PumpError::Read),
+                };
+                let body_idle = self.proxy.shared.config.timeouts.body_idle;
+                match step {
+                    Ok(Step::Done) => upload = Upload::Done,
+                    Ok(Step::Yields) => yields = true,
+                    Ok(step) => {
+                        let idle_until = up.progress(pump.written(), world) + body_idle;
+                        if step == Step::NeedsRead {
+                            wants.client = true;
+                            // A client that waits for a 100 isn't slow: the backend is.
+                            if self.facts.expects_continue && self.interim == 0 {
+                                wants.until(self.head_deadline(), Expiry::ResponseHead);
+                            } else {
+                                wants.until(idle_until, Expiry::RequestBody);
+                            }
+                        } else {
+                            wants.until(idle_until, Expiry::ResponseHead);
+                        }
+                    }
+                    Err(PumpError::Write) => upload = Upload::Broken,
+                    Err(error) => return self.break_off(download, upload_failure(&error)),
+                }
+            }
+            match &mut download {
+                Download::Head => match self.read_answer(&mut buffer, matches!(upload, Upload::Done), scratch) {
+                    Ok(Some(Answer::Body(body))) => {
+                        down.since = body.answered;
+                        download = Download::Body(body);
+                        continue;
+                    }
+                    Ok(Some(Answer::Tunnel)) => {
+                        self.record(Outcome::Answered(101, self.proxy.world.now().since(self.began)));
+                        return Ok(self.proxy.tunnel(self.client, &self.lease.stream, buffer, scratch));
+                    }
+                    Ok(None) if matches!(upload, Upload::Streaming(_)) => {}
+                    Ok(None) => wants.until(self.head_deadline(), Expiry::ResponseHead),
+                    Err(failure) => {
+                        self.record(blame(&failure));
+                        let replayable = matches!(failure, Failure::ClosedBeforeHead)
+                            && self.interim == 0
+                            && self.client.whole_bytes.is_some();
+                        return Err(Interrupted { failure, replayable });
+                    }
+                },
+                Download::Body(body) => {
+                    if buffer.is_empty() && body.pump.expects().is_none_or(|left| left > buffer.capacity() as u64) {
+                        buffer = self.proxy.larger(buffer);
+                    }
+                    match body.pump.step(&self.lease.stream, &mut buffer, &self.client.stream) {
+                        Ok(Step::Done) => return Ok(self.finish(&download, &upload, &buffer)),
+                        Ok(Step::Yields) => yields = true,
+                        Ok(step) => {
+                            let timeouts = &self.proxy.shared.config.timeouts;
+                            let still_since = down.progress(body.pump.written(), world);
+                            if step == Step::NeedsRead {
+                                wants.until(still_since + timeouts.body_idle, Expiry::ResponseBody);
+                            } else {
+                                wants.client = true;
+                                wants.until(still_since + timeouts.write, Expiry::ClientWrite);
+                            }
+                        }
+                        Err(PumpError::Write) => return self.break_off(download, Failure::ClientGone),
+                        Err(_) => return self.break_off(download, Failure::BodyCut),
+                    }
+                }
+            }
+            if yields {
+                world.yield_now(&self.lease.stream);
+                continue;
+            }
+            if let Some(expiry) = self.wait(&wants, down.since) {
+                let failure = match expiry {
+                    Expiry::RequestBody => Failure::RequestBodyTimeout,
+                    Expiry::ResponseHead => Failure::ResponseTimeout,
+                    Expiry::ResponseBody => Failure::BodyCut,
+                    Expiry::ClientWrite => Failure::WriteStalled,
+                    Expiry::HalfClosed => Failure::ClientGone,
+                };
+                return self.break_off(download, failure);
+            }
+        }
+    }
+
+    fn head_deadline(&mut self) -> Instant {
+        let timeout = self.proxy.shared.config.request_timeout;
+        *self.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
+    }
+
+    /// Waits for either stream. Says which deadline has passed, if one has.
+    fn wait(&mut self, wants: &Wants, still_since: Instant) -> Option<Expiry> {
+        let (mut deadline, mut expiry) = wants.deadline.unwrap_or((Instant::NEVER, Expiry::ResponseHead));
+        if !wants.client {
+            match self.client.stream.peer_state() {
+                PeerState::Reset => return Some(Expiry::HalfClosed),
+                PeerState::HalfClosed => {
+                    let world = &self.proxy.world;
+                    let at = *self.half_closed_at.get_or_insert_with(|| world.now());
+                    let patience = at.max(still_since) + self.proxy.shared.config.timeouts.half_closed;
+                    if patience < deadline {
+                        (deadline, expiry) = (patience, Expiry::HalfClosed);
+                    }
+                }
+                PeerState::Open => {}
+            }
+        }
+        let watch = if wants.client { Watch::Everything } else { Watch::Hangup };
+        let wake = self.proxy.world.wait(&self.lease.stream, Some((&self.client.stream, watch)), deadline);
+        (wake == Wake::Deadline).then_some(expiry)
+    }
+
+    /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
+    fn break_off(self, download: Download, failure: Failure) -> Result<After, Interrupted> {
+        self.record(blame(&failure));
+        match download {
+            Download::Head => Err(Interrupted { failure, replayable: false }),
+            // A stalled client's unread bytes would keep the connection's memory: they go too.
+            Download::Body(body) if body.framed && !matches!(failure, Failure::WriteStalled) => Ok(After::Close),
+            Download::Body(_) => Ok(After::Cut),
+        }
+    }
+
+    fn record(&self, outcome: Outcome) {
+        self.visit.backend().record(self.proxy.world.worker(), outcome);
+    }
+
+    /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.
+    fn finish(self, download: &Download, upload: &Upload, buffer: &Buffer) -> After {
+        let Download::Body(body) = download else { return After::Cut };
+        self.record(Outcome::Answered(body.status, body.answered.since(self.began)));
+        let sent = matches!(upload, Upload::Done);
+        if sent && body.reusable && buffer.is_empty() {
+            self.lease.give_back(body.answered);
+        }
+        if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {
+            from.consume(whole_bytes);
+        }
+        if sent { body.after } else { After::Linger }
+    }
+}
+
+/// What an upload that broke off on the client's side means.
+pub(super) fn upload_failure(error: &PumpError) -> Failure {
+    match error {
+        PumpError::TooLarge => Failure::BodyTooLarge,
+        PumpError::Chunk(error) => Failure::BadChunk(*error),
+        PumpError::Read | PumpError::EarlyEnd | PumpError::Write => Failure::ClientGone,
+    }
+}
+
+/// What a failure says of the backend.
+fn blame(failure: &Failure) -> Outcome {
+    match failure {
+        Failure::ClientGone
+        | Failure::WriteStalled
+        | Failure::RequestBodyTimeout
+        | Failure::BodyTooLarge
+        | Failure::BadChunk(_) => Outcome::Abandoned,
+        _ => Outcome::Failed,
+    }
+}
+
+impl Wants {
+    fn until(&mut self, at: Instant, expiry: Expiry) {
+        if self.deadline.is_none_or(|(earliest, _)| at < earliest) {
+            self.deadline = Some((at, expiry));
+        }
+    }
+}
+
+impl Stillness {
+    /// Since when nothing moved, now that `written` bytes in all have been written.
+    fn progress<W: World>(&mut self, written: u64, world: &W) -> Instant {
+        if self.written != written {
+            self.written = written;
+            self.since = world.now();
+        }
+        self.since
+    }
+}

@@ -1,0 +1,67 @@
+//! Tunnels: after a 101 the two connections are joined byte for byte (RFC 9110 §7.8).
+
+
+use super::Proxy;
+use super::client::{Client, Parked};
+use super::exchange::After;
+use super::pump::{Pump, PumpError, Step};
+use crate::http1::Framing;
+use crate::runtime::buffer::Buffer;
+use crate::runtime::world::{Stream, Wake, Watch, World};
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Sends the 101's `head` and moves bytes both ways until the backend ends, the client ends and the backend has
+    /// said its last within `timeouts.half_closed`, or nothing moves for `timeouts.tunnel_idle`. Buffered bytes of
+    /// either side go first.
+    pub(super) fn tunnel(
+        &self,
+        client: &mut Client<W::Stream>,
+        upstream: &W::Stream,
+        mut from_upstream: Buffer,
+        head: &[u8],
+    ) -> After {
+        let timeouts = &self.shared.config.timeouts;
+        let mut from_client = client.buffer.take().unwrap_or_else(|| self.buffers.take());
+        if let Some(whole_bytes) = client.whole_bytes.take() {
+            from_client.consume(whole_bytes);
+        }
+        let mut up = Pump::new(Framing::UntilClose, false, 0, 0);
+        let mut down = Pump::new(Framing::UntilClose, false, 0, 0);
+        if down.begin(head, &mut from_upstream, &client.stream).is_err()
+            || up.begin(&[], &mut from_client, upstream).is_err()
+        {
+            return After::Cut;
+        }
+        let mut client_ended = false;
+        let (mut moved, mut since) = (0, self.world.now());
+        loop {
+            let steps = (
+                if client_ended { Ok(Step::Done) } else { up.step(&client.stream, &mut from_client, upstream) },
+                down.step(upstream, &mut from_upstream, &client.stream),
+            );
+            let (up_step, down_step) = match steps {
+                (_, Ok(Step::Done)) => return After::Close,
+                (Ok(up_step), Ok(down_step)) => (up_step, down_step),
+                // The backend reads no more, but may have something to say.
+                (Err(PumpError::Write), Ok(down_step)) => (Step::Done, down_step),
+                _ => return After::Cut,
+            };
+            if up_step == Step::Done && !client_ended {
+                client_ended = true;
+                upstream.shutdown_write();
+            }
+            if up_step == Step::Yields || down_step == Step::Yields {
+                self.world.yield_now(upstream);
+                continue;
+            }
+            let now_moved = up.written() + down.written();
+            if now_moved != moved {
+                (moved, since) = (now_moved, self.world.now());
+            }
+            let patience = if client_ended { timeouts.half_closed } else { timeouts.tunnel_idle };
+            if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline {
+                return After::Close;
+            }
+        }
+    }
+}

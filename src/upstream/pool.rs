@@ -1,0 +1,162 @@
+//! Per-worker pools of idle connections to backends, and leases of them.
+//!
+//! A connection is in exactly one place: idle in its pool, or in one lease. A lease that is dropped closes it; only
+//! [`Lease::give_back`] returns it, so that no error path can put a spoilt connection back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ConnectError, connect};
+use crate::balance::{Backend, InFlight, Snapshot};
+use crate::runtime::world::{Instant, Stream, World};
+
+/// Idle connections that a worker keeps to one backend.
+const IDLE_MAX: usize = 1024;
+
+/// One worker's pools, one for each backend that it has sent a request to.
+pub struct Pools<W: World> {
+    world: W,
+    /// By the backend's slot.
+    table: RefCell<Vec<Option<Rc<Pool<W>>>>>,
+    /// The snapshot that the last sweep saw.
+    version: Cell<u64>,
+}
+
+/// One worker's idle connections to one backend.
+struct Pool<W: World> {
+    backend: Arc<Backend>,
+    /// The most recently used last: the others age and are closed in order.
+    idle: RefCell<VecDeque<Idle<W::Stream>>>,
+    /// The number of the address that took the last connection.
+    address: Cell<usize>,
+}
+
+struct Idle<S> {
+    stream: S,
+    since: Instant,
+}
+
+/// A request that is on its way to a backend: counted in flight there until it is dropped.
+pub struct Visit<W: World> {
+    in_flight: InFlight<PoolOf<W>>,
+}
+
+struct PoolOf<W: World>(Rc<Pool<W>>);
+
+impl<W: World> Deref for PoolOf<W> {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.0.backend
+    }
+}
+
+/// A connection to a backend that belongs to one request.
+pub struct Lease<W: World> {
+    /// The connection.
+    pub stream: W::Stream,
+    /// It has served a request before, so its server may have closed it just now.
+    pub reused: bool,
+    pool: Rc<Pool<W>>,
+}
+
+impl<W: World> Pools<W> {
+    /// No pool yet.
+    pub fn new(world: W) -> Self {
+        Self { world, table: RefCell::new(Vec::new()), version: Cell::new(u64::MAX) }
+    }
+
+    /// Counts a request in flight to `backend`. To be called in the same turn as the pick.
+    pub fn visit(&self, backend: &Arc<Backend>) -> Visit<W> {
+        let mut table = self.table.borrow_mut();
+        if table.len() <= backend.slot {
+            table.resize_with(backend.slot + 1, || None);
+        }
+        let entry = &mut table[backend.slot];
+        let pool = match entry {
+            Some(pool) if pool.backend.id == backend.id => Rc::clone(pool),
+            _ => {
+                let backend = Arc::clone(backend);
+                let pool = Rc::new(Pool { backend, idle: RefCell::default(), address: Cell::new(0) });
+                *entry = Some(Rc::clone(&pool));
+                pool
+            }
+        };
+        Visit { in_flight: InFlight::begin(PoolOf(pool)) }
+    }
+
+    /// Closes what has been idle for `keep_alive`, what its server has closed, and every idle connection to a backend
+    /// that is not in `snapshot`.
+    pub fn sweep(&self, snapshot: &Snapshot, keep_alive: Duration) {
+        let now = self.world.now();
+        let changed = self.version.replace(snapshot.version) != snapshot.version;
+        for entry in self.table.borrow_mut().iter_mut() {
+            let Some(pool) = entry else { continue };
+            pool.idle.borrow_mut().retain(|idle| now.since(idle.since) < keep_alive && idle.stream.is_quiet(false));
+            if changed && !snapshot.backends.iter().any(|backend| backend.id == pool.backend.id) {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Idle connections over all pools.
+    pub fn idle(&self) -> usize {
+        self.table.borrow().iter().flatten().map(|pool| pool.idle.borrow().len()).sum()
+    }
+}
+
+impl<W: World> Visit<W> {
+    /// Where it goes.
+    pub fn backend(&self) -> &Backend {
+        self.in_flight.backend()
+    }
+
+    /// The same, to be kept beyond the visit.
+    pub fn shared_backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.pool().backend)
+    }
+
+    /// The most recently used idle connection whose server has not closed it as far as can be seen; a look at the
+    /// socket itself only when `thorough`.
+    pub fn lease_idle(&self, thorough: bool) -> Option<Lease<W>> {
+        let pool = self.pool();
+        loop {
+            let idle = pool.idle.borrow_mut().pop_back()?;
+            if idle.stream.is_quiet(thorough) {
+                return Some(Lease { stream: idle.stream, reused: true, pool: Rc::clone(pool) });
+            }
+        }
+    }
+
+    /// A new connection, by `deadline`, unless `client` resets its own meanwhile.
+    ///
+    /// # Errors
+    /// See [`connect`].
+    pub fn lease_new(&self, world: &W, client: &W::Stream, deadline: Instant) -> Result<Lease<W>, ConnectError> {
+        let pool = self.pool();
+        let addresses: Arc<Vec<SocketAddr>> = pool.backend.addresses.load_full();
+        let (stream, number) = connect(world, &addresses, pool.address.get(), client, deadline)?;
+        pool.address.set(number);
+        Ok(Lease { stream, reused: false, pool: Rc::clone(pool) })
+    }
+
+    fn pool(&self) -> &Rc<Pool<W>> {
+        &self.in_flight.backend().0
+    }
+}
+
+impl<W: World> Lease<W> {
+    /// Returns the connection to its pool: its last exchange was whole and left nothing behind.
+    pub fn give_back(self, now: Instant) {
+        let mut idle = self.pool.idle.borrow_mut();
+        if idle.len() == IDLE_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { stream: self.stream, since: now });
+    }
+}

@@ -1,0 +1,157 @@
+//! Real threads pick, count and swap at once: no in-flight count and no pick may get lost. The same harness runs over a
+//! deliberately racy counter, and has to notice.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use maypole::balance::{Backend, Fleet, InFlight, Origin, Outcome, Snapshot, Strategy};
+
+const WORKERS: usize = 4;
+const PICKS_PER_WORKER: usize = 50_000;
+const BACKENDS: u64 = 5;
+/// Requests that a worker has in flight at once.
+const DEPTH: usize = 8;
+
+fn backends() -> Vec<Arc<Backend>> {
+    let origin = |id| Origin {
+        name: format!("b{id}"),
+        url: format!("http://127.0.0.1:{}", id + 1),
+        host: "127.0.0.1".into(),
+        port: id as u16 + 1,
+        base_path: String::new(),
+    };
+    (0..BACKENDS).map(|id| Arc::new(Backend::new(id, id as usize, origin(id), WORKERS))).collect()
+}
+
+/// Workers pick from the fleet, and have a few requests in flight each, while a fifth thread swaps snapshots without
+/// pause. `begin` is called with each pick and makes the guard that ends with the request; `swaps` says how often the
+/// set changed.
+fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backend>, usize) -> G + Sync) -> usize {
+    let (fleet, _reports) = Fleet::new(strategy);
+    let snapshot = |version: u64| {
+        // Never the same set twice in a row, and never an empty one.
+        let left_out = version % (BACKENDS + 1);
+        let eligible = all.iter().filter(|backend| backend.id != left_out).cloned().collect();
+        Arc::new(Snapshot { version, backends: all.to_vec(), eligible, strategy })
+    };
+    fleet.snapshot.store(snapshot(0));
+    let over = AtomicBool::new(false);
+    let start = Barrier::new(WORKERS + 1);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                let (fleet, begin, start) = (&fleet, &begin, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let mut in_flight: [Option<G>; DEPTH] = [const { None }; DEPTH];
+                    for turn in 0..PICKS_PER_WORKER {
+                        let now = fleet.snapshot.load();
+                        let backend = now.pick(&fleet.cursor, &[]).expect("the set is never empty");
+                        in_flight[turn % DEPTH] = Some(begin(backend, worker));
+                    }
+                })
+            })
+            .collect();
+        let swapper = scope.spawn(|| {
+            start.wait();
+            let mut version = 0;
+            while !over.load(Ordering::Relaxed) {
+                version += 1;
+                fleet.snapshot.store(snapshot(version));
+            }
+            version as usize
+        });
+        for worker in workers {
+            worker.join().expect("a worker panicked");
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(fleet.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
+        swapper.join().expect("the swapper panicked")
+    })
+}
+
+/// Records its request when it ends, as a worker does, and only then lets the in-flight count go.
+struct Request {
+    worker: usize,
+    in_flight: InFlight,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let took = Duration::from_micros(self.worker as u64 * 100);
+        self.in_flight.backend().record(self.worker, Outcome::Answered(200, took));
+    }
+}
+
+#[test]
+fn no_in_flight_count_and_no_pick_gets_lost() {
+    for strategy in [Strategy::RoundRobin, Strategy::LeastConn] {
+        let all = backends();
+        let swaps = storm(&all, strategy, |backend, worker| Request {
+            worker,
+            in_flight: InFlight::begin(Arc::clone(backend)),
+        });
+        assert!(swaps > 100, "only {swaps} swaps: that was no storm");
+        for backend in &all {
+            assert_eq!(backend.in_flight(), 0, "{} under {strategy:?}", backend.name);
+        }
+        let answered: u64 = all.iter().map(|backend| backend.totals().answered).sum();
+        assert_eq!(answered as usize, WORKERS * PICKS_PER_WORKER);
+        let timed: u64 = all.iter().map(|backend| backend.totals().latency.count()).sum();
+        assert_eq!(timed, answered);
+        let holders: Vec<_> = all.iter().map(Arc::strong_count).collect();
+        assert!(holders.iter().all(|count| *count == 1), "somebody still holds a backend: {holders:?}");
+    }
+}
+
+/// An in-flight count as it must not be: read, then written.
+struct Racy<'a>(&'a AtomicUsize);
+
+impl<'a> Racy<'a> {
+    fn begin(counter: &'a AtomicUsize) -> Self {
+        let seen = counter.load(Ordering::Relaxed);
+        thread::yield_now(); // so that it is lost on a single core too
+        counter.store(seen + 1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Racy<'_> {
+    fn drop(&mut self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_harness_notices_a_count_that_gets_lost() {
+    let counters: Vec<_> = (0..BACKENDS).map(|_| AtomicUsize::new(0)).collect();
+    storm(&backends(), Strategy::RoundRobin, |backend, _| Racy::begin(&counters[backend.id as usize]));
+    let left: Vec<_> = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect();
+    assert!(left.iter().any(|count| *count != 0), "a racy counter came out right: the harness proves nothing");
+}
+
+#[test]
+fn the_rotation_is_exact_over_all_threads_together() {
+    let (fleet, _reports) = Fleet::new(Strategy::RoundRobin);
+    let all = backends();
+    let eligible = all.clone();
+    let snapshot = Snapshot { version: 1, backends: all.clone(), eligible, strategy: Strategy::RoundRobin };
+    fleet.snapshot.store(Arc::new(snapshot));
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let fleet = &fleet;
+            scope.spawn(move || {
+                for _ in 0..10_000 {
+                    let now = fleet.snapshot.load();
+                    let backend = now.pick(&fleet.cursor, &[]).expect("the set isn't empty");
+                    backend.record(worker, Outcome::Failed);
+                }
+            });
+        }
+    });
+    for backend in &all {
+        assert_eq!(backend.totals().failed, WORKERS as u64 * 10_000 / BACKENDS, "{}", backend.name);
+    }
+}
