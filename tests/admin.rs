@@ -144,7 +144,19 @@ fn the_walk_throughs_curl_lines_work() {
     let backends = format!("http://127.0.0.1:{}/backends", proxy.admin_port);
     for (method, status) in [("POST", "201"), ("DELETE", "204")] {
         let body = json!({ "url": b.url() }).to_string();
-        let arguments = ["-X", method, &backends, "-H", "Content-Type: application/json", "-d", &body, "-o", "/dev/null", "-w", "%{http_code}"];
+        let arguments = [
+            "-X",
+            method,
+            &backends,
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            &body,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+        ];
         assert_eq!(String::from_utf8_lossy(&curl(&arguments).stdout), status);
     }
 }
@@ -205,7 +217,9 @@ fn a_bad_body_is_a_400_that_says_why_and_changes_nothing() {
 #[test]
 fn a_wrong_method_is_a_405_that_names_the_right_ones() {
     let proxy = Proxy::over(&[]);
-    for (method, path, allowed) in [("POST", "/status", "GET"), ("PUT", "/backends", "POST"), ("DELETE", "/healthz", "GET")] {
+    for (method, path, allowed) in
+        [("POST", "/status", "GET"), ("PUT", "/backends", "POST"), ("DELETE", "/healthz", "GET")]
+    {
         let answer = proxy.admin(method, path, "");
         problem(&answer, 405);
         assert!(answer.list("allow").contains(allowed), "{answer:?}");
@@ -235,8 +249,13 @@ fn a_page_on_another_origin_may_not_ask() {
     let proxy = Proxy::over(&[&origin]);
     let host = format!("127.0.0.1:{}", proxy.admin_port);
     let body = json!({ "url": origin.url() }).to_string();
-    for (host, field) in [(&*host, "Origin: http://evil.example"), (&*host, "Sec-Fetch-Site: cross-site"), ("evil.example", "X: y")] {
-        let request = format!("DELETE /backends HTTP/1.1\r\nHost: {host}\r\n{field}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    for (host, field) in
+        [(&*host, "Origin: http://evil.example"), (&*host, "Sec-Fetch-Site: cross-site"), ("evil.example", "X: y")]
+    {
+        let request = format!(
+            "DELETE /backends HTTP/1.1\r\nHost: {host}\r\n{field}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         problem(&Client::connect(proxy.admin_port).send(request).answer(), 403);
     }
     assert_eq!(proxy.status()["total_backends"], 1);

@@ -80,7 +80,11 @@ fn a_chunked_body_arrives_whole_whatever_the_size_of_its_chunks() {
         });
         let answer = client.answer();
         sending.join().expect("no panic").expect("the proxy takes it all");
-        assert!(answer.complete && answer.body == body, "{length} bytes in chunks of {size}: {} came", answer.body.len());
+        assert!(
+            answer.complete && answer.body == body,
+            "{length} bytes in chunks of {size}: {} came",
+            answer.body.len()
+        );
     }
 }
 
@@ -108,7 +112,9 @@ fn curl_moves_megabytes_up_and_down() {
 fn trailers_pass_both_ways() {
     let origin = Origin::start(|exchange| {
         exchange.read_body();
-        exchange.send("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 99\r\n\r\n");
+        exchange.send(
+            "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 99\r\n\r\n",
+        );
     });
     let proxy = Proxy::over(&[&origin]);
     let mut client = proxy.client();
@@ -258,7 +264,8 @@ fn a_backend_may_refuse_instead_of_saying_continue() {
     });
     let proxy = Proxy::over(&[&origin]);
     let mut client = proxy.client();
-    let answer = client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").answer();
+    let answer =
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").answer();
     assert_eq!((answer.status(), answer.text()), (403, "no".to_owned()));
     assert!(answer.interim.is_empty(), "the proxy made up a 100: {answer:?}");
 }

@@ -19,7 +19,10 @@ fn every_printed_curl_line_works_as_printed() {
     let ready = || lines(&demo).len() >= 3 && support::Client::try_connect(port.parse().expect("a port")).is_ok();
     eventually("it prints its lines and serves", ready);
     for line in lines(&demo) {
-        let output = Command::new("sh").args(["-c", &format!("curl() {{ command curl --fail --max-time 10 \"$@\"; }}\n{line}")]).output().expect("sh runs");
+        let output = Command::new("sh")
+            .args(["-c", &format!("curl() {{ command curl --fail --max-time 10 \"$@\"; }}\n{line}")])
+            .output()
+            .expect("sh runs");
         assert!(output.status.success(), "{line}: {output:?}");
         assert!(line.contains(&port) || line.contains(&admin_port), "not this demo's ports: {line}");
     }

@@ -41,12 +41,14 @@ fn a_backends_path_is_put_before_the_requests() {
 
 #[test]
 fn fields_pass_in_their_order_and_spelling_with_their_repetitions() {
-    let origin = Origin::start(|exchange| exchange.answer_with(200, &["X-One: 1", "set-cookie: a=1", "Set-Cookie: b=2"], "ok"));
+    let origin =
+        Origin::start(|exchange| exchange.answer_with(200, &["X-One: 1", "set-cookie: a=1", "Set-Cookie: b=2"], "ok"));
     let proxy = Proxy::over(&[&origin]);
     let answer = proxy.client().send("GET / HTTP/1.1\r\nHost: a\r\nX-B: 1\r\nx-a: 2\r\nX-B: 3, 4\r\n\r\n").answer();
     let seen = origin.only_request();
     let own = |message: &Message| -> Vec<(String, String)> {
-        let wanted = |name: &String| ["x-a", "x-b", "x-one", "set-cookie"].contains(&name.to_ascii_lowercase().as_str());
+        let wanted =
+            |name: &String| ["x-a", "x-b", "x-one", "set-cookie"].contains(&name.to_ascii_lowercase().as_str());
         message.fields.iter().filter(|(name, _)| wanted(name)).cloned().collect()
     };
     let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -71,9 +73,8 @@ fn the_backend_is_told_who_asked_and_how() {
 fn every_request_gets_an_id_of_its_own() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::over(&[&origin]);
-    let ids: std::collections::HashSet<_> = (0..20)
-        .map(|_| forwarded(&proxy, &origin, &["GET / HTTP/1.1", "Host: a"]).list("x-request-id"))
-        .collect();
+    let ids: std::collections::HashSet<_> =
+        (0..20).map(|_| forwarded(&proxy, &origin, &["GET / HTTP/1.1", "Host: a"]).list("x-request-id")).collect();
     assert_eq!(ids.len(), 20, "{ids:?}");
     assert!(ids.iter().all(|id| id.len() >= 16), "{ids:?}");
 }
@@ -82,8 +83,14 @@ fn every_request_gets_an_id_of_its_own() {
 fn a_stranger_can_not_pretend_to_be_forwarding() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::over(&[&origin]);
-    let lies =
-        ["GET / HTTP/1.1", "Host: a", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Request-Id: mine"];
+    let lies = [
+        "GET / HTTP/1.1",
+        "Host: a",
+        "X-Forwarded-For: 6.6.6.6",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: evil",
+        "X-Request-Id: mine",
+    ];
     let seen = forwarded(&proxy, &origin, &lies);
     assert_eq!(seen.list("x-forwarded-for"), "127.0.0.1");
     assert_eq!(seen.list("x-forwarded-proto"), "http");
@@ -95,7 +102,8 @@ fn a_stranger_can_not_pretend_to_be_forwarding() {
 fn a_trusted_peer_is_believed_and_appended_to() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "trusted_proxies": ["127.0.0.0/8"] }));
-    let truth = ["GET / HTTP/1.1", "Host: a", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Request-Id: mine"];
+    let truth =
+        ["GET / HTTP/1.1", "Host: a", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Request-Id: mine"];
     let seen = forwarded(&proxy, &origin, &truth);
     assert_eq!(seen.list("x-forwarded-for"), "6.6.6.6, 127.0.0.1");
     assert_eq!(seen.list("x-forwarded-proto"), "https");
@@ -113,7 +121,11 @@ fn an_older_via_is_kept_before_the_proxys_own() {
 #[test]
 fn hop_by_hop_fields_stay_on_their_hop_both_ways() {
     let origin = Origin::start(|exchange| {
-        exchange.answer_with(200, &["Connection: X-Private", "X-Private: 1", "Keep-Alive: timeout=5", "X-End: 1"], "ok");
+        exchange.answer_with(
+            200,
+            &["Connection: X-Private", "X-Private: 1", "Keep-Alive: timeout=5", "X-End: 1"],
+            "ok",
+        );
     });
     let proxy = Proxy::over(&[&origin]);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-secret, keep-alive\r\nX-Secret: 1\r\nKeep-Alive: timeout=9\r\n\
@@ -134,7 +146,11 @@ fn hop_by_hop_fields_stay_on_their_hop_both_ways() {
 fn connection_can_not_strike_out_what_the_proxy_adds() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::over(&[&origin]);
-    let seen = forwarded(&proxy, &origin, &["GET / HTTP/1.1", "Host: a", "Connection: x-forwarded-for, via, x-request-id, host"]);
+    let seen = forwarded(
+        &proxy,
+        &origin,
+        &["GET / HTTP/1.1", "Host: a", "Connection: x-forwarded-for, via, x-request-id, host"],
+    );
     assert_eq!(seen.list("x-forwarded-for"), "127.0.0.1");
     assert_eq!(seen.list("via"), "1.1 maypole");
     assert!(seen.field("x-request-id").is_some());
@@ -216,7 +232,9 @@ fn a_malformed_request_is_refused_and_reaches_no_backend() {
 #[test]
 fn an_answer_of_the_proxys_own_speaks_the_clients_language() {
     let proxy = Proxy::over(&[]);
-    for (accept, wanted) in [("text/html", "text/html"), ("application/json", "application/json"), ("text/plain", "text/plain")] {
+    for (accept, wanted) in
+        [("text/html", "text/html"), ("application/json", "application/json"), ("text/plain", "text/plain")]
+    {
         let answer = proxy.client().send(format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n")).answer();
         assert_eq!(answer.status(), 503);
         assert!(answer.list("content-type").starts_with(wanted), "{answer:?}");

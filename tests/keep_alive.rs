@@ -101,7 +101,8 @@ fn http_1_0_closes_unless_it_asks_to_stay() {
 
     let mut client = proxy.client();
     for target in ["/1", "/2"] {
-        let answer = client.send(format!("GET {target} HTTP/1.0\r\nConnection: Keep-Alive\r\nHost: a\r\n\r\n")).answer();
+        let answer =
+            client.send(format!("GET {target} HTTP/1.0\r\nConnection: Keep-Alive\r\nHost: a\r\n\r\n")).answer();
         assert_eq!(answer.text(), target);
         assert_eq!(answer.list("connection").to_ascii_lowercase(), "keep-alive");
         assert!(answer.field("content-length").is_some(), "a body of no known length could not stay: {answer:?}");
@@ -197,5 +198,9 @@ fn a_connection_may_carry_only_so_many_requests() {
 fn empty_lines_before_a_request_are_ignored() {
     let origin = parrot();
     let proxy = Proxy::over(&[&origin]);
-    assert_eq!(proxy.client().send("\r\n\r\nGET /a HTTP/1.1\r\nHost: a\r\n\r\n").answer().text(), "/a", "RFC 9112 §2.2");
+    assert_eq!(
+        proxy.client().send("\r\n\r\nGET /a HTTP/1.1\r\nHost: a\r\n\r\n").answer().text(),
+        "/a",
+        "RFC 9112 §2.2"
+    );
 }

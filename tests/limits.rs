@@ -73,7 +73,10 @@ fn a_chunked_body_that_grows_too_large_gets_413() {
     let origin = Origin::answering("ok");
     let proxy = limited(&origin, &json!({ "body_bytes": 1000 }));
     let request = |size: usize| {
-        format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size))
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{}\r\n0\r\n\r\n",
+            "x".repeat(size)
+        )
     };
     assert_eq!(proxy.client().send(request(1000)).answer().status(), 200);
     assert_eq!(proxy.client().send(request(1001)).answer().status(), 413);

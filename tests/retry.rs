@@ -121,7 +121,8 @@ fn a_refused_connection_is_tried_elsewhere_even_for_a_post() {
 fn a_backend_that_refuses_leaves_rotation_at_once_and_comes_back_by_itself() {
     let stays = Origin::answering("stays");
     let falls = Origin::answering("falls");
-    let quick = json!({ "health_check_frequency": "1s", "health_check": {"fast_interval": "100ms", "rise": 2, "fall": 100} });
+    let quick =
+        json!({ "health_check_frequency": "1s", "health_check": {"fast_interval": "100ms", "rise": 2, "fall": 100} });
     let proxy = Proxy::with(&[&stays, &falls], quick);
     eventually("both were probed", || stays.probes() > 0 && falls.probes() > 0);
     let url = falls.url();

@@ -125,7 +125,7 @@ fn check_prints_every_error_with_its_path_and_line() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     for (path, line) in [("port", 2), ("strategy", 3), ("backends[1]", 4), ("timeouts.head", 5)] {
-        let found = said.lines().any(|text| text.contains(path) && text.contains(&line.to_string()));
+        let found = said.lines().any(|text| text.contains(path) && text.contains(&format!(":{line}:")));
         assert!(found, "no word of {path} on line {line}: {said}");
     }
 }

@@ -159,7 +159,8 @@ impl Stage {
             let nth = requests.len() - 1;
             drop(requests);
             let stage = Arc::clone(self);
-            let mut exchange = Exchange { request: head, nth, on_connection, stage, reader, body_read: false, over: false };
+            let mut exchange =
+                Exchange { request: head, nth, on_connection, stage, reader, body_read: false, over: false };
             (self.script)(&mut exchange);
             if exchange.over {
                 break;

@@ -260,4 +260,3 @@ fn merge(base: &mut Value, top: Value) {
         (base, top) => *base = top,
     }
 }
-
