@@ -196,7 +196,9 @@ fn every_room_says_what_it_may_know() {
 
 #[test]
 fn the_papers_are_there() {
-    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "LICENSE-MIT", "LICENSE-APACHE", "Cargo.lock"] {
+    for file in
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "LICENSE-MIT", "LICENSE-APACHE", "Cargo.lock"]
+    {
         assert!(root().join(file).is_file(), "{file} is missing");
     }
 }
