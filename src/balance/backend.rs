@@ -27,6 +27,8 @@ pub struct Backend {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// `host:port`, an IPv6 literal in brackets: what a request without a `Host` is sent with.
+    pub authority: String,
     /// Put before every request's path; empty, or `/…` without a trailing slash.
     pub base_path: String,
     /// What the name resolved to last; empty when it never did.
@@ -58,6 +60,11 @@ impl Backend {
         Self {
             id,
             slot,
+            authority: if origin.host.contains(':') {
+                format!("[{}]:{}", origin.host, origin.port)
+            } else {
+                format!("{}:{}", origin.host, origin.port)
+            },
             name: origin.name,
             url: origin.url,
             host: origin.host,

@@ -178,28 +178,18 @@ impl Decoder {
         let mut body = 0;
         while self.state != State::End && consumed < buf.len() {
             if let State::Data(left) = self.state {
-                let here = usize::try_from(left)
-                    .unwrap_or(usize::MAX)
-                    .min(buf.len() - consumed);
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len() - consumed);
                 buf.copy_within(consumed..consumed + here, body);
                 consumed += here;
                 body += here;
                 let left = left - here as u64;
-                self.state = if left == 0 {
-                    State::DataCr
-                } else {
-                    State::Data(left)
-                };
+                self.state = if left == 0 { State::DataCr } else { State::Data(left) };
             } else {
                 self.state = self.step(buf[consumed])?;
                 consumed += 1;
             }
         }
-        Ok(Decoded {
-            consumed,
-            body,
-            end: self.state == State::End,
-        })
+        Ok(Decoded { consumed, body, end: self.state == State::End })
     }
 
     /// The body and its trailers are complete.
@@ -217,9 +207,7 @@ impl Decoder {
     /// The state behind `byte`, which isn't data.
     fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
         match self.state {
-            State::Data(_) | State::DataCr | State::DataLf | State::End => {
-                self.step_chunk_end(byte)
-            }
+            State::Data(_) | State::DataCr | State::DataLf | State::End => self.step_chunk_end(byte),
             State::LineStart
             | State::TrailerName
             | State::TrailerSpace
@@ -260,11 +248,7 @@ impl Decoder {
     fn end_size_line(&mut self) -> State {
         let fair_share = OVERHEAD_FREE + 2 * self.size;
         self.overhead = self.overhead.saturating_sub(fair_share);
-        if self.size == 0 {
-            State::LineStart
-        } else {
-            State::Data(self.size)
-        }
+        if self.size == 0 { State::LineStart } else { State::Data(self.size) }
     }
 
     fn step_chunk_end(&self, byte: u8) -> Result<State, ChunkError> {
@@ -276,10 +260,7 @@ impl Decoder {
     }
 
     fn step_trailer(&mut self, byte: u8) -> Result<State, ChunkError> {
-        self.trailer_bytes_left = self
-            .trailer_bytes_left
-            .checked_sub(1)
-            .ok_or(ChunkError::TrailersTooLarge)?;
+        self.trailer_bytes_left = self.trailer_bytes_left.checked_sub(1).ok_or(ChunkError::TrailersTooLarge)?;
         match (self.state, byte) {
             (State::LineStart, b'\r') => Ok(State::EndLf),
             (State::EndLf, b'\n') => Ok(State::End),
@@ -330,14 +311,9 @@ fn step_extension(state: State, byte: u8) -> Option<State> {
         (State::BeforeValue, b' ' | b'\t') => State::BeforeValue,
         (State::Token, b' ' | b'\t') => State::BeforeExtension,
 
-        (
-            State::BeforeExtension
-            | State::Name
-            | State::AfterName
-            | State::Token
-            | State::AfterQuoted,
-            b';',
-        ) => State::BeforeName,
+        (State::BeforeExtension | State::Name | State::AfterName | State::Token | State::AfterQuoted, b';') => {
+            State::BeforeName
+        }
         (State::Name | State::AfterName, b'=') => State::BeforeValue,
         (State::Name | State::Token | State::AfterQuoted, b'\r') => State::SizeLf,
 

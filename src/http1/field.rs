@@ -72,11 +72,7 @@ impl Known {
             (17, b'x') => ("x-forwarded-proto", Self::XForwardedProto),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(lower) {
-            known
-        } else {
-            Self::Other
-        }
+        if name.eq_ignore_ascii_case(lower) { known } else { Self::Other }
     }
 }
 
@@ -99,20 +95,7 @@ pub(super) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
         )
 }
 
@@ -196,10 +179,7 @@ impl ConnectionOptions {
 /// another protocol to the client, past every check made here.
 pub(super) fn offers_h2c(upgrade: &[u8]) -> bool {
     list(upgrade).any(|protocol| {
-        let name = protocol
-            .split(|&byte| byte == b'/')
-            .next()
-            .unwrap_or_default();
+        let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
         let name = trim(name);
         name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"h2")
     })

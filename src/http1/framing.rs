@@ -36,9 +36,7 @@ pub(super) fn content_length(value: &[u8]) -> Option<u64> {
         if !byte.is_ascii_digit() {
             return None;
         }
-        length = length
-            .checked_mul(10)?
-            .checked_add(u64::from(byte - b'0'))?;
+        length = length.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
     }
     (length <= LENGTH_MAX).then_some(length)
 }
@@ -66,19 +64,10 @@ pub(super) fn coding(value: &[u8]) -> Coding {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Coding::Chunked;
     }
-    let chunked = list(value)
-        .filter(|c| c.eq_ignore_ascii_case(b"chunked"))
-        .count();
-    let last_is_chunked = list(value)
-        .last()
-        .is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
-    let tokens =
-        list(value).all(|c| !c.is_empty() && c.iter().copied().all(super::field::is_token));
-    if tokens && last_is_chunked && chunked == 1 {
-        Coding::UnknownThenChunked
-    } else {
-        Coding::Faulty
-    }
+    let chunked = list(value).filter(|c| c.eq_ignore_ascii_case(b"chunked")).count();
+    let last_is_chunked = list(value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+    let tokens = list(value).all(|c| !c.is_empty() && c.iter().copied().all(super::field::is_token));
+    if tokens && last_is_chunked && chunked == 1 { Coding::UnknownThenChunked } else { Coding::Faulty }
 }
 
 #[cfg(test)]

@@ -43,10 +43,7 @@ impl<T> Parsed<T> {
     pub(super) fn map<R>(self, with: impl FnOnce(T) -> R) -> Parsed<R> {
         match self {
             Self::Partial => Parsed::Partial,
-            Self::Complete { head_bytes, value } => Parsed::Complete {
-                head_bytes,
-                value: with(value),
-            },
+            Self::Complete { head_bytes, value } => Parsed::Complete { head_bytes, value: with(value) },
         }
     }
 }
@@ -65,9 +62,7 @@ pub(super) fn slots<'b>() -> [Slot<'b>; SLOTS_ON_STACK] {
 
 /// A table for `fields` fields on the heap.
 pub(super) fn slots_on_heap<'b>(fields: usize) -> Vec<Slot<'b>> {
-    std::iter::repeat_with(MaybeUninit::uninit)
-        .take(fields)
-        .collect()
+    std::iter::repeat_with(MaybeUninit::uninit).take(fields).collect()
 }
 
 /// Does one of the first `lines` lines end in LF without CR? httparse takes such lines, RFC 9112 §2.2 lets a recipient

@@ -96,9 +96,7 @@ impl<'b> Request<'_, 'b> {
     /// The value of the first field of this name (in any case).
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         let mut fields = self.fields.iter();
-        fields
-            .find(|field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| field.value)
+        fields.find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
 
     /// Does `Connection` name this field, so that it goes no further (RFC 9110 §7.6.1)?
@@ -186,8 +184,7 @@ fn read<'h, 'b>(
     let slots_len = slots.len();
 
     let mut parsed = httparse::Request::new(&mut []);
-    let outcome =
-        ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, text, slots);
+    let outcome = ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, text, slots);
 
     // First the request line, then the fields, as a reader of single bytes would meet them.
     let method = parsed.method.map(|method| Method::of(method.as_bytes()));
@@ -213,10 +210,7 @@ fn read<'h, 'b>(
             };
             let head = &text[..head_bytes];
             let request = check(method, target, parsed, head)?;
-            return Ok(Parsed::Complete {
-                head_bytes: skipped + head_bytes,
-                value: request,
-            });
+            return Ok(Parsed::Complete { head_bytes: skipped + head_bytes, value: request });
         }
         Ok(Status::Partial) => None,
         Err(error) => Some(error),
@@ -251,11 +245,7 @@ fn read<'h, 'b>(
         }
         Some(_) => return Err(RequestError::Malformed("bad line end")),
     }
-    if within.len() < limits.head_bytes {
-        Ok(Parsed::Partial)
-    } else {
-        Err(RequestError::HeadTooLarge)
-    }
+    if within.len() < limits.head_bytes { Ok(Parsed::Partial) } else { Err(RequestError::HeadTooLarge) }
 }
 
 /// How many bytes of empty lines come before the request.
@@ -278,10 +268,7 @@ fn unfinished_target_bytes(text: &[u8]) -> usize {
     let Some(space) = memchr::memchr(b' ', text) else {
         return 0;
     };
-    text[space + 1..]
-        .iter()
-        .take_while(|&&byte| byte > b' ' && byte != 0x7f)
-        .count()
+    text[space + 1..].iter().take_while(|&&byte| byte > b' ' && byte != 0x7f).count()
 }
 
 enum VersionText {
@@ -321,11 +308,7 @@ fn check<'h, 'b>(
     head: &'b [u8],
 ) -> Result<Request<'h, 'b>, RequestError> {
     let malformed = |reason| Err(RequestError::Malformed(reason));
-    let version = if parsed.version == Some(0) {
-        Version::Http10
-    } else {
-        Version::Http11
-    };
+    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let mut host = None;
     let mut length = None;
     let mut coding = None;
@@ -362,11 +345,7 @@ fn check<'h, 'b>(
             Known::TransferEncoding => {
                 // A second line could only add codings behind the first, or repeat it.
                 let line = framing::coding(field.value);
-                coding = Some(if coding.is_none() {
-                    line
-                } else {
-                    Coding::Faulty
-                });
+                coding = Some(if coding.is_none() { line } else { Coding::Faulty });
             }
             Known::Connection => {
                 if !connection.add(field.value) {
@@ -408,11 +387,7 @@ fn check<'h, 'b>(
     };
     let modern = version == Version::Http11;
     let upgrade = upgrade.filter(|value| {
-        modern
-            && connection.upgrade
-            && upgrades == 1
-            && !value.is_empty()
-            && !field::offers_h2c(value)
+        modern && connection.upgrade && upgrades == 1 && !value.is_empty() && !field::offers_h2c(value)
     });
     Ok(Request {
         method,

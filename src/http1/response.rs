@@ -123,18 +123,14 @@ fn read<'h, 'b>(
     }
     let slots_len = slots.len();
     let mut parsed = httparse::Response::new(&mut []);
-    let outcome =
-        ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, slots);
+    let outcome = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, slots);
     if parsed.code.is_some_and(|status| status < 100) {
         return malformed("status below 100");
     }
     let refused = match outcome {
         Ok(Status::Complete(head_bytes)) => {
             let response = check(method, parsed, &text[..head_bytes])?;
-            return Ok(Parsed::Complete {
-                head_bytes,
-                value: response,
-            });
+            return Ok(Parsed::Complete { head_bytes, value: response });
         }
         Ok(Status::Partial) => None,
         Err(error) => Some(error),
@@ -166,11 +162,7 @@ fn check<'h, 'b>(
     head: &'b [u8],
 ) -> Result<Response<'h, 'b>, ResponseError> {
     let malformed = |reason| Err(ResponseError::Malformed(reason));
-    let version = if parsed.version == Some(0) {
-        Version::Http10
-    } else {
-        Version::Http11
-    };
+    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let status = parsed.code.unwrap_or_default();
     let mut length = None;
     let mut coding = None;
@@ -194,11 +186,7 @@ fn check<'h, 'b>(
             }
             Known::TransferEncoding => {
                 let line = framing::coding(field.value);
-                coding = Some(if coding.is_none() {
-                    line
-                } else {
-                    Coding::Faulty
-                });
+                coding = Some(if coding.is_none() { line } else { Coding::Faulty });
             }
             Known::Connection => {
                 if !connection.add(field.value) {
@@ -227,11 +215,7 @@ fn check<'h, 'b>(
         (Some(_), None) => return malformed("transfer coding not spoken"),
     };
     let never_has_body = matches!(status, 100..200 | 204);
-    let framing = if never_has_body || status == 304 || method == Method::Head {
-        Framing::None
-    } else {
-        announced
-    };
+    let framing = if never_has_body || status == 304 || method == Method::Head { Framing::None } else { announced };
     let may_go_on = match framing {
         Framing::UntilClose => false,
         Framing::None if never_has_body => {

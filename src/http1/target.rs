@@ -181,15 +181,8 @@ mod tests {
             ("HTTPS://a:1", "a:1", ""),
             ("http://[::1]?q", "[::1]", "?q"),
         ] {
-            let want = Target::Absolute {
-                authority: authority.as_bytes(),
-                path: path.as_bytes(),
-            };
-            assert_eq!(
-                Target::parse(Method::Get, target.as_bytes()),
-                Ok(want),
-                "{target}"
-            );
+            let want = Target::Absolute { authority: authority.as_bytes(), path: path.as_bytes() };
+            assert_eq!(Target::parse(Method::Get, target.as_bytes()), Ok(want), "{target}");
         }
         assert_eq!(Target::parse(Method::Options, b"*"), Ok(Target::Asterisk));
     }

@@ -9,14 +9,9 @@ pub(super) fn may_pass(name: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(name) else {
         return false;
     };
-    let prefixed = |prefix: &str| {
-        name.get(..prefix.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
+    let prefixed = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     Known::of(name) == Known::Other
-        && !WITHHELD
-            .iter()
-            .any(|withheld| withheld.eq_ignore_ascii_case(name))
+        && !WITHHELD.iter().any(|withheld| withheld.eq_ignore_ascii_case(name))
         && !prefixed("x-forwarded-")
         && !prefixed("if-")
         && !prefixed("access-control-")

@@ -6,7 +6,7 @@ use super::client::Parked;
 use super::error::Failure;
 use super::exchange::After;
 use super::forward::{self, ResponseForwarding};
-use super::pump::Pump;
+use super::pump::{Pump, PumpError};
 use super::transfer::{Body, Transfer};
 use crate::http1::{self, Framing, Parsed, Response, Version};
 use crate::runtime::buffer::Buffer;
@@ -54,7 +54,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                 buffer.consume(head_bytes);
                 match head.status {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
-                    101 => return Err(Failure::BadResponse(http1::ResponseError::Malformed("101 was not asked for"))),
+                    101 => return Err(Failure::UnaskedSwitch),
                     100..=199 => self.pass_interim_on(scratch)?,
                     _ => return self.begin_body(&head, buffer, scratch).map(Some),
                 }
@@ -90,7 +90,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
 
     fn rewrite_answer(&self, response: &Response<'_, '_>, sent: bool, scratch: &mut Vec<u8>) -> Head {
         let shared = &self.proxy.shared;
-        let (to_client, must_close) = forward::client_framing(response, self.facts.version, self.facts.method);
+        let (to_client, must_close) = forward::client_framing(response, self.facts.version);
         let requests_max = shared.config.limits.requests_per_connection;
         // While more of the request is to come nobody knows where the next one would begin.
         let close = must_close
@@ -134,9 +134,10 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         };
         match begun {
             Ok(()) => Ok(Answer::Body(body)),
-            Err(super::pump::PumpError::Write) => Err(Failure::ClientGone),
-            // Its first chunk is malformed, and nothing of it has gone to the client.
-            Err(_) => Err(Failure::BadResponse(http1::ResponseError::Malformed("malformed chunk"))),
+            Err(PumpError::Write) => Err(Failure::ClientGone),
+            // Nothing of it has gone to the client.
+            Err(PumpError::Chunk(error)) => Err(Failure::BadResponseChunk(error)),
+            Err(_) => Err(Failure::BodyCut),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::client::{Client, Deadline, Parked};
-use super::error::Failure;
+use super::error::{self, Failure, Representation};
 use super::exchange::{After, Directions};
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
@@ -74,7 +74,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     pub(super) fn turn_away(&self, stream: W::Stream) {
         let mut scratch = self.scratch();
         let failure = Failure::ConnectionLimit;
-        super::error::write_error_answer(&mut scratch.bytes, &failure, None, &self.date(), true, false);
+        error::write_error_answer(&mut scratch.bytes, &failure, Representation::Text, &self.date(), true, false);
         let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
         drop(scratch);
         if self.turned_away.get() < TURNED_AWAY_MAX {

@@ -98,9 +98,7 @@ impl Failure {
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                Self::ConnectUnroutable
-            }
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::ConnectUnroutable,
             io::ErrorKind::AddrNotAvailable => Self::NoLocalPort,
             io::ErrorKind::TimedOut => Self::ConnectTimeout,
             other => Self::ConnectFailed(other),
@@ -112,62 +110,31 @@ impl Failure {
         match self {
             Self::BadRequest(error) => refused_head(error),
             Self::BadChunk(error) => request_fault(400, "bad_chunk", error.reason()),
-            Self::BodyTooLarge => {
-                request_fault(413, "body_too_large", "request body over the limit")
-            }
-            Self::RequestHeadTimeout => {
-                request_fault(408, "head_timeout", "request head took too long")
-            }
+            Self::BodyTooLarge => request_fault(413, "body_too_large", "request body over the limit"),
+            Self::RequestHeadTimeout => request_fault(408, "head_timeout", "request head took too long"),
             Self::RequestBodyTimeout => request_fault(408, "body_timeout", "request body stalled"),
-            Self::NotImplemented(what) => View {
-                must_close: false,
-                ..request_fault(501, "not_implemented", what)
-            },
+            Self::NotImplemented(what) => View { must_close: false, ..request_fault(501, "not_implemented", what) },
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
-                ..backend_fault(
-                    503,
-                    "destination_unavailable",
-                    "no_backend",
-                    "no healthy backend",
-                )
+                ..backend_fault(503, "destination_unavailable", "no_backend", "no healthy backend")
             },
             Self::ConnectionLimit => over_limit("connection_limit", "too many connections"),
             Self::NoLocalPort => over_limit("no_local_port", "no local port left to connect from"),
             Self::NoDescriptor => over_limit("no_descriptor", "no file descriptor left"),
-            Self::NameNotResolved => {
-                backend_fault(502, "dns_error", "dns", "backend name has no address")
+            Self::NameNotResolved => backend_fault(502, "dns_error", "dns", "backend name has no address"),
+            Self::ConnectRefused => backend_fault(502, "connection_refused", "connect_refused", "connection refused"),
+            Self::ConnectUnroutable => {
+                backend_fault(502, "destination_ip_unroutable", "connect_unroutable", "no route to the backend")
             }
-            Self::ConnectRefused => backend_fault(
-                502,
-                "connection_refused",
-                "connect_refused",
-                "connection refused",
-            ),
-            Self::ConnectUnroutable => backend_fault(
-                502,
-                "destination_ip_unroutable",
-                "connect_unroutable",
-                "no route to the backend",
-            ),
-            Self::ConnectFailed(_) => backend_fault(
-                502,
-                "destination_unavailable",
-                "connect_failed",
-                "could not connect to the backend",
-            ),
-            Self::ConnectTimeout => backend_fault(
-                504,
-                "connection_timeout",
-                "connect_timeout",
-                "connecting took too long",
-            ),
-            Self::ResponseTimeout => backend_fault(
-                504,
-                "http_response_timeout",
-                "response_timeout",
-                "no response in time",
-            ),
+            Self::ConnectFailed(_) => {
+                backend_fault(502, "destination_unavailable", "connect_failed", "could not connect to the backend")
+            }
+            Self::ConnectTimeout => {
+                backend_fault(504, "connection_timeout", "connect_timeout", "connecting took too long")
+            }
+            Self::ResponseTimeout => {
+                backend_fault(504, "http_response_timeout", "response_timeout", "no response in time")
+            }
             Self::ClosedBeforeHead => backend_fault(
                 502,
                 "connection_terminated",
@@ -175,50 +142,30 @@ impl Failure {
                 "backend closed the connection before its response",
             ),
             Self::BadResponse(error) => refused_response(error),
-            Self::UnaskedSwitch => backend_fault(
-                502,
-                "http_protocol_error",
-                "unasked_switch",
-                "backend switched protocols unasked",
-            ),
-            Self::BadResponseChunk(error) => backend_fault(
-                502,
-                "http_protocol_error",
-                "bad_response_chunk",
-                error.reason(),
-            ),
+            Self::UnaskedSwitch => {
+                backend_fault(502, "http_protocol_error", "unasked_switch", "backend switched protocols unasked")
+            }
+            Self::BadResponseChunk(error) => {
+                backend_fault(502, "http_protocol_error", "bad_response_chunk", error.reason())
+            }
             Self::BodyCut => backend_fault(
                 502,
                 "http_response_incomplete",
                 "body_cut",
                 "backend closed the connection within its response",
             ),
-            Self::ResponseBodyTimeout => backend_fault(
-                504,
-                "http_response_incomplete",
-                "response_body_timeout",
-                "response body stalled",
-            ),
+            Self::ResponseBodyTimeout => {
+                backend_fault(504, "http_response_incomplete", "response_body_timeout", "response body stalled")
+            }
             Self::ClientGone => cut("connection_terminated", "client_gone", "client left"),
-            Self::ClientWriteStalled => cut(
-                "connection_write_timeout",
-                "client_write_stalled",
-                "client did not read its response",
-            ),
+            Self::ClientWriteStalled => {
+                cut("connection_write_timeout", "client_write_stalled", "client did not read its response")
+            }
             Self::TunnelIdle => cut("connection_read_timeout", "tunnel_idle", "tunnel was idle"),
-            Self::DrainTimeout => cut(
-                "connection_terminated",
-                "drain_timeout",
-                "proxy stopped within the exchange",
-            ),
+            Self::DrainTimeout => cut("connection_terminated", "drain_timeout", "proxy stopped within the exchange"),
             Self::Panicked => View {
                 must_close: true,
-                ..backend_fault(
-                    500,
-                    "proxy_internal_error",
-                    "panicked",
-                    "defect in the proxy",
-                )
+                ..backend_fault(500, "proxy_internal_error", "panicked", "defect in the proxy")
             },
         }
     }
@@ -239,24 +186,15 @@ fn refused_head(error: RequestError) -> View {
 fn refused_response(error: ResponseError) -> View {
     let (proxy_status, label) = match error {
         ResponseError::Malformed(_) => ("http_protocol_error", "bad_response"),
-        ResponseError::HeadTooLarge => (
-            "http_response_header_section_size",
-            "response_head_too_large",
-        ),
-        ResponseError::TooManyFields => (
-            "http_response_header_section_size",
-            "response_too_many_fields",
-        ),
+        ResponseError::HeadTooLarge => ("http_response_header_section_size", "response_head_too_large"),
+        ResponseError::TooManyFields => ("http_response_header_section_size", "response_too_many_fields"),
     };
     backend_fault(502, proxy_status, label, error.reason())
 }
 
 /// The client did something wrong, and where its next request begins is lost.
 fn request_fault(status: u16, label: &'static str, detail: &'static str) -> View {
-    View {
-        must_close: true,
-        ..backend_fault(status, "http_request_error", label, detail)
-    }
+    View { must_close: true, ..backend_fault(status, "http_request_error", label, detail) }
 }
 
 fn over_limit(label: &'static str, detail: &'static str) -> View {
@@ -267,43 +205,23 @@ fn over_limit(label: &'static str, detail: &'static str) -> View {
 }
 
 /// The client did nothing wrong; its connection may go on.
-fn backend_fault(
-    status: u16,
-    proxy_status: &'static str,
-    label: &'static str,
-    detail: &'static str,
-) -> View {
-    View {
-        status: Some(status),
-        proxy_status,
-        label,
-        detail,
-        retry_after_seconds: None,
-        must_close: false,
-    }
+fn backend_fault(status: u16, proxy_status: &'static str, label: &'static str, detail: &'static str) -> View {
+    View { status: Some(status), proxy_status, label, detail, retry_after_seconds: None, must_close: false }
 }
 
 /// Nobody is there to be answered, or the answer has long begun.
 fn cut(proxy_status: &'static str, label: &'static str, detail: &'static str) -> View {
-    View {
-        status: None,
-        proxy_status,
-        label,
-        detail,
-        retry_after_seconds: None,
-        must_close: true,
-    }
+    View { status: None, proxy_status, label, detail, retry_after_seconds: None, must_close: true }
 }
 
 /// Appends a whole answer that says what went wrong; nothing for a failure without a status.
 ///
-/// `accept` is the request's `Accept`, which chooses between HTML, a problem document (RFC 9457) and plain text; `date`
-/// is now as an IMF-fixdate; `close` adds `Connection: close` (a failure that must close does so anyway); `head_only`
+/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `close` adds `Connection: close` (a failure that must close does so anyway); `head_only`
 /// leaves the body out, for HEAD.
 pub fn write_error_answer(
     out: &mut Vec<u8>,
     failure: &Failure,
-    accept: Option<&[u8]>,
+    representation: Representation,
     date: &[u8],
     close: bool,
     head_only: bool,
@@ -311,18 +229,13 @@ pub fn write_error_answer(
     let view = failure.view();
     let Some(status) = view.status else { return };
     let title = reason_phrase(status);
-    let (media_type, body) = Media::preferred(accept).body(status, title, view.detail);
+    let (media_type, body) = representation.body(status, title, view.detail);
     let mut line = |parts: &[&[u8]]| {
         parts.iter().for_each(|part| out.extend_from_slice(part));
         out.extend_from_slice(b"\r\n");
     };
     let mut number = itoa::Buffer::new();
-    line(&[
-        b"HTTP/1.1 ",
-        number.format(status).as_bytes(),
-        b" ",
-        title.as_bytes(),
-    ]);
+    line(&[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
     line(&[b"Date: ", date]);
     line(&[b"Server: maypole"]);
     line(&[
@@ -365,25 +278,24 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
+/// What an error answer's body is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Media {
+pub enum Representation {
+    /// Plain text.
     Text,
+    /// A small page.
     Html,
+    /// A problem document (RFC 9457).
     Problem,
 }
 
-impl Media {
+impl Representation {
     /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first named among equals; text when none is named.
-    fn preferred(accept: Option<&[u8]>) -> Self {
+    pub fn of(accept: Option<&[u8]>) -> Self {
         let mut best = (Self::Text, 0);
         for range in accept.unwrap_or_default().split(|&byte| byte == b',') {
             let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-            let media = match parts
-                .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase()
-                .as_slice()
-            {
+            let media = match parts.next().unwrap_or_default().to_ascii_lowercase().as_slice() {
                 b"text/html" | b"application/xhtml+xml" => Self::Html,
                 b"application/json" | b"application/problem+json" => Self::Problem,
                 b"text/plain" | b"text/*" | b"*/*" => Self::Text,
@@ -399,10 +311,7 @@ impl Media {
 
     fn body(self, status: u16, title: &str, detail: &str) -> (&'static str, String) {
         match self {
-            Self::Text => (
-                "text/plain; charset=utf-8",
-                format!("{status} {title}: {detail}\n"),
-            ),
+            Self::Text => ("text/plain; charset=utf-8", format!("{status} {title}: {detail}\n")),
             Self::Html => (
                 "text/html; charset=utf-8",
                 format!(
@@ -421,17 +330,12 @@ impl Media {
 
 /// `q=0.8` in thousandths; None for another parameter.
 fn thousandths(parameter: &[u8]) -> Option<u32> {
-    let value = parameter
-        .strip_prefix(b"q=")
-        .or_else(|| parameter.strip_prefix(b"Q="))?;
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
     let mut weight = match value.first() {
         Some(b'1') => 1000,
         _ => 0,
     };
-    for (place, &digit) in [100, 10, 1]
-        .into_iter()
-        .zip(value.get(2..).unwrap_or_default())
-    {
+    for (place, &digit) in [100, 10, 1].into_iter().zip(value.get(2..).unwrap_or_default()) {
         weight += place * u32::from(digit.saturating_sub(b'0').min(9));
     }
     Some(weight.min(1000))

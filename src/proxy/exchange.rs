@@ -17,7 +17,7 @@ use super::transfer::{Interrupted, Transfer, Upload, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::{Outcome, Report};
 use crate::http1::{Framing, Method, Request, Version};
-use crate::runtime::world::{Instant, Stream, World};
+use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
 /// Tries of one request, at most; the configuration allows no more.
@@ -202,7 +202,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 }
                 ConnectError::NotResolved | ConnectError::Unroutable(_) => {
                     let _ = reports.try_send(Report::Unreachable(visit.shared_backend()));
-                    if error == ConnectError::NotResolved { Failure::NameNotResolved } else { Failure::ConnectUnroutable }
+                    if error == ConnectError::NotResolved {
+                        Failure::NameNotResolved
+                    } else {
+                        Failure::ConnectUnroutable
+                    }
                 }
                 ConnectError::Timeout => Failure::ConnectTimeout,
                 ConnectError::NoLocalPort => Failure::NoLocalPort,
@@ -253,7 +257,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let limits = &self.shared.config.limits;
         buffer.consume(head_bytes);
-        let mut pump = Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
+        let mut pump =
+            Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
         match pump.begin(head, buffer, &lease.stream) {
             Ok(()) => Ok(Upload::Streaming(pump)),
             // It may have answered already (413, say) before it closed.
@@ -283,7 +288,7 @@ impl Facts {
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
             upgrade: request.upgrade.is_some(),
-            representation: request.framing.has_body().then(|| Representation::of(forward::accept(request))),
+            representation: request.framing.has_body().then(|| Representation::of(request.field("accept"))),
         }
     }
 }

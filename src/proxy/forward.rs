@@ -39,11 +39,7 @@ pub fn kept_request_id<'b>(request: &Request<'_, 'b>, trusted: bool) -> Option<&
 /// - hop-by-hop fields are gone, and those that `Connection` names, but never what frames or routes the message;
 /// - one `Content-Length`, or `Transfer-Encoding`, says what [`Request::framing`] does;
 /// - `X-Forwarded-*`, `X-Request-Id` and `Via` tell of this hop, and a peer that isn't trusted tells of none before it.
-pub fn write_request_head(
-    out: &mut Vec<u8>,
-    request: &Request<'_, '_>,
-    how: &RequestForwarding<'_>,
-) {
+pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &RequestForwarding<'_>) {
     out.extend_from_slice(request.method_bytes);
     out.push(b' ');
     write_target(out, request, how.base_path);
@@ -67,12 +63,8 @@ pub fn write_request_head(
         | Known::TransferEncoding
         | Known::Upgrade => false,
         // RFC 9110 §10.1.1: from an HTTP/1.0 client it means nothing.
-        Known::Expect => {
-            request.version == Version::Http11 && !request.connection_names(field.name)
-        }
-        Known::MaxForwards => {
-            request.max_forwards.is_none() && !request.connection_names(field.name)
-        }
+        Known::Expect => request.version == Version::Http11 && !request.connection_names(field.name),
+        Known::MaxForwards => request.max_forwards.is_none() && !request.connection_names(field.name),
         Known::Via => true,
         Known::XForwardedFor => {
             has_forwarded_for = true;
@@ -95,12 +87,7 @@ pub fn write_request_head(
     out.extend_from_slice(b"X-Forwarded-For: ");
     if how.trusted && has_forwarded_for {
         let before = |field: &&httparse::Header<'_>| Known::of(field.name) == Known::XForwardedFor;
-        for field in request
-            .fields
-            .iter()
-            .filter(before)
-            .filter(|field| !field.value.is_empty())
-        {
+        for field in request.fields.iter().filter(before).filter(|field| !field.value.is_empty()) {
             out.extend_from_slice(field.value);
             out.extend_from_slice(b", ");
         }
@@ -158,12 +145,11 @@ fn write_target(out: &mut Vec<u8>, request: &Request<'_, '_>, base_path: &[u8]) 
 fn speaks_for_client(name: &str) -> bool {
     const FAMILY: &[u8] = b"x-forwarded-";
     let matches = |name: &[u8], lower: &[u8]| {
-        name.iter().zip(lower).all(|(&byte, &wanted)| {
-            byte.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && byte == b'_')
-        })
+        name.iter()
+            .zip(lower)
+            .all(|(&byte, &wanted)| byte.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && byte == b'_'))
     };
-    name.eq_ignore_ascii_case("forwarded")
-        || (name.len() > FAMILY.len() && matches(name.as_bytes(), FAMILY))
+    name.eq_ignore_ascii_case("forwarded") || (name.len() > FAMILY.len() && matches(name.as_bytes(), FAMILY))
 }
 
 /// What a response's head is rewritten with.
@@ -198,11 +184,7 @@ pub fn client_framing(response: &Response<'_, '_>, client_version: Version) -> (
 /// - framing fields say what [`ResponseForwarding::framing`] does; where no body follows, the `Content-Length` of an
 ///   answer to HEAD and of a 304 stays (RFC 9110 §8.6);
 /// - a missing `Date` is added (RFC 9110 §6.6.1), and `Connection` tells what becomes of the client's connection.
-pub fn write_response_head(
-    out: &mut Vec<u8>,
-    response: &Response<'_, '_>,
-    how: &ResponseForwarding<'_>,
-) {
+pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: &ResponseForwarding<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_number(out, u64::from(response.status));
     out.push(b' ');
@@ -210,11 +192,7 @@ pub fn write_response_head(
     out.extend_from_slice(b"\r\n");
 
     response.copy_lines(out, |known, field| match known {
-        Known::Connection
-        | Known::ContentLength
-        | Known::HopByHop
-        | Known::TransferEncoding
-        | Known::Upgrade => false,
+        Known::Connection | Known::ContentLength | Known::HopByHop | Known::TransferEncoding | Known::Upgrade => false,
         // Trailers go through only in chunks.
         Known::Trailer => how.framing == Framing::Chunked && !response.connection_names(field.name),
         Known::Date => true,

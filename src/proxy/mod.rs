@@ -55,8 +55,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// A worker's proxy over what all workers share.
     pub fn new(world: W, shared: std::sync::Arc<Shared>) -> Self {
         let limits = &shared.config.limits;
-        let limits =
-            HeadLimits { head_bytes: limits.head_bytes, headers: limits.headers, uri_bytes: limits.uri_bytes };
+        let limits = HeadLimits { head_bytes: limits.head_bytes, headers: limits.headers, uri_bytes: limits.uri_bytes };
         Self {
             pools: Pools::new(world.clone()),
             buffers: Buffers::new(limits.head_bytes + BEHIND_HEAD_BYTES, HEAD_BUFFERS_KEPT),

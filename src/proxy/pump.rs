@@ -217,7 +217,12 @@ impl Pump {
     fn frame(&mut self) {
         let block = &mut self.block;
         if self.chunks {
-            block.prefix_bytes = if block.payload > 0 { chunk_header(block.payload, &mut block.prefix).len() } else { 0 };
+            if block.payload > 0 {
+                let mut digits = [0; 18];
+                let header = chunk_header(block.payload, &mut digits);
+                block.prefix[..header.len()].copy_from_slice(header);
+                block.prefix_bytes = header.len();
+            }
             let trailers = match &self.reader {
                 Reader::Chunked(decoder) if self.ended => decoder.trailers(),
                 _ => &[],
@@ -292,7 +297,7 @@ impl Block {
 
 /// Writes the pieces in one call, leaving out the empty ones.
 pub(super) fn write<S: Stream>(to: &S, pieces: &[&[u8]]) -> io::Result<usize> {
-    let mut slices = [const { IoSlice::new(&[]) }; 5];
+    let mut slices = [IoSlice::new(&[]); 5];
     let mut count = 0;
     for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
         slices[count] = IoSlice::new(piece);

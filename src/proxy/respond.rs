@@ -7,7 +7,6 @@ use super::Scratch;
 use super::client::{Client, Parked};
 use super::error::{self, Failure, Representation};
 use super::exchange::{After, Facts};
-use super::forward;
 use crate::http1::{self, Method, Parsed};
 use crate::runtime::world::{Stream, Wake, World};
 
@@ -67,7 +66,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                     let until = self.shared.config.timeouts.write;
                     let deadline = *deadline.get_or_insert_with(|| self.world.now() + until);
                     if self.world.wait(stream, None, deadline) == Wake::Deadline {
-                        return Err(Failure::WriteStalled);
+                        return Err(Failure::ClientWriteStalled);
                     }
                 }
                 Err(_) => return Err(Failure::ClientGone),
@@ -79,7 +78,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// What the request at the front of the client's buffer accepts.
     fn representation(&self, client: &Client<W::Stream>) -> Representation {
         let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
-        let parsed = http1::parse_request(bytes, &self.limits, |request| Representation::of(forward::accept(request)));
+        let parsed = http1::parse_request(bytes, &self.limits, |request| Representation::of(request.field("accept")));
         match parsed {
             Ok(Parsed::Complete { value, .. }) => value,
             _ => Representation::Text,

@@ -198,8 +198,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 let failure = match expiry {
                     Expiry::RequestBody => Failure::RequestBodyTimeout,
                     Expiry::ResponseHead => Failure::ResponseTimeout,
-                    Expiry::ResponseBody => Failure::BodyCut,
-                    Expiry::ClientWrite => Failure::WriteStalled,
+                    Expiry::ResponseBody => Failure::ResponseBodyTimeout,
+                    Expiry::ClientWrite => Failure::ClientWriteStalled,
                     Expiry::HalfClosed => Failure::ClientGone,
                 };
                 return self.break_off(download, failure);
@@ -240,7 +240,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         match download {
             Download::Head => Err(Interrupted { failure, replayable: false }),
             // A stalled client's unread bytes would keep the connection's memory: they go too.
-            Download::Body(body) if body.framed && !matches!(failure, Failure::WriteStalled) => Ok(After::Close),
+            Download::Body(body) if body.framed && !matches!(failure, Failure::ClientWriteStalled) => Ok(After::Close),
             Download::Body(_) => Ok(After::Cut),
         }
     }
@@ -277,7 +277,7 @@ pub(super) fn upload_failure(error: &PumpError) -> Failure {
 fn blame(failure: &Failure) -> Outcome {
     match failure {
         Failure::ClientGone
-        | Failure::WriteStalled
+        | Failure::ClientWriteStalled
         | Failure::RequestBodyTimeout
         | Failure::BodyTooLarge
         | Failure::BadChunk(_) => Outcome::Abandoned,

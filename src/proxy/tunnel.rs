@@ -1,6 +1,5 @@
 //! Tunnels: after a 101 the two connections are joined byte for byte (RFC 9110 §7.8).
 
-
 use super::Proxy;
 use super::client::{Client, Parked};
 use super::exchange::After;
@@ -59,7 +58,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 (moved, since) = (now_moved, self.world.now());
             }
             let patience = if client_ended { timeouts.half_closed } else { timeouts.tunnel_idle };
-            if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline {
+            if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline
+            {
                 return After::Close;
             }
         }

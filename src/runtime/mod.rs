@@ -14,6 +14,7 @@ pub mod listen;
 mod lot;
 mod mailbox;
 mod runner;
+pub mod signals;
 mod stream;
 mod wheel;
 mod worker;

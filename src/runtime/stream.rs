@@ -11,9 +11,9 @@ use may::net::TcpStream;
 use super::worker::Handle;
 use super::world::{PeerState, Stream};
 
-/// Bits of readiness: those of epoll.
-pub(super) const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDHUP as u32 | GONE;
-pub(super) const WRITE: u32 = libc::EPOLLOUT as u32 | GONE;
+/// Bits of readiness, those of epoll: each of these lets a read (a write) go on.
+const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDHUP as u32 | GONE;
+const WRITE: u32 = libc::EPOLLOUT as u32 | GONE;
 const GONE: u32 = libc::EPOLLHUP as u32 | libc::EPOLLERR as u32;
 /// The end is in sight: a short read doesn't mean that nothing follows.
 const ENDING: u32 = libc::EPOLLRDHUP as u32 | GONE;

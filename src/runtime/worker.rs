@@ -19,7 +19,7 @@ use super::listen::Listeners;
 use super::lot::{Lot, Mode};
 use super::mailbox::{Controls, Mailbox, Mailboxes};
 use super::runner::{Runners, spawn_here};
-use super::stream::{MayStream, READ, WRITE};
+use super::stream::MayStream;
 use super::wheel::Wheel;
 use super::world::{Instant, Service, Wake, Watch, World};
 use super::{clock, homing};
@@ -389,7 +389,7 @@ impl<P: 'static> Handle<P> {
     }
 
     fn accepted(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
-        let stream = self.adopt(socket, READ | WRITE)?;
+        let stream = self.adopt(socket, libc::EPOLLIN as u32 | libc::EPOLLOUT as u32)?;
         self.0.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.run(Job::Accepted(stream, peer));
         Ok(())
@@ -472,11 +472,11 @@ impl<P: 'static> Handle<P> {
         match self.0.lot.arm(stream.fd(), stream.key, slot.lot_mode, mode) {
             Ok(()) => slot.lot_mode = mode,
             // Out of kernel memory or watches: the stream is treated as ready, so that nothing waits for ever.
-            Err(_) => slot.lot_events |= READ,
+            Err(_) => slot.lot_events |= libc::EPOLLIN as u32,
         }
     }
 
-    /// One stretch of waiting on `on`. True when the deadline ended it.
+    /// One stretch of waiting on `on`. True when the deadline ended it, and nothing else happened.
     fn wait_on(&self, on: &MayStream<P>, deadline: Instant) -> bool {
         self.set_deadline(on.key, deadline);
         let events = on.io().wait_io() as u32;
@@ -484,8 +484,9 @@ impl<P: 'static> Handle<P> {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(on.key) else { return false };
         slot.deadline = u64::MAX;
-        on.ready.set(on.ready.get() | events & !WOKEN | std::mem::take(&mut slot.lot_events));
-        std::mem::take(&mut slot.expired)
+        let events = events & !WOKEN | std::mem::take(&mut slot.lot_events);
+        on.ready.set(on.ready.get() | events);
+        std::mem::take(&mut slot.expired) && events == 0
     }
 
     fn set_wakes(&self, key: usize, wakes: Option<usize>) {
@@ -582,8 +583,7 @@ impl<P: 'static> World for MayWorld<P> {
         self.0.arm_lot(second, if watch == Watch::Everything { Mode::Everything } else { Mode::Hangup });
         let expired = !second.pull() && self.0.wait_on(on, deadline);
         self.0.set_wakes(second.key, None);
-        second.pull();
-        if expired { Wake::Deadline } else { Wake::Event }
+        if expired && !second.pull() { Wake::Deadline } else { Wake::Event }
     }
 
     fn yield_now(&self, on: &Self::Stream) {
