@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use serde_json::json;
-use support::{Client, Gate, Origin, Proxy, curl, eventually};
+use support::{Client, Gate, Origin, Proxy, ScriptFn, curl, eventually};
 
 /// So many bytes that are different at every position that matters.
 fn pattern(length: usize) -> Vec<u8> {
@@ -160,7 +160,7 @@ fn the_first_piece_of_a_request_does_not_wait_for_the_next() {
 
 #[test]
 fn a_body_cut_by_its_backend_never_looks_whole() {
-    let scripts: [(&str, fn(&mut support::Exchange)); 4] = [
+    let scripts: [(&str, ScriptFn); 4] = [
         ("length, close", |exchange| {
             exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
             exchange.close();
@@ -327,7 +327,7 @@ fn a_backend_that_hangs_is_given_up_in_time() {
 
 #[test]
 fn a_backend_that_closes_or_babbles_gets_a_502() {
-    let scripts: [(&str, fn(&mut support::Exchange)); 3] = [
+    let scripts: [(&str, ScriptFn); 3] = [
         ("connection_terminated", support::Exchange::close),
         ("connection_terminated", |exchange| {
             exchange.send("HTTP/1.1 200 OK\r\nContent-Le");

@@ -33,8 +33,8 @@ fn pipelined_requests_are_answered_in_order() {
     let origin = parrot();
     let proxy = Proxy::over(&[&origin]);
     let mut client = proxy.client();
-    let requests: String = (0..30).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
-    client.send(requests);
+    let requests: Vec<_> = (0..30).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    client.send(requests.concat());
     for i in 0..30 {
         assert_eq!(client.answer().text(), format!("/{i}"));
     }

@@ -47,7 +47,7 @@ fn a_head_that_is_too_large_gets_431() {
 fn too_many_fields_get_431() {
     let origin = Origin::answering("ok");
     let proxy = limited(&origin, &json!({ "headers": 10 }));
-    let fields = |count: usize| (1..count).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
+    let fields = |count: usize| (1..count).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>().concat();
     refused(&proxy, &origin, &format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(11)), 431);
     let fitting = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(10));
     assert_eq!(proxy.client().send(fitting).answer().status(), 200);

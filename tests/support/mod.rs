@@ -17,7 +17,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, curl};
-pub use origin::{Exchange, Origin};
+pub use origin::{Exchange, Origin, ScriptFn};
 pub use proxy::{Program, Proxy};
 pub use wire::Message;
 

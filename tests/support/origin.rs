@@ -15,6 +15,9 @@ use super::{PATIENCE, free_port};
 /// The path of the health checks in the tests. The origin answers them itself: no script sees one.
 pub const PROBE_PATH: &str = "/__probe";
 
+/// What a test has an origin do, when it is a list of them.
+pub type ScriptFn = fn(&mut Exchange);
+
 type Script = dyn Fn(&mut Exchange) + Send + Sync;
 
 /// An HTTP server on a loopback port, until it is dropped or stopped. It records every request that reaches it.

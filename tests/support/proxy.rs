@@ -17,7 +17,14 @@ use super::{Client, Origin, eventually, free_port};
 /// A call of the binary, its output captured; ended when dropped.
 pub struct Program {
     child: Child,
-    captured: [(Arc<Mutex<String>>, Option<JoinHandle<()>>); 2],
+    stdout: Captured,
+    stderr: Captured,
+}
+
+/// What a program wrote to one of its outputs so far, and the thread that reads it.
+struct Captured {
+    text: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Program {
@@ -38,7 +45,7 @@ impl Program {
             .expect("the binary starts");
         let stdout = child.stdout.take().expect("piped");
         let stderr = child.stderr.take().expect("piped");
-        Self { captured: [capture(stdout), capture(stderr)], child }
+        Self { stdout: Captured::start(stdout), stderr: Captured::start(stderr), child }
     }
 
     /// Its process id.
@@ -48,12 +55,12 @@ impl Program {
 
     /// What it printed so far.
     pub fn stdout(&self) -> String {
-        self.captured[0].0.lock().expect("not poisoned").clone()
+        self.stdout.so_far()
     }
 
     /// What it logged so far.
     pub fn stderr(&self) -> String {
-        self.captured[1].0.lock().expect("not poisoned").clone()
+        self.stderr.so_far()
     }
 
     /// Sends a signal by name, such as `TERM`.
@@ -74,8 +81,8 @@ impl Program {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
-                for (_, reader) in &mut self.captured {
-                    let _ = reader.take().map(JoinHandle::join);
+                for output in [&mut self.stdout, &mut self.stderr] {
+                    let _ = output.reader.take().map(JoinHandle::join);
                 }
                 return status;
             }
@@ -97,17 +104,23 @@ impl Drop for Program {
     }
 }
 
-fn capture(from: impl Read + Send + 'static) -> (Arc<Mutex<String>>, Option<JoinHandle<()>>) {
-    let text = Arc::new(Mutex::new(String::new()));
-    let copy = Arc::clone(&text);
-    let reader = std::thread::spawn(move || {
-        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-            let mut text = copy.lock().expect("not poisoned");
-            text.push_str(&String::from_utf8_lossy(&line));
-            text.push('\n');
-        }
-    });
-    (text, Some(reader))
+impl Captured {
+    fn start(from: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let copy = Arc::clone(&text);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+                let mut text = copy.lock().expect("not poisoned");
+                text.push_str(&String::from_utf8_lossy(&line));
+                text.push('\n');
+            }
+        });
+        Self { text, reader: Some(reader) }
+    }
+
+    fn so_far(&self) -> String {
+        self.text.lock().expect("not poisoned").clone()
+    }
 }
 
 /// A folder of this test's own beneath cargo's folder for tests.

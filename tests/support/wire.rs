@@ -92,16 +92,8 @@ fn read_body(from: &mut impl BufRead, message: &mut Message, unframed: Option<u6
         Some(text) => Some(text.parse().map_err(|_| broken("a Content-Length that is no number"))?),
         None => unframed,
     };
-    match length {
-        Some(length) => {
-            from.take(length).read_to_end(&mut message.body)?;
-            message.complete = message.body.len() as u64 == length;
-        }
-        None => {
-            from.read_to_end(&mut message.body)?;
-            message.complete = true;
-        }
-    }
+    from.take(length.unwrap_or(u64::MAX)).read_to_end(&mut message.body)?;
+    message.complete = length.is_none_or(|length| message.body.len() as u64 == length);
     Ok(())
 }
 
