@@ -47,7 +47,7 @@ fn body_echo() -> Origin {
 fn a_big_body_streams_both_ways_at_once_through_small_windows() {
     let origin = body_echo();
     let proxy = Proxy::over(&[&origin]);
-    let sent = pattern(8 * 1024 * 1024);
+    let sent = pattern(4_000_000);
     let mut client = Client::with_small_window(proxy.port).expect("the proxy listens");
     let mut writer = client.writer();
     let body = sent.clone();

@@ -10,6 +10,9 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::PATIENCE;
 use super::wire::{self, Message};
 
+/// Room for less than the proxy moves at once, so that it has to wait for the other side.
+pub const SMALL_WINDOW_BYTES: usize = 16 * 1024;
+
 /// One connection to a server on loopback.
 pub struct Client {
     reader: BufReader<TcpStream>,
@@ -27,10 +30,10 @@ impl Client {
         Self::over(TcpStream::connect(("127.0.0.1", port))?)
     }
 
-    /// Connects with a receive window of a few KiB: whoever sends to it feels soon that it doesn't read.
+    /// Connects with a small receive window: whoever sends to it feels soon that it doesn't read.
     pub fn with_small_window(port: u16) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_recv_buffer_size(4096)?;
+        socket.set_recv_buffer_size(SMALL_WINDOW_BYTES)?;
         socket.connect(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))))?;
         Self::over(socket.into())
     }

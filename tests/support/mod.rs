@@ -11,7 +11,7 @@ pub mod origin;
 pub mod proxy;
 pub mod wire;
 
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -44,7 +44,8 @@ pub fn free_port() -> u16 {
     loop {
         let offset = u32::from(OFFSET.fetch_add(1, Ordering::Relaxed));
         let port = u16::try_from(FIRST + start.wrapping_add(offset) % COUNT).expect("below 32000");
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+        // Binding it to see would be a race: a child that is just being started holds a copy of every descriptor.
+        if TcpStream::connect(("127.0.0.1", port)).is_err() {
             return port;
         }
     }

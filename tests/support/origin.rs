@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::client::SMALL_WINDOW_BYTES;
 use super::wire::{self, Message};
-use super::{PATIENCE, free_port};
+use super::{PATIENCE, eventually, free_port};
 
 /// The path of the health checks in the tests. The origin answers them itself: no script sees one.
 pub const PROBE_PATH: &str = "/__probe";
@@ -50,7 +51,12 @@ impl Origin {
     /// As [`Origin::start`], on a port of the test's choice.
     #[track_caller]
     pub fn start_on(port: u16, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        let mut listener = None;
+        eventually("the port is free", || {
+            listener = TcpListener::bind(("127.0.0.1", port)).ok();
+            listener.is_some()
+        });
+        let listener = listener.expect("bound");
         let stage = Arc::new(Stage {
             script: Box::new(script),
             requests: Mutex::default(),
@@ -110,7 +116,10 @@ impl Origin {
 
     /// Stops listening and resets every connection, as a killed process does; returns the port for a successor.
     pub fn stop(self) -> u16 {
-        self.port
+        let port = self.port;
+        drop(self);
+        eventually("nobody listens any more", || TcpStream::connect(("127.0.0.1", port)).is_err());
+        port
     }
 }
 
@@ -264,8 +273,8 @@ impl Exchange {
 
     /// Makes the socket's buffers small, so that the proxy soon feels when this side doesn't read.
     pub fn shrink_window(&mut self) {
-        let _ = SockRef::from(self.reader.get_ref()).set_recv_buffer_size(4096);
-        let _ = SockRef::from(self.reader.get_ref()).set_send_buffer_size(4096);
+        let _ = SockRef::from(self.reader.get_ref()).set_recv_buffer_size(SMALL_WINDOW_BYTES);
+        let _ = SockRef::from(self.reader.get_ref()).set_send_buffer_size(SMALL_WINDOW_BYTES);
     }
 
     /// Waits until the proxy ends the connection, and ends the exchange; whatever comes until then is dropped.
