@@ -2,8 +2,244 @@
 //! all on OS threads of their own. It may block; it reaches the workers only by swapping snapshots in and by the
 //! barrier that it is handed, and it never makes a worker wait.
 
+pub mod admin;
 mod crew;
 pub mod health;
 mod names;
 pub mod random;
 pub mod registry;
+pub mod server;
+mod timestamp;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam::channel::{Receiver, unbounded};
+use parking_lot::Mutex;
+
+use self::health::{Audience, Checker, Health, LastProbe, Lateness};
+use self::names::Names;
+use self::random::Random;
+use self::registry::{AddError, Entry, Registry, Source, Which};
+use crate::balance::{self, Backend, Fleet, Report};
+use crate::config::{BackendConfig, Config, Strategy};
+
+/// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
+/// takes longer goes on in the background.
+const NAMES_WAIT: Duration = Duration::from_secs(2);
+/// How often one who waits for a drain looks, at first and at last.
+const DRAIN_LOOK_MIN: Duration = Duration::from_millis(1);
+const DRAIN_LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// Blocks until every worker has passed its mailbox: what a worker does from then on, it does with the newest
+/// snapshot, and what it did before can be seen. It has a deadline of its own.
+pub type Barrier = Box<dyn Fn() + Send + Sync>;
+
+/// The control plane of one running proxy. Its threads end when it is stopped or dropped.
+pub struct ControlPlane {
+    registry: Arc<Registry>,
+    names: Names,
+    checker: Checker,
+    barrier: Barrier,
+    /// Held while the registry and those who follow it are told of a change, so that all hear of changes in the same
+    /// order. Not while anybody is waited for.
+    changing: Mutex<()>,
+    phase: Mutex<Phase>,
+    started: Instant,
+}
+
+/// Where the proxy is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    Draining,
+}
+
+/// Why the proxy should get no traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// It doesn't accept connections yet.
+    Starting,
+    /// It is about to end.
+    Draining,
+    /// There is no backend that it could send a request to.
+    NoBackend,
+}
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::NoBackend => "no healthy backend",
+        })
+    }
+}
+
+impl ControlPlane {
+    /// Puts the configured backends into the fleet's snapshot, and starts the threads that look after them. Waits up
+    /// to 2 s for their names in all; those that take longer are resolved in the background.
+    ///
+    /// To be called before the workers run: `barrier` isn't called here, but at each later change. `reports` is what
+    /// came with the fleet; `workers` is their number.
+    ///
+    /// # Errors
+    /// When the system has no thread to give, or the configuration names a backend twice.
+    pub fn start(
+        config: &Config,
+        fleet: Arc<Fleet>,
+        reports: Receiver<Report>,
+        workers: usize,
+        barrier: Barrier,
+    ) -> io::Result<Self> {
+        let (recovered, recoveries) = unbounded();
+        let names = Names::start(Names::system(), recovered)?;
+        let registry = Arc::new(Registry::new(fleet, config.strategy.into(), workers));
+        let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
+        let addresses = names.resolve(&hosts, NAMES_WAIT);
+        let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
+        let added = registry.add_all(backends, Source::Config, SystemTime::now()).map_err(io::Error::other)?;
+        let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(names.refresher()) };
+        let checker =
+            Checker::start(&config.health_check, reports, recoveries, Arc::new(findings), Random::from_system())?;
+        for backend in &added {
+            names.watch(Arc::clone(backend));
+        }
+        checker.add_all(added);
+        let phase = Mutex::new(Phase::Starting);
+        Ok(Self { registry, names, checker, barrier, changing: Mutex::new(()), phase, started: Instant::now() })
+    }
+
+    /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it, and it is being
+    /// probed. Waits up to 2 s for its name to resolve; one that doesn't is added all the same.
+    pub fn add(&self, config: BackendConfig) -> Result<Entry, AddError> {
+        self.registry.check_free(&config)?; // before its name is waited for
+        let host = (&*config.url.host, config.url.port);
+        let addresses = self.names.resolve(&[host], NAMES_WAIT).pop().unwrap_or_default();
+        let changing = self.changing.lock();
+        let entry = self.registry.add(config, addresses, Source::Admin, SystemTime::now())?;
+        log::info!("backend {} added through the admin API", entry.config.name);
+        self.names.watch(Arc::clone(&entry.backend));
+        self.checker.add(Arc::clone(&entry.backend));
+        drop(changing);
+        (self.barrier)();
+        Ok(entry)
+    }
+
+    /// Removes a backend, as an operator asked; None if it isn't there. When it returns, no worker picks it any more,
+    /// and what is still in flight to it is all in its count, see [`Self::wait_for_drain`].
+    pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
+        let changing = self.changing.lock();
+        let backend = self.registry.remove(which)?;
+        log::info!("backend {} removed through the admin API", backend.name);
+        self.names.forget(backend.id);
+        self.checker.remove(backend.id);
+        drop(changing);
+        (self.barrier)();
+        Some(backend)
+    }
+
+    /// Waits until nothing is in flight to a backend that gets no new requests, at most for `wait`; what is left.
+    pub fn wait_for_drain(backend: &Backend, wait: Duration) -> usize {
+        let deadline = Instant::now() + wait;
+        let mut pause = DRAIN_LOOK_MIN;
+        loop {
+            let left = backend.in_flight();
+            let time = deadline.saturating_duration_since(Instant::now());
+            if left == 0 || time.is_zero() {
+                return left;
+            }
+            thread::sleep(pause.min(time));
+            pause = (pause * 2).min(DRAIN_LOOK_MAX);
+        }
+    }
+
+    /// The set of backends, to look at.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// How late health checks start.
+    pub fn lateness(&self) -> Lateness {
+        self.checker.lateness()
+    }
+
+    /// How long ago it was started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// From now on connections are accepted.
+    pub fn set_serving(&self) {
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Starting {
+            *phase = Phase::Serving;
+        }
+    }
+
+    /// From now on no new connection is accepted.
+    pub fn set_draining(&self) {
+        *self.phase.lock() = Phase::Draining;
+    }
+
+    /// Whether the proxy should get traffic.
+    pub fn readiness(&self) -> Result<(), NotReady> {
+        match *self.phase.lock() {
+            Phase::Starting => return Err(NotReady::Starting),
+            Phase::Draining => return Err(NotReady::Draining),
+            Phase::Serving => {}
+        }
+        let any = self.registry.read(|entries| entries.iter().any(Entry::is_eligible));
+        if any { Ok(()) } else { Err(NotReady::NoBackend) }
+    }
+
+    /// Ends the threads that look after backends; probes that are on their way are forgotten. The set stays as it is.
+    pub fn stop(&self) {
+        self.checker.stop();
+        self.names.stop();
+    }
+}
+
+impl std::fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlPlane")
+            .field("registry", &self.registry)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes what the health thread finds to where it belongs.
+struct Findings {
+    registry: Arc<Registry>,
+    refresh: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Audience for Findings {
+    fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
+        self.registry.probed(id, probe, changed);
+    }
+
+    fn refused(&self, id: u64) {
+        self.registry.refused(id, SystemTime::now());
+    }
+
+    fn unreachable(&self, id: u64) {
+        (self.refresh)(id);
+    }
+}
+
+impl From<Strategy> for balance::Strategy {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::RoundRobin => Self::RoundRobin,
+            Strategy::LeastConn => Self::LeastConn,
+        }
+    }
+}

@@ -191,29 +191,41 @@ impl Registry {
         Self { fleet, strategy, workers, inner: Mutex::default() }
     }
 
-    /// Adds backends behind those that are there, all of them or none, each with what its name has resolved to so far
-    /// (for an address literal that is of no account).
+    /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
+    /// that is of no account).
     pub fn add(
         &self,
-        backends: &[(BackendConfig, Vec<SocketAddr>)],
+        config: BackendConfig,
+        addresses: Vec<SocketAddr>,
+        source: Source,
+        now: SystemTime,
+    ) -> Result<Entry, AddError> {
+        let mut inner = self.inner.lock();
+        inner.check_free(&config)?;
+        let entry = inner.insert(config, addresses, self.workers, source, now);
+        self.publish(&mut inner);
+        Ok(entry)
+    }
+
+    /// Adds many, as [`Self::add`] does one: all of them, or none.
+    pub fn add_all(
+        &self,
+        backends: Vec<(BackendConfig, Vec<SocketAddr>)>,
         source: Source,
         now: SystemTime,
     ) -> Result<Vec<Arc<Backend>>, AddError> {
         let mut inner = self.inner.lock();
         let before = inner.entries.len();
+        let mut added = Vec::with_capacity(backends.len());
         for (config, addresses) in backends {
-            if let Err(error) = inner.check_free(config) {
+            if let Err(error) = inner.check_free(&config) {
                 inner.entries.truncate(before);
                 return Err(error);
             }
-            let backend = inner.create(config, self.workers);
-            if !addresses.is_empty() {
-                backend.addresses.store(Arc::new(addresses.clone()));
-            }
-            inner.entries.push(Entry::new(backend, config.clone(), source, now));
+            added.push(inner.insert(config, addresses, self.workers, source, now).backend);
         }
         self.publish(&mut inner);
-        Ok(inner.entries[before..].iter().map(|entry| Arc::clone(&entry.backend)).collect())
+        Ok(added)
     }
 
     /// Whether a backend could be added now.
@@ -302,6 +314,23 @@ impl Inner {
         }
     }
 
+    fn insert(
+        &mut self,
+        config: BackendConfig,
+        addresses: Vec<SocketAddr>,
+        workers: usize,
+        source: Source,
+        now: SystemTime,
+    ) -> Entry {
+        let backend = self.create(&config, workers);
+        if !addresses.is_empty() {
+            backend.addresses.store(Arc::new(addresses));
+        }
+        let entry = Entry::new(backend, config, source, now);
+        self.entries.push(entry.clone());
+        entry
+    }
+
     fn create(&mut self, config: &BackendConfig, workers: usize) -> Arc<Backend> {
         self.last_id += 1;
         let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
@@ -357,8 +386,7 @@ mod tests {
         }
 
         fn try_add(&self, config: BackendConfig) -> Result<Arc<Backend>, AddError> {
-            let added = self.registry.add(&[(config, Vec::new())], Source::Admin, self.now)?;
-            Ok(Arc::clone(&added[0]))
+            Ok(self.registry.add(config, Vec::new(), Source::Admin, self.now)?.backend)
         }
 
         fn remove(&self, port: u16) -> Option<Arc<Backend>> {
@@ -399,8 +427,8 @@ mod tests {
         let same_name = BackendConfig { name: "127.0.0.1:1".into(), ..config(2) };
         let taken = scene.try_add(same_name);
         assert_eq!(taken.unwrap_err(), AddError::NameTaken("http://127.0.0.1:1".into()));
-        let batch = [(config(5), Vec::new()), (config(1), Vec::new())];
-        assert!(scene.registry.add(&batch, Source::Config, scene.now).is_err(), "all of them or none");
+        let batch = vec![(config(5), Vec::new()), (config(1), Vec::new())];
+        assert!(scene.registry.add_all(batch, Source::Config, scene.now).is_err(), "all of them or none");
         assert!(scene.remove(9).is_none());
         assert_eq!(scene.fleet.snapshot.load().version, 1);
         assert_eq!(scene.registry.read(<[Entry]>::len), 1);

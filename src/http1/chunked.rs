@@ -179,7 +179,9 @@ impl Decoder {
         while self.state != State::End && consumed < buf.len() {
             if let State::Data(left) = self.state {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len() - consumed);
-                buf.copy_within(consumed..consumed + here, body);
+                if body != consumed {
+                    buf.copy_within(consumed..consumed + here, body);
+                }
                 consumed += here;
                 body += here;
                 let left = left - here as u64;
@@ -238,9 +240,8 @@ impl Decoder {
             (State::Size(1..), b'\r') => Ok(State::SizeLf),
             (State::Size(1..), b';') => Ok(State::BeforeName),
             (State::Size(1..), b' ' | b'\t') => Ok(State::BeforeExtension),
-            (State::Size(_), _) => Err(ChunkError::BadSize),
             (State::SizeLf, b'\n') => Ok(self.end_size_line()),
-            (State::SizeLf, _) => Err(ChunkError::BadSize),
+            (State::Size(_) | State::SizeLf, _) => Err(ChunkError::BadSize),
             (state, _) => step_extension(state, byte).ok_or(ChunkError::BadExtension),
         }
     }
@@ -304,25 +305,29 @@ impl Decoder {
 
 /// `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
 fn step_extension(state: State, byte: u8) -> Option<State> {
-    Some(match (state, byte) {
-        (State::BeforeExtension | State::AfterQuoted, b' ' | b'\t') => State::BeforeExtension,
-        (State::BeforeName, b' ' | b'\t') => State::BeforeName,
-        (State::Name | State::AfterName, b' ' | b'\t') => State::AfterName,
-        (State::BeforeValue, b' ' | b'\t') => State::BeforeValue,
-        (State::Token, b' ' | b'\t') => State::BeforeExtension,
+    use State::{
+        AfterName, AfterQuoted, BeforeExtension, BeforeName, BeforeValue, Escaped, Name, Quoted, SizeLf, Token,
+    };
+    let next = match (state, byte) {
+        (Quoted, b'"') => AfterQuoted,
+        (Quoted, b'\\') => Escaped,
+        (Quoted | Escaped, _) if is_value(byte) => Quoted,
 
-        (State::BeforeExtension | State::Name | State::AfterName | State::Token | State::AfterQuoted, b';') => {
-            State::BeforeName
-        }
-        (State::Name | State::AfterName, b'=') => State::BeforeValue,
-        (State::Name | State::Token | State::AfterQuoted, b'\r') => State::SizeLf,
+        (BeforeName | BeforeValue, b' ' | b'\t') => state,
+        (Name | AfterName, b' ' | b'\t') => AfterName,
+        (BeforeExtension | Token | AfterQuoted, b' ' | b'\t') => BeforeExtension,
 
-        (State::BeforeName | State::Name, _) if is_token(byte) => State::Name,
-        (State::BeforeValue, b'"') => State::Quoted,
-        (State::BeforeValue | State::Token, _) if is_token(byte) => State::Token,
-        (State::Quoted, b'"') => State::AfterQuoted,
-        (State::Quoted, b'\\') => State::Escaped,
-        (State::Quoted | State::Escaped, _) if is_value(byte) => State::Quoted,
+        (Name | Token | AfterQuoted, b'\r') => SizeLf,
+        (BeforeExtension | Name | AfterName | Token | AfterQuoted, b';') => BeforeName,
+        (Name | AfterName, b'=') => BeforeValue,
+
+        (BeforeName | Name, _) if is_token(byte) => Name,
+        (BeforeValue, b'"') => Quoted,
+        (BeforeValue | Token, _) if is_token(byte) => Token,
         _ => return None,
-    })
+    };
+    Some(next)
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,50 +141,6 @@ pub(super) fn connection_names(fields: &[Header<'_>], name: &str) -> bool {
         .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// What all `Connection` lines of a head say together (RFC 9110 §7.6.1).
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ConnectionOptions {
-    /// `close` is among them.
-    pub close: bool,
-    /// `keep-alive` is among them.
-    pub keep_alive: bool,
-    /// `upgrade` is among them.
-    pub upgrade: bool,
-    /// Others are, which name fields that go no further.
-    pub names_fields: bool,
-    options: usize,
-}
-
-impl ConnectionOptions {
-    /// More options than this in one head are refused: each field of the head is compared with each of them.
-    const OPTIONS_MAX: usize = 64;
-
-    /// Adds one line; false when there are too many options.
-    pub(super) fn add(&mut self, value: &[u8]) -> bool {
-        for option in list(value) {
-            self.options += 1;
-            match option.len() {
-                0 => {}
-                5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
-                7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-                10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                _ => self.names_fields = true,
-            }
-        }
-        self.options <= Self::OPTIONS_MAX
-    }
-}
-
-/// Does an `Upgrade` value offer HTTP/2 over cleartext? It is never passed on: behind it a backend would speak
-/// another protocol to the client, past every check made here.
-pub(super) fn offers_h2c(upgrade: &[u8]) -> bool {
-    list(upgrade).any(|protocol| {
-        let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
-        let name = trim(name);
-        name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"h2")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,28 +169,5 @@ mod tests {
     fn lists_are_split_at_commas_and_trimmed() {
         assert!(list(b" a ,\tb,,c").eq([&b"a"[..], b"b", b"", b"c"]));
         assert!(list(b"").eq([b""]));
-    }
-
-    #[test]
-    fn connection_options_add_up_over_lines() {
-        let mut options = ConnectionOptions::default();
-        assert!(options.add(b"x-foo, CLOSE"));
-        assert!(options.add(b"Upgrade"));
-        assert!(options.close && options.upgrade && options.names_fields && !options.keep_alive);
-        assert!(!options.add(&[b','; 64]));
-    }
-
-    #[test]
-    fn h2c_is_seen_among_others() {
-        for (value, want) in [
-            (&b"websocket"[..], false),
-            (b"h2c", true),
-            (b"H2C", true),
-            (b"websocket, h2c", true),
-            (b"h2c/1 ,x", true),
-            (b"xh2c", false),
-        ] {
-            assert_eq!(offers_h2c(value), want, "{value:?}");
-        }
     }
 }

@@ -60,8 +60,10 @@ pub(super) fn slots<'b>() -> [Slot<'b>; SLOTS_ON_STACK] {
     [const { MaybeUninit::uninit() }; SLOTS_ON_STACK]
 }
 
-/// A table for `fields` fields on the heap.
-pub(super) fn slots_on_heap<'b>(fields: usize) -> Vec<Slot<'b>> {
+/// A table on the heap for up to `fields` fields, or for as many as fit into `head_bytes`, whichever is less.
+pub(super) fn slots_on_heap<'b>(fields: usize, head_bytes: usize) -> Vec<Slot<'b>> {
+    const SHORTEST_LINE: usize = b"X:\n".len();
+    let fields = fields.min(head_bytes / SHORTEST_LINE);
     std::iter::repeat_with(MaybeUninit::uninit).take(fields).collect()
 }
 
@@ -77,6 +79,22 @@ pub(super) fn has_bare_lf(bytes: &[u8], lines: usize) -> bool {
 /// or LF.
 pub(super) fn follows_crlf(head: &[u8], at: usize) -> bool {
     at.checked_sub(2).and_then(|cr| head.get(cr)) == Some(&b'\r')
+}
+
+/// What is wrong with a line that [`has_bare_lf`] or [`follows_crlf`] found.
+pub(super) const BARE_LF: &str = "line ends in LF without CR";
+
+/// What httparse found wrong, in a few words.
+pub(super) fn reason(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "bad field name or folded line",
+        httparse::Error::HeaderValue => "bad byte in a field value",
+        httparse::Error::NewLine => "bad line end",
+        httparse::Error::Status => "bad status line",
+        httparse::Error::Token => "bad request line",
+        httparse::Error::TooManyHeaders => "too many header fields",
+        httparse::Error::Version => "bad HTTP version",
+    }
 }
 
 /// How a whole head ends.

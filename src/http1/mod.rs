@@ -8,6 +8,7 @@ mod chunked;
 mod field;
 mod framing;
 mod head;
+mod hop;
 mod request;
 mod response;
 mod target;

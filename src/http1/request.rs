@@ -4,9 +4,10 @@ use std::fmt;
 
 use httparse::{Header, ParserConfig, Status};
 
-use super::field::{self, ConnectionOptions, Known};
-use super::framing::{self, Coding, Framing};
-use super::head::{self, HEAD_END, HeadLimits, Parsed, Slot, Version};
+use super::field::{self, Known};
+use super::framing::{self, BodyFields, Framing, FramingError};
+use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
+use super::hop::HopFields;
 use super::target::{Target, is_host};
 
 /// A request method that matters here. Case-sensitive, as methods are (RFC 9110 §9.1).
@@ -70,8 +71,8 @@ pub struct Request<'h, 'b> {
     pub version: Version,
     /// Every field, in order; values without spaces around them.
     pub fields: &'h [Header<'b>],
-    /// The host that is meant: that of an absolute-form target, else `Host` (RFC 9112 §3.2.2). Only an HTTP/1.0 request
-    /// may have none.
+    /// The host that is meant: that of an absolute-form target, else `Host` (RFC 9112 §3.2.2). Only an HTTP/1.0
+    /// request may have none.
     pub host: Option<&'b [u8]>,
     /// How its body is delimited; never [`Framing::UntilClose`].
     pub framing: Framing,
@@ -165,7 +166,7 @@ pub fn parse_request<'b, R>(
         Err(RequestError::TooManyFields) if limits.headers > fields => {}
         outcome => return Ok(outcome?.map(|request| with(&request))),
     }
-    let mut slots = head::slots_on_heap(limits.headers);
+    let mut slots = head::slots_on_heap(limits.headers, limits.head_bytes.min(bytes.len()));
     Ok(read(bytes, limits, &mut slots)?.map(|request| with(&request)))
 }
 
@@ -187,65 +188,64 @@ fn read<'h, 'b>(
     let outcome = ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, text, slots);
 
     // First the request line, then the fields, as a reader of single bytes would meet them.
-    let method = parsed.method.map(|method| Method::of(method.as_bytes()));
-    if method == Some(Method::Connect) {
-        return Err(RequestError::NotImplemented("CONNECT is not served"));
-    }
-    let target = match (method, parsed.path) {
-        (Some(method), Some(target)) => {
-            if target.len() > limits.uri_bytes {
-                return Err(RequestError::UriTooLong);
-            }
-            Some(Target::parse(method, target.as_bytes()).map_err(RequestError::Malformed)?)
+    let line = request_line(&parsed, text, limits)?;
+    let refused = match (outcome, line) {
+        (Ok(Status::Complete(head_bytes)), Some(line)) => {
+            let value = check(line, parsed.headers, &text[..head_bytes])?;
+            return Ok(Parsed::Complete { head_bytes: skipped + head_bytes, value });
         }
-        (Some(_), None) if unfinished_target_bytes(text) > limits.uri_bytes => {
-            return Err(RequestError::UriTooLong);
-        }
-        _ => None,
+        (Ok(_), _) => None,
+        (Err(httparse::Error::Version), _) => version_error(text, parsed.path)?,
+        (Err(error), _) => Some(error),
     };
-    let mut refused = match outcome {
-        Ok(Status::Complete(head_bytes)) => {
-            let (Some(method), Some(target)) = (method, target) else {
-                return Err(RequestError::Malformed("no request line"));
-            };
-            let head = &text[..head_bytes];
-            let request = check(method, target, parsed, head)?;
-            return Ok(Parsed::Complete { head_bytes: skipped + head_bytes, value: request });
-        }
-        Ok(Status::Partial) => None,
-        Err(error) => Some(error),
-    };
-
-    if refused == Some(httparse::Error::Version) {
-        match version_text(text, parsed.path) {
-            VersionText::Unfinished => refused = None,
-            VersionText::Other => return Err(RequestError::UnsupportedVersion),
-            VersionText::Garbled => return Err(RequestError::Malformed("bad HTTP version")),
-        }
-    }
     let lines_seen = match refused {
         Some(httparse::Error::TooManyHeaders) => slots_len + 2,
         _ => usize::MAX,
     };
     if head::has_bare_lf(text, lines_seen) {
-        return Err(RequestError::Malformed("line ends in LF without CR"));
+        return Err(RequestError::Malformed(BARE_LF));
     }
-    match refused {
-        None => {}
-        Some(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyFields),
-        Some(httparse::Error::Token) if method.is_some() => {
-            return Err(RequestError::Malformed("bad request target"));
-        }
-        Some(httparse::Error::Token) => return Err(RequestError::Malformed("bad method")),
-        Some(httparse::Error::HeaderName) => {
-            return Err(RequestError::Malformed("bad field name or folded line"));
-        }
-        Some(httparse::Error::HeaderValue) => {
-            return Err(RequestError::Malformed("bad byte in a field value"));
-        }
-        Some(_) => return Err(RequestError::Malformed("bad line end")),
+    Err(match refused {
+        None if within.len() < limits.head_bytes => return Ok(Parsed::Partial),
+        None => RequestError::HeadTooLarge,
+        Some(httparse::Error::TooManyHeaders) => RequestError::TooManyFields,
+        Some(httparse::Error::Token) if parsed.method.is_some() => RequestError::Malformed("bad request target"),
+        Some(httparse::Error::Token) => RequestError::Malformed("bad method"),
+        Some(error) => RequestError::Malformed(head::reason(error)),
+    })
+}
+
+#[derive(Clone, Copy)]
+struct RequestLine<'b> {
+    method: Method,
+    method_bytes: &'b [u8],
+    target: Target<'b>,
+    version: Version,
+}
+
+/// Checks what httparse has found of the request line; None when it didn't come to the target's end.
+fn request_line<'b>(
+    parsed: &httparse::Request<'_, 'b>,
+    text: &'b [u8],
+    limits: &HeadLimits,
+) -> Result<Option<RequestLine<'b>>, RequestError> {
+    let Some(method_bytes) = parsed.method.map(str::as_bytes) else {
+        return Ok(None);
+    };
+    let method = Method::of(method_bytes);
+    if method == Method::Connect {
+        return Err(RequestError::NotImplemented("CONNECT is not served"));
     }
-    if within.len() < limits.head_bytes { Ok(Parsed::Partial) } else { Err(RequestError::HeadTooLarge) }
+    let target_bytes = parsed.path.map_or_else(|| unfinished_target_bytes(text), str::len);
+    if target_bytes > limits.uri_bytes {
+        return Err(RequestError::UriTooLong);
+    }
+    let Some(target) = parsed.path else {
+        return Ok(None);
+    };
+    let target = Target::parse(method, target.as_bytes()).map_err(RequestError::Malformed)?;
+    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    Ok(Some(RequestLine { method, method_bytes, target, version }))
 }
 
 /// How many bytes of empty lines come before the request.
@@ -258,7 +258,7 @@ fn empty_lines_bytes(bytes: &[u8]) -> Result<usize, RequestError> {
         }
     }
     match bytes[skipped..] {
-        [b'\n', ..] => Err(RequestError::Malformed("line ends in LF without CR")),
+        [b'\n', ..] => Err(RequestError::Malformed(BARE_LF)),
         _ => Ok(skipped),
     }
 }
@@ -271,137 +271,93 @@ fn unfinished_target_bytes(text: &[u8]) -> usize {
     text[space + 1..].iter().take_while(|&&byte| byte > b' ' && byte != 0x7f).count()
 }
 
-enum VersionText {
-    /// May still become a version.
-    Unfinished,
-    /// A version of HTTP that isn't spoken here.
-    Other,
-    /// None at all.
-    Garbled,
-}
-
-/// Looks at what httparse didn't take for a version that it knows.
-fn version_text(text: &[u8], path: Option<&str>) -> VersionText {
-    let Some(path) = path else {
-        return VersionText::Garbled;
-    };
+/// What to make of a version that httparse doesn't know: it also refuses the beginning of one. None: wait for the rest.
+fn version_error(text: &[u8], path: Option<&str>) -> Result<Option<httparse::Error>, RequestError> {
+    const PATTERN: &[u8; 8] = b"HTTP/1.1";
+    let garbled = RequestError::Malformed("bad HTTP version");
+    let path = path.ok_or(garbled)?;
     let start = field::offset_in(text, path.as_bytes()) + path.len() + 1;
-    let version = &text[start.min(text.len())..];
-    let fits = |(at, &byte): (usize, &u8)| match b"HTTP/1.1"[at] {
+    let version = text.get(start..).ok_or(garbled)?;
+    let fits = |(&byte, &wanted): (&u8, &u8)| match wanted {
         b'1' => byte.is_ascii_digit(),
-        wanted => byte == wanted,
+        _ => byte == wanted,
     };
-    if !version.iter().take(8).enumerate().all(fits) {
-        VersionText::Garbled
-    } else if version.len() < 8 {
-        VersionText::Unfinished
-    } else {
-        VersionText::Other
+    if !version.iter().zip(PATTERN).all(fits) {
+        return Err(garbled);
     }
+    if version.len() < PATTERN.len() { Ok(None) } else { Err(RequestError::UnsupportedVersion) }
 }
 
 /// The rules beyond the grammar, on a head that httparse has taken; one pass over the fields.
 fn check<'h, 'b>(
-    method: Method,
-    target: Target<'b>,
-    parsed: httparse::Request<'h, 'b>,
+    line: RequestLine<'b>,
+    fields: &'h [Header<'b>],
     head: &'b [u8],
 ) -> Result<Request<'h, 'b>, RequestError> {
+    let RequestLine { method, method_bytes, target, version } = line;
     let malformed = |reason| Err(RequestError::Malformed(reason));
-    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
     let mut host = None;
-    let mut length = None;
-    let mut coding = None;
-    let mut connection = ConnectionOptions::default();
-    let mut upgrade = None;
-    let mut upgrades = 0;
+    let mut body = BodyFields::default();
+    let mut hop = HopFields::default();
     let mut expects_continue = false;
     let mut max_forwards = None;
 
-    let fields: &'h [Header<'b>] = parsed.headers;
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
-            return malformed("line ends in LF without CR");
+            return malformed(BARE_LF);
         }
+        let value = field.value;
         match Known::of(field.name) {
-            Known::Host => {
-                if host.is_some() {
-                    return malformed("more than one Host");
-                }
-                if !is_host(field.value) {
-                    return malformed("bad Host");
-                }
-                host = Some(field.value);
-            }
+            Known::Host if host.is_some() => return malformed("more than one Host"),
+            Known::Host => host = Some(value),
             Known::ContentLength => {
-                if length.is_some() {
-                    return malformed("more than one Content-Length");
-                }
-                let Some(bytes) = framing::content_length(field.value) else {
-                    return malformed("bad Content-Length");
-                };
-                length = Some(bytes);
+                body.add_single_length(value).map_err(RequestError::Malformed)?;
             }
-            Known::TransferEncoding => {
-                // A second line could only add codings behind the first, or repeat it.
-                let line = framing::coding(field.value);
-                coding = Some(if coding.is_none() { line } else { Coding::Faulty });
+            Known::TransferEncoding => body.add_coding(value),
+            Known::Connection => hop.add_connection(value).map_err(RequestError::Malformed)?,
+            Known::Upgrade => hop.add_upgrade(value),
+            Known::Expect => expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            Known::MaxForwards if matches!(method, Method::Options | Method::Trace) => {
+                max_forwards = framing::content_length(value);
             }
-            Known::Connection => {
-                if !connection.add(field.value) {
-                    return malformed("too many options in Connection");
-                }
-            }
-            Known::Upgrade => {
-                upgrades += 1;
-                upgrade = Some(field.value);
-            }
-            Known::Expect => {
-                expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
-            }
-            Known::MaxForwards => max_forwards = framing::content_length(field.value),
             _ => {}
         }
     }
     if !head.ends_with(HEAD_END) {
-        return malformed("line ends in LF without CR");
+        return malformed(BARE_LF);
     }
-    if host.is_none() && version == Version::Http11 {
-        return malformed("no Host");
+    match host {
+        None if version == Version::Http11 => return malformed("no Host"),
+        Some(host) if !is_host(host) => return malformed("bad Host"),
+        _ => {}
     }
     if let Target::Absolute { authority, .. } = target {
         host = Some(authority);
     }
-    let framing = match (coding, length) {
-        (None, None) => Framing::None,
-        (None, Some(bytes)) => Framing::Length(bytes),
-        (Some(_), Some(_)) => return malformed("both Content-Length and Transfer-Encoding"),
-        (Some(_), None) if version == Version::Http10 => {
-            return malformed("Transfer-Encoding in HTTP/1.0");
-        }
-        (Some(Coding::Chunked), None) => Framing::Chunked,
-        (Some(Coding::UnknownThenChunked), None) => {
+    let framing = match body.framing(version) {
+        Ok(framing) => framing.unwrap_or(Framing::None),
+        Err(FramingError::Malformed(reason)) => return malformed(reason),
+        Err(FramingError::UnknownCoding) => {
             return Err(RequestError::NotImplemented("transfer coding not spoken"));
         }
-        (Some(Coding::Faulty), None) => return malformed("bad Transfer-Encoding"),
     };
-    let modern = version == Version::Http11;
-    let upgrade = upgrade.filter(|value| {
-        modern && connection.upgrade && upgrades == 1 && !value.is_empty() && !field::offers_h2c(value)
-    });
+    let is_11 = version == Version::Http11;
     Ok(Request {
         method,
-        method_bytes: parsed.method.unwrap_or_default().as_bytes(),
+        method_bytes,
         target,
         version,
         fields,
         host,
         framing,
-        keep_alive: !connection.close && (modern || connection.keep_alive),
-        expect_continue: expects_continue && modern && framing.has_body(),
-        upgrade,
-        max_forwards: max_forwards.filter(|_| matches!(method, Method::Options | Method::Trace)),
-        names_fields: connection.names_fields,
+        keep_alive: hop.keep_alive(version),
+        expect_continue: expects_continue && is_11 && framing.has_body(),
+        upgrade: hop.upgrade().filter(|_| is_11),
+        max_forwards,
+        names_fields: hop.names_fields(),
         head,
     })
 }
+
+#[cfg(test)]
+mod tests;

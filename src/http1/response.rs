@@ -4,9 +4,10 @@ use std::fmt;
 
 use httparse::{Header, ParserConfig, Status};
 
-use super::field::{self, ConnectionOptions, Known};
-use super::framing::{self, Coding, Framing};
-use super::head::{self, HEAD_END, HeadLimits, Parsed, Slot, Version};
+use super::field::{self, Known};
+use super::framing::{BodyFields, Framing, FramingError};
+use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
+use super::hop::HopFields;
 use super::request::Method;
 
 /// A whole and sound response head.
@@ -22,11 +23,11 @@ pub struct Response<'h, 'b> {
     pub fields: &'h [Header<'b>],
     /// How its body is delimited; [`Framing::None`] for the answer to HEAD, and for 1xx, 204 and 304.
     pub framing: Framing,
-    /// `Content-Length` as it was sent, whether or not a body follows: in answers to HEAD and in 304 it says how long one
-    /// would be.
+    /// `Content-Length` as it was sent, whether or not a body follows: in answers to HEAD and in 304 it says how long
+    /// one would be.
     pub content_length: Option<u64>,
-    /// May the connection be used again (RFC 9112 §9.3)? False when the body ends with it, and when a status that has no
-    /// body was sent with fields that announce one, since then one may follow.
+    /// May the connection be used again (RFC 9112 §9.3)? False when the body ends with it, and when a status that has
+    /// no body was sent with fields that announce one, since then one may follow.
     pub keep_alive: bool,
     /// The protocol of a 101, or those that a 426 asks for: only when `Connection` names `upgrade`, from a single field
     /// that doesn't speak of h2c.
@@ -104,7 +105,7 @@ pub fn parse_response<'b, R>(
         Err(ResponseError::TooManyFields) if limits.headers > fields => {}
         outcome => return Ok(outcome?.map(|response| with(&response))),
     }
-    let mut slots = head::slots_on_heap(limits.headers);
+    let mut slots = head::slots_on_heap(limits.headers, limits.head_bytes.min(bytes.len()));
     Ok(read(bytes, method, limits, &mut slots)?.map(|response| with(&response)))
 }
 
@@ -129,119 +130,83 @@ fn read<'h, 'b>(
     }
     let refused = match outcome {
         Ok(Status::Complete(head_bytes)) => {
-            let response = check(method, parsed, &text[..head_bytes])?;
-            return Ok(Parsed::Complete { head_bytes, value: response });
+            let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
+            let status = parsed.code.unwrap_or_default();
+            let value = check(method, version, status, parsed.headers, &text[..head_bytes])?;
+            return Ok(Parsed::Complete { head_bytes, value });
         }
         Ok(Status::Partial) => None,
         Err(error) => Some(error),
     };
-
     let lines_seen = match refused {
         Some(httparse::Error::TooManyHeaders) => slots_len + 2,
         _ => usize::MAX,
     };
     if head::has_bare_lf(text, lines_seen) {
-        return malformed("line ends in LF without CR");
+        return malformed(BARE_LF);
     }
     match refused {
         None if text.len() < limits.head_bytes => Ok(Parsed::Partial),
         None => Err(ResponseError::HeadTooLarge),
         Some(httparse::Error::TooManyHeaders) => Err(ResponseError::TooManyFields),
-        Some(httparse::Error::Version) => malformed("bad HTTP version"),
-        Some(httparse::Error::Status) => malformed("bad status line"),
-        Some(httparse::Error::HeaderName) => malformed("bad field name or folded line"),
-        Some(httparse::Error::HeaderValue) => malformed("bad byte in a field value"),
-        Some(_) => malformed("bad line end"),
+        Some(error) => malformed(head::reason(error)),
     }
 }
 
 /// The rules beyond the grammar, on a head that httparse has taken; one pass over the fields.
 fn check<'h, 'b>(
     method: Method,
-    parsed: httparse::Response<'h, 'b>,
+    version: Version,
+    status: u16,
+    fields: &'h [Header<'b>],
     head: &'b [u8],
 ) -> Result<Response<'h, 'b>, ResponseError> {
     let malformed = |reason| Err(ResponseError::Malformed(reason));
-    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let status = parsed.code.unwrap_or_default();
-    let mut length = None;
-    let mut coding = None;
-    let mut connection = ConnectionOptions::default();
-    let mut upgrade = None;
-    let mut upgrades = 0;
+    let mut body = BodyFields::default();
+    let mut hop = HopFields::default();
     let mut has_date = false;
-
-    let fields: &'h [Header<'b>] = parsed.headers;
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
-            return malformed("line ends in LF without CR");
+            return malformed(BARE_LF);
         }
+        let value = field.value;
         match Known::of(field.name) {
             Known::ContentLength => {
-                let bytes = framing::repeated_content_length(field.value);
-                if bytes.is_none() || (length.is_some() && length != bytes) {
-                    return malformed("bad Content-Length");
-                }
-                length = bytes;
+                body.add_repeatable_length(value).map_err(ResponseError::Malformed)?;
             }
-            Known::TransferEncoding => {
-                let line = framing::coding(field.value);
-                coding = Some(if coding.is_none() { line } else { Coding::Faulty });
-            }
-            Known::Connection => {
-                if !connection.add(field.value) {
-                    return malformed("too many options in Connection");
-                }
-            }
-            Known::Upgrade => {
-                upgrades += 1;
-                upgrade = Some(field.value);
-            }
+            Known::TransferEncoding => body.add_coding(value),
+            Known::Connection => hop.add_connection(value).map_err(ResponseError::Malformed)?,
+            Known::Upgrade => hop.add_upgrade(value),
             Known::Date => has_date = true,
             _ => {}
         }
     }
     if !head.ends_with(HEAD_END) {
-        return malformed("line ends in LF without CR");
+        return malformed(BARE_LF);
     }
-    let announced = match (coding, length) {
-        (None, None) => Framing::UntilClose,
-        (None, Some(bytes)) => Framing::Length(bytes),
-        (Some(_), Some(_)) => return malformed("both Content-Length and Transfer-Encoding"),
-        (Some(_), None) if version == Version::Http10 => {
-            return malformed("Transfer-Encoding in HTTP/1.0");
-        }
-        (Some(Coding::Chunked), None) => Framing::Chunked,
-        (Some(_), None) => return malformed("transfer coding not spoken"),
+    let announced = match body.framing(version) {
+        Ok(framing) => framing,
+        Err(FramingError::Malformed(reason)) => return malformed(reason),
+        Err(FramingError::UnknownCoding) => return malformed("transfer coding not spoken"),
     };
     let never_has_body = matches!(status, 100..200 | 204);
-    let framing = if never_has_body || status == 304 || method == Method::Head { Framing::None } else { announced };
-    let may_go_on = match framing {
-        Framing::UntilClose => false,
-        Framing::None if never_has_body => {
-            matches!(announced, Framing::UntilClose | Framing::Length(0))
-        }
-        _ => true,
+    let framing = if never_has_body || status == 304 || method == Method::Head {
+        Framing::None
+    } else {
+        announced.unwrap_or(Framing::UntilClose)
     };
-    let asked_to_stay = version == Version::Http11 || connection.keep_alive;
-    let upgrade = upgrade.filter(|value: &&[u8]| {
-        matches!(status, 101 | 426)
-            && connection.upgrade
-            && upgrades == 1
-            && !value.is_empty()
-            && !field::offers_h2c(value)
-    });
+    let leaves_doubt = never_has_body && announced.is_some_and(Framing::has_body) || framing == Framing::UntilClose;
     Ok(Response {
         version,
         status,
         reason: reason(head),
         fields,
         framing,
-        content_length: length,
-        keep_alive: may_go_on && asked_to_stay && !connection.close,
-        upgrade,
+        content_length: body.length(),
+        keep_alive: hop.keep_alive(version) && !leaves_doubt,
+        upgrade: hop.upgrade().filter(|_| matches!(status, 101 | 426)),
         has_date,
-        names_fields: connection.names_fields,
+        names_fields: hop.names_fields(),
         head,
     })
 }
@@ -255,3 +220,6 @@ fn reason(head: &[u8]) -> &[u8] {
         _ => b"",
     }
 }
+
+#[cfg(test)]
+mod tests;

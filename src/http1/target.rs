@@ -54,34 +54,28 @@ fn strip_prefix_any_case<'b>(text: &'b [u8], prefix: &[u8]) -> Option<&'b [u8]> 
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// Is this `host [":" port]` with a host that isn't empty (RFC 9110 §4.2.1, RFC 3986 §3.2.2)? User info, IPvFuture
+/// Is this `host [":" port]` with a host that isn't empty (RFC 9110 §4.2.1, RFC 3986 §3.2.2)? User info, `IPvFuture`
 /// and zone identifiers are refused.
 pub(super) fn is_host(value: &[u8]) -> bool {
-    let after_host = match value {
-        [b'[', rest @ ..] => {
-            let Some(end) = memchr::memchr(b']', rest) else {
-                return false;
-            };
-            let (literal, after) = rest.split_at(end);
-            let literal = str::from_utf8(literal).unwrap_or_default();
-            if literal.parse::<Ipv6Addr>().is_err() {
-                return false;
-            }
-            &after[1..]
-        }
-        _ => {
-            let name_bytes = reg_name_bytes(value);
-            if name_bytes == 0 {
-                return false;
-            }
-            &value[name_bytes..]
-        }
+    let after_host = if let [b'[', rest @ ..] = value {
+        after_ipv6_literal(rest)
+    } else {
+        let name_bytes = reg_name_bytes(value);
+        (name_bytes > 0).then(|| &value[name_bytes..])
     };
     match after_host {
-        [] => true,
-        [b':', port @ ..] => is_port(port),
+        Some([]) => true,
+        Some([b':', port @ ..]) => is_port(port),
         _ => false,
     }
+}
+
+/// What comes behind the closing bracket, if there is an IPv6 address before it.
+fn after_ipv6_literal(value: &[u8]) -> Option<&[u8]> {
+    let end = memchr::memchr(b']', value)?;
+    let (literal, after) = value.split_at(end);
+    str::from_utf8(literal).ok()?.parse::<Ipv6Addr>().ok()?;
+    after.strip_prefix(b"]")
 }
 
 /// How many bytes from the start can be a registered name or an IPv4 address.
@@ -93,8 +87,10 @@ fn reg_name_bytes(value: &[u8]) -> usize {
                 Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => 3,
                 _ => break,
             },
-            b'-' | b'.' | b'_' | b'~' => 1,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => 1,
+            // Unreserved characters and sub-delimiters.
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {
+                1
+            }
             _ if byte.is_ascii_alphanumeric() => 1,
             _ => break,
         };

@@ -40,3 +40,44 @@ const WITHHELD: &[&str] = &[
     "www-authenticate",
     "x-real-ip",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::may_pass;
+
+    #[test]
+    fn trailers_that_say_something_new_pass_and_no_others() {
+        for name in ["X-T", "ETag", "Digest", "Server-Timing", "grpc-status", "Content-MD5"] {
+            assert!(may_pass(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "Content-Length",
+            "transfer-encoding",
+            "HOST",
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Authorization",
+            "Cookie",
+            "Set-Cookie",
+            "Content-Type",
+            "Content-Encoding",
+            "X-Forwarded-For",
+            "x-forwarded-port",
+            "Forwarded",
+            "Via",
+            "X-Request-Id",
+            "If-Match",
+            "Cache-Control",
+            "Max-Forwards",
+            "Expect",
+            "Range",
+            "Date",
+            "Location",
+        ] {
+            assert!(!may_pass(name.as_bytes()), "{name}");
+        }
+    }
+}

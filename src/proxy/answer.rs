@@ -120,7 +120,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }
     }
 
-    fn begin_body(&self, head: &Head, buffer: &mut Buffer, scratch: &[u8]) -> Result<Answer, Failure> {
+    fn begin_body(&self, head: &Head, buffer: &mut Buffer, scratch: &mut Vec<u8>) -> Result<Answer, Failure> {
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes);
         let begun = pump.begin(scratch, buffer, &self.client.stream);

@@ -5,6 +5,8 @@ use std::io;
 
 use crate::http1::{ChunkError, RequestError, ResponseError};
 
+pub use super::error_answer::{Representation, write_error_answer};
+
 /// Why an exchange didn't come to its proper end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -119,19 +121,13 @@ impl Failure {
                 ..backend_fault(503, "destination_unavailable", "no_backend", "no healthy backend")
             },
             Self::ConnectionLimit => over_limit("connection_limit", "too many connections"),
-            Self::NoLocalPort => over_limit("no_local_port", "no local port left to connect from"),
-            Self::NoDescriptor => over_limit("no_descriptor", "no file descriptor left"),
-            Self::NameNotResolved => backend_fault(502, "dns_error", "dns", "backend name has no address"),
-            Self::ConnectRefused => backend_fault(502, "connection_refused", "connect_refused", "connection refused"),
-            Self::ConnectUnroutable => {
-                backend_fault(502, "destination_ip_unroutable", "connect_unroutable", "no route to the backend")
-            }
-            Self::ConnectFailed(_) => {
-                backend_fault(502, "destination_unavailable", "connect_failed", "could not connect to the backend")
-            }
-            Self::ConnectTimeout => {
-                backend_fault(504, "connection_timeout", "connect_timeout", "connecting took too long")
-            }
+            Self::NameNotResolved
+            | Self::ConnectRefused
+            | Self::ConnectUnroutable
+            | Self::NoLocalPort
+            | Self::NoDescriptor
+            | Self::ConnectFailed(_)
+            | Self::ConnectTimeout => self.connect_view(),
             Self::ResponseTimeout => {
                 backend_fault(504, "http_response_timeout", "response_timeout", "no response in time")
             }
@@ -168,6 +164,24 @@ impl Failure {
                 ..backend_fault(500, "proxy_internal_error", "panicked", "defect in the proxy")
             },
         }
+    }
+
+    /// Of those that happen before a byte could be sent to the backend.
+    fn connect_view(self) -> View {
+        let (status, proxy_status, label, detail) = match self {
+            Self::NoLocalPort => {
+                return over_limit("no_local_port", "no local port left to connect from");
+            }
+            Self::NoDescriptor => return over_limit("no_descriptor", "no file descriptor left"),
+            Self::NameNotResolved => (502, "dns_error", "dns", "backend name has no address"),
+            Self::ConnectRefused => (502, "connection_refused", "connect_refused", "backend refused the connection"),
+            Self::ConnectUnroutable => {
+                (502, "destination_ip_unroutable", "connect_unroutable", "no route to the backend")
+            }
+            Self::ConnectTimeout => (504, "connection_timeout", "connect_timeout", "connecting took too long"),
+            _ => (502, "destination_unavailable", "connect_failed", "could not connect"),
+        };
+        backend_fault(status, proxy_status, label, detail)
     }
 }
 
@@ -214,129 +228,101 @@ fn cut(proxy_status: &'static str, label: &'static str, detail: &'static str) ->
     View { status: None, proxy_status, label, detail, retry_after_seconds: None, must_close: true }
 }
 
-/// Appends a whole answer that says what went wrong; nothing for a failure without a status.
-///
-/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `close` adds `Connection: close` (a failure that must close does so anyway); `head_only`
-/// leaves the body out, for HEAD.
-pub fn write_error_answer(
-    out: &mut Vec<u8>,
-    failure: &Failure,
-    representation: Representation,
-    date: &[u8],
-    close: bool,
-    head_only: bool,
-) {
-    let view = failure.view();
-    let Some(status) = view.status else { return };
-    let title = reason_phrase(status);
-    let (media_type, body) = representation.body(status, title, view.detail);
-    let mut line = |parts: &[&[u8]]| {
-        parts.iter().for_each(|part| out.extend_from_slice(part));
-        out.extend_from_slice(b"\r\n");
-    };
-    let mut number = itoa::Buffer::new();
-    line(&[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
-    line(&[b"Date: ", date]);
-    line(&[b"Server: maypole"]);
-    line(&[
-        b"Proxy-Status: maypole; error=",
-        view.proxy_status.as_bytes(),
-        b"; details=\"",
-        view.detail.as_bytes(),
-        b"\"",
-    ]);
-    if let Some(seconds) = view.retry_after_seconds {
-        line(&[b"Retry-After: ", number.format(seconds).as_bytes()]);
-    }
-    // Some of these codes may be cached for a while by default (RFC 9110 §15.1), and none should.
-    line(&[b"Cache-Control: no-store"]);
-    line(&[b"Content-Type: ", media_type.as_bytes()]);
-    line(&[b"Content-Length: ", number.format(body.len()).as_bytes()]);
-    if close || view.must_close {
-        line(&[b"Connection: close"]);
-    }
-    line(&[]);
-    if !head_only {
-        out.extend_from_slice(body.as_bytes());
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
-}
+    /// One of each; the compiler doesn't count them, but a new one without a place here is easy to spot in review.
+    const ALL: &[Failure] = &[
+        Failure::BadRequest(RequestError::Malformed("bad Host")),
+        Failure::BadRequest(RequestError::UriTooLong),
+        Failure::BadRequest(RequestError::HeadTooLarge),
+        Failure::BadRequest(RequestError::TooManyFields),
+        Failure::BadRequest(RequestError::UnsupportedVersion),
+        Failure::BadRequest(RequestError::NotImplemented("CONNECT is not served")),
+        Failure::BadChunk(ChunkError::BadSize),
+        Failure::BodyTooLarge,
+        Failure::RequestHeadTimeout,
+        Failure::RequestBodyTimeout,
+        Failure::NoBackend,
+        Failure::ConnectionLimit,
+        Failure::NameNotResolved,
+        Failure::ConnectRefused,
+        Failure::ConnectUnroutable,
+        Failure::NoLocalPort,
+        Failure::NoDescriptor,
+        Failure::ConnectFailed(io::ErrorKind::Other),
+        Failure::ConnectTimeout,
+        Failure::ResponseTimeout,
+        Failure::ClosedBeforeHead,
+        Failure::BadResponse(ResponseError::Malformed("bad status line")),
+        Failure::BadResponse(ResponseError::HeadTooLarge),
+        Failure::BadResponse(ResponseError::TooManyFields),
+        Failure::UnaskedSwitch,
+        Failure::BadResponseChunk(ChunkError::BadSize),
+        Failure::BodyCut,
+        Failure::ResponseBodyTimeout,
+        Failure::ClientGone,
+        Failure::ClientWriteStalled,
+        Failure::TunnelIdle,
+        Failure::DrainTimeout,
+        Failure::Panicked,
+    ];
 
-/// What an error answer's body is written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Representation {
-    /// Plain text.
-    Text,
-    /// A small page.
-    Html,
-    /// A problem document (RFC 9457).
-    Problem,
-}
-
-impl Representation {
-    /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first named among equals; text when none is named.
-    pub fn of(accept: Option<&[u8]>) -> Self {
-        let mut best = (Self::Text, 0);
-        for range in accept.unwrap_or_default().split(|&byte| byte == b',') {
-            let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-            let media = match parts.next().unwrap_or_default().to_ascii_lowercase().as_slice() {
-                b"text/html" | b"application/xhtml+xml" => Self::Html,
-                b"application/json" | b"application/problem+json" => Self::Problem,
-                b"text/plain" | b"text/*" | b"*/*" => Self::Text,
-                _ => continue,
-            };
-            let weight = parts.find_map(thousandths).unwrap_or(1000);
-            if weight > best.1 {
-                best = (media, weight);
-            }
-        }
-        best.0
-    }
-
-    fn body(self, status: u16, title: &str, detail: &str) -> (&'static str, String) {
-        match self {
-            Self::Text => ("text/plain; charset=utf-8", format!("{status} {title}: {detail}\n")),
-            Self::Html => (
-                "text/html; charset=utf-8",
-                format!(
-                    "<!doctype html>\n<title>{status} {title}</title>\n<h1>{status} {title}</h1>\n<p>{detail}</p>\n"
-                ),
-            ),
-            Self::Problem => (
-                "application/problem+json",
-                format!(
-                    "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"detail\":\"{detail}\"}}\n"
-                ),
-            ),
+    #[test]
+    fn labels_tell_situations_apart_and_details_need_no_escaping() {
+        let mut labels = Vec::new();
+        for failure in ALL {
+            let view = failure.view();
+            let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' if !b"\"\\<>&".contains(&b)));
+            assert!(plain(view.detail) && !view.detail.is_empty(), "{failure:?}");
+            assert!(!labels.contains(&view.label), "{failure:?}");
+            labels.push(view.label);
         }
     }
-}
 
-/// `q=0.8` in thousandths; None for another parameter.
-fn thousandths(parameter: &[u8]) -> Option<u32> {
-    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
-    let mut weight = match value.first() {
-        Some(b'1') => 1000,
-        _ => 0,
-    };
-    for (place, &digit) in [100, 10, 1].into_iter().zip(value.get(2..).unwrap_or_default()) {
-        weight += place * u32::from(digit.saturating_sub(b'0').min(9));
+    #[test]
+    fn statuses_and_types_are_those_of_the_contract() {
+        for (failure, status, proxy_status, retry) in [
+            (Failure::BodyTooLarge, 413, "http_request_error", false),
+            (Failure::RequestHeadTimeout, 408, "http_request_error", false),
+            (Failure::RequestBodyTimeout, 408, "http_request_error", false),
+            (Failure::NotImplemented("x"), 501, "http_request_error", false),
+            (Failure::NoBackend, 503, "destination_unavailable", true),
+            (Failure::ConnectRefused, 502, "connection_refused", false),
+            (Failure::ConnectUnroutable, 502, "destination_ip_unroutable", false),
+            (Failure::NameNotResolved, 502, "dns_error", false),
+            (Failure::ConnectTimeout, 504, "connection_timeout", false),
+            (Failure::ResponseTimeout, 504, "http_response_timeout", false),
+            (Failure::ClosedBeforeHead, 502, "connection_terminated", false),
+            (Failure::BodyCut, 502, "http_response_incomplete", false),
+            (Failure::ConnectionLimit, 503, "connection_limit_reached", true),
+            (Failure::BadRequest(RequestError::Malformed("x")), 400, "http_request_error", false),
+            (Failure::BadRequest(RequestError::UriTooLong), 414, "http_request_error", false),
+            (Failure::BadRequest(RequestError::HeadTooLarge), 431, "http_request_error", false),
+            (Failure::BadRequest(RequestError::UnsupportedVersion), 505, "http_request_error", false),
+            (Failure::BadResponse(ResponseError::Malformed("x")), 502, "http_protocol_error", false),
+        ] {
+            let view = failure.view();
+            assert_eq!(view.status, Some(status), "{failure:?}");
+            assert_eq!(view.proxy_status, proxy_status, "{failure:?}");
+            assert_eq!(view.retry_after_seconds.is_some(), retry, "{failure:?}");
+        }
     }
-    Some(weight.min(1000))
+
+    #[test]
+    fn connect_errors_are_told_apart() {
+        for (code, want) in [
+            (libc::ECONNREFUSED, Failure::ConnectRefused),
+            (libc::EHOSTUNREACH, Failure::ConnectUnroutable),
+            (libc::ENETUNREACH, Failure::ConnectUnroutable),
+            (libc::ETIMEDOUT, Failure::ConnectTimeout),
+            (libc::EADDRNOTAVAIL, Failure::NoLocalPort),
+            (libc::EMFILE, Failure::NoDescriptor),
+            (libc::ENFILE, Failure::NoDescriptor),
+            (libc::EACCES, Failure::ConnectFailed(io::ErrorKind::PermissionDenied)),
+        ] {
+            assert_eq!(Failure::of_connect(&io::Error::from_raw_os_error(code)), want);
+        }
+    }
 }

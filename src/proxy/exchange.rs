@@ -175,7 +175,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     ) -> Result<After, Miss> {
         let lease = self.lease(client, facts, visit)?;
         let began = self.world.now();
-        let upload = self.send(client, facts, head_bytes, &lease, &scratch.bytes).map_err(|miss| {
+        let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).map_err(|miss| {
             visit.backend().record(self.world.worker(), Outcome::Failed);
             miss
         })?;
@@ -227,13 +227,16 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         facts: &Facts,
         head_bytes: usize,
         lease: &Lease<W>,
-        head: &[u8],
+        head: &mut Vec<u8>,
     ) -> Result<Upload, Miss> {
         let Some(buffer) = client.buffer.as_mut() else {
             return Err(Miss { failure: Failure::ClientGone, again: false });
         };
         if let Some(whole_bytes) = client.whole_bytes {
-            let body = &buffer.filled()[head_bytes..whole_bytes];
+            let mut body = &buffer.filled()[head_bytes..whole_bytes];
+            if body.len() <= pump::COPY_BYTES_MAX {
+                head.extend_from_slice(std::mem::take(&mut body));
+            }
             let written = match pump::write(&lease.stream, &[head, body]) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -251,7 +254,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let of_body = written - of_head;
             let mut pump = Pump::new(Framing::Length((body.len() - of_body) as u64), false, 0, 0);
             pump.lead_with(&head[of_head..]);
-            buffer.consume(head_bytes + of_body);
+            buffer.consume(whole_bytes - (body.len() - of_body));
             client.whole_bytes = None;
             return Ok(Upload::Streaming(pump));
         }

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use crate::http1::{Framing, Known, Request, Response, Target, Version};
+use crate::http1::{Framing, Known, Method, Request, Response, Target, Version};
 
 /// What a request's head is rewritten with.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,6 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     }
     let mut has_proto = false;
     let mut has_host = false;
-    let mut has_id = false;
     let mut has_forwarded_for = false;
     request.copy_lines(out, |known, field| match known {
         Known::Host => !own_host,
@@ -61,7 +60,8 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         | Known::HopByHop
         | Known::Trailer
         | Known::TransferEncoding
-        | Known::Upgrade => false,
+        | Known::Upgrade
+        | Known::XRequestId => false,
         // RFC 9110 §10.1.1: from an HTTP/1.0 client it means nothing.
         Known::Expect => request.version == Version::Http11 && !request.connection_names(field.name),
         Known::MaxForwards => request.max_forwards.is_none() && !request.connection_names(field.name),
@@ -72,7 +72,6 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         }
         Known::XForwardedHost => keep_once(&mut has_host, how.trusted),
         Known::XForwardedProto => keep_once(&mut has_proto, how.trusted),
-        Known::XRequestId => keep_once(&mut has_id, how.trusted && !field.value.is_empty()),
         Known::Date | Known::Other => {
             (how.trusted || !speaks_for_client(field.name)) && !request.connection_names(field.name)
         }
@@ -100,9 +99,8 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     if let (false, Some(host)) = (has_host, request.host) {
         write_field(out, b"X-Forwarded-Host", host);
     }
-    if !has_id {
-        write_field(out, b"X-Request-Id", how.request_id);
-    }
+    let request_id = kept_request_id(request, how.trusted).unwrap_or(how.request_id);
+    write_field(out, b"X-Request-Id", request_id);
     // RFC 9110 §7.6.3: the version is that in which the message was received.
     out.extend_from_slice(match request.version {
         Version::Http11 => b"Via: 1.1 maypole\r\n",
@@ -124,15 +122,13 @@ fn keep_once(has: &mut bool, may: bool) -> bool {
 }
 
 fn write_target(out: &mut Vec<u8>, request: &Request<'_, '_>, base_path: &[u8]) {
-    let path = match request.target {
-        Target::Asterisk => return out.push(b'*'),
-        Target::Origin(path) => path,
-        // RFC 9112 §3.2.4: so it is said of the server itself in absolute-form.
-        Target::Absolute { path: b"", .. } if request.method == crate::http1::Method::Options => {
-            return out.push(b'*');
-        }
-        Target::Absolute { path, .. } => path,
+    let (Target::Origin(path) | Target::Absolute { path, .. }) = request.target else {
+        return out.push(b'*');
     };
+    // RFC 9112 §3.2.4: so it is asked of the server itself in absolute-form.
+    if path.is_empty() && request.method == Method::Options {
+        return out.push(b'*');
+    }
     out.extend_from_slice(base_path);
     if path.first() != Some(&b'/') {
         out.push(b'/');
@@ -269,6 +265,11 @@ fn write_address(out: &mut Vec<u8>, address: IpAddr) {
             }
         }
         // Writing to a vector can't fail.
-        IpAddr::V6(v6) => drop(write!(out, "{v6}")),
+        IpAddr::V6(v6) => {
+            let _ = write!(out, "{v6}");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod answer;
 mod client;
 mod connection;
 pub mod error;
+mod error_answer;
 mod exchange;
 pub mod forward;
 mod pump;

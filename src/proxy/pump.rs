@@ -10,6 +10,9 @@ use crate::runtime::world::Stream;
 /// Bytes that a pump moves before others get a turn.
 pub(super) const TURN_BYTES: usize = 1 << 20;
 
+/// Up to this size, copying a body behind its head is cheaper than writing from two places.
+pub(super) const COPY_BYTES_MAX: usize = 2048;
+
 /// A body on its way.
 pub(super) struct Pump {
     reader: Reader,
@@ -96,8 +99,17 @@ impl Pump {
 
     /// Takes what `buffer` has of the body and writes it behind `head`, in one call where it fits. What doesn't fit of
     /// the head is kept.
-    pub(super) fn begin<S: Stream>(&mut self, head: &[u8], buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
+    pub(super) fn begin<S: Stream>(
+        &mut self,
+        head: &mut Vec<u8>,
+        buffer: &mut Buffer,
+        to: &S,
+    ) -> Result<(), PumpError> {
         self.load(buffer)?;
+        if self.block.left <= COPY_BYTES_MAX {
+            self.block.pieces(buffer).iter().for_each(|piece| head.extend_from_slice(piece));
+            self.block.advance(self.block.left, buffer);
+        }
         let [_, prefix, payload, suffix, trailers] = self.block.pieces(buffer);
         let pieces = [head, prefix, payload, suffix, trailers];
         match write(to, &pieces) {

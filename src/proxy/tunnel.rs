@@ -17,7 +17,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &mut Client<W::Stream>,
         upstream: &W::Stream,
         mut from_upstream: Buffer,
-        head: &[u8],
+        head: &mut Vec<u8>,
     ) -> After {
         let timeouts = &self.shared.config.timeouts;
         let mut from_client = client.buffer.take().unwrap_or_else(|| self.buffers.take());
@@ -27,7 +27,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut up = Pump::new(Framing::UntilClose, false, 0, 0);
         let mut down = Pump::new(Framing::UntilClose, false, 0, 0);
         if down.begin(head, &mut from_upstream, &client.stream).is_err()
-            || up.begin(&[], &mut from_client, upstream).is_err()
+            || up.begin(&mut Vec::new(), &mut from_client, upstream).is_err()
         {
             return After::Cut;
         }

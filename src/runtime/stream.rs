@@ -82,7 +82,11 @@ impl<P: 'static> Stream for MayStream<P> {
     #[inline]
     fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            let result = self.socket().write_vectored(from);
+            // send(2) is the cheaper call.
+            let result = match from {
+                [one] => self.socket().write(one),
+                many => self.socket().write_vectored(many),
+            };
             match &result {
                 Ok(n) => {
                     if *n < from.iter().map(|slice| slice.len()).sum() {

@@ -80,6 +80,7 @@ enum Command {
     /// At run time: probed at once.
     Add(Arc<Backend>),
     Remove(u64),
+    Stop,
 }
 
 impl Checker {
@@ -126,13 +127,18 @@ impl Checker {
         self.order(Command::Remove(id));
     }
 
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        self.order(Command::Stop);
+    }
+
     /// How late probes have been.
     pub(super) fn lateness(&self) -> Lateness {
         *self.lateness.lock()
     }
 
     fn order(&self, command: Command) {
-        // The thread ends only after this sender has gone.
+        // Nobody is there to hear it once the thread has been stopped.
         let _ = self.commands.send(command);
     }
 }
@@ -163,8 +169,8 @@ impl Thread {
             let alarm = self.schedule.next_due().map_or_else(never, channel::at);
             select! {
                 recv(orders) -> order => match order {
+                    Ok(Command::Stop) | Err(_) => return,
                     Ok(order) => self.obey(order),
-                    Err(_) => return,
                 },
                 recv(self.finished) -> finished => if let Ok(finished) = finished {
                     self.take_in(finished);
@@ -196,6 +202,7 @@ impl Thread {
                 self.schedule.remove(id);
                 self.backends.remove(&id);
             }
+            Command::Stop => {}
         }
     }
 

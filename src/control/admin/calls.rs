@@ -1,0 +1,214 @@
+//! One function a call of the API. What can't be done comes back as its problem document.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::views::{FullBackend, Status, millis};
+use crate::balance::Backend;
+use crate::config::{BackendUrl, parse_backend, parse_duration};
+use crate::control::ControlPlane;
+use crate::control::registry::Which;
+use crate::control::server::{Answer, Call};
+
+/// The longest that a `DELETE` waits for a drain.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+pub(super) type Outcome = Result<Answer, Answer>;
+
+pub(super) fn status(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    Ok(Answer::json(200, &control.registry().read(Status::of)))
+}
+
+pub(super) fn list(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    // Entries are cloned under the lock and shown outside of it: quantiles of many backends take their time.
+    let entries = control.registry().read(<[_]>::to_vec);
+    Ok(Answer::json(200, &entries.iter().map(FullBackend::from).collect::<Vec<_>>()))
+}
+
+pub(super) fn show(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
+    Parameters::none(call)?;
+    let name = decode(segment)?;
+    let entry = control.registry().find(Which::Name(&name)).ok_or_else(|| no_such_name(&name))?;
+    Ok(Answer::json(200, &FullBackend::from(&entry)))
+}
+
+pub(super) fn healthz(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    let lateness = control.lateness();
+    Ok(Answer::json(
+        200,
+        &json!({
+            "status": "ok",
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": control.uptime().as_secs(),
+            "probe_lateness_ms": { "recent_max": millis(lateness.recent_max), "max": millis(lateness.max) },
+        }),
+    ))
+}
+
+pub(super) fn readyz(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    match control.readiness() {
+        Ok(()) => Ok(Answer::json(200, &json!({ "status": "ready" }))),
+        Err(why) => Err(Answer::problem(503, &format!("not ready: {why}"))),
+    }
+}
+
+pub(super) fn add(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    let body = object(call)?;
+    let config = parse_backend(&body).map_err(|errors| {
+        let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        Answer::problem(400, &reasons.join("; "))
+    })?;
+    let entry = control.add(config).map_err(|error| Answer::problem(409, &error.to_string()))?;
+    let place = format!("/backends/{}", encode(&entry.config.name));
+    Ok(Answer::json(201, &FullBackend::from(&entry)).with("Location", place))
+}
+
+pub(super) fn remove_by_url(control: &ControlPlane, call: &Call) -> Outcome {
+    let wait = Parameters::wait(call)?;
+    let url = url_of(&object(call)?)?;
+    let removed = control.remove(Which::Url(&url.normalized));
+    let backend = removed.ok_or_else(|| Answer::problem(404, &format!("there is no backend at {url}")))?;
+    Ok(drained(&backend, wait))
+}
+
+pub(super) fn remove_by_name(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
+    let wait = Parameters::wait(call)?;
+    let name = decode(segment)?;
+    let backend = control.remove(Which::Name(&name)).ok_or_else(|| no_such_name(&name))?;
+    Ok(drained(&backend, wait))
+}
+
+/// Removed; and if that was asked for, with nothing in flight any more.
+fn drained(backend: &Backend, wait: Option<Duration>) -> Answer {
+    match wait.map(|wait| ControlPlane::wait_for_drain(backend, wait)) {
+        None | Some(0) => Answer::empty(204),
+        Some(left) => Answer::json(202, &json!({ "name": backend.name, "url": backend.url, "in_flight": left })),
+    }
+}
+
+/// The query's parameters, of which each call knows its own.
+struct Parameters;
+
+impl Parameters {
+    fn none(call: &Call) -> Result<(), Answer> {
+        match Self::pairs(call).next() {
+            None => Ok(()),
+            Some((name, _)) => Err(Self::unknown(name, "this call takes none")),
+        }
+    }
+
+    /// `?wait=30s`, if there is one.
+    fn wait(call: &Call) -> Result<Option<Duration>, Answer> {
+        let mut wait = None;
+        for (name, value) in Self::pairs(call) {
+            if name != "wait" {
+                return Err(Self::unknown(name, "this call takes \"wait\""));
+            }
+            let parsed = parse_duration(&decode(value)?)
+                .map_err(|error| Answer::problem(400, &format!("wait={value}: {error}")))?;
+            if parsed > WAIT_MAX {
+                return Err(Answer::problem(400, &format!("wait={value}: an hour is the longest")));
+            }
+            wait = Some(parsed);
+        }
+        Ok(wait)
+    }
+
+    fn pairs(call: &Call) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = call.query.as_deref().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    }
+
+    fn unknown(name: &str, known: &str) -> Answer {
+        Answer::problem(400, &format!("unknown query parameter {name:?}: {known}"))
+    }
+}
+
+/// The body as a JSON object.
+fn object(call: &Call) -> Result<Value, Answer> {
+    let refuse = |detail: String| Err(Answer::problem(400, &detail));
+    if call.body.is_empty() {
+        return refuse("a JSON body is missing: {\"url\": \"http://host:port\"}".into());
+    }
+    match serde_json::from_slice(&call.body) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(other) => refuse(format!("the body should be a JSON object with a \"url\", but is {}", kind(&other))),
+        Err(error) => refuse(format!("the body isn't JSON: {error}")),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// `{"url": …}` and nothing else.
+fn url_of(body: &Value) -> Result<BackendUrl, Answer> {
+    let refuse = |detail: String| Answer::problem(400, &detail);
+    let fields = body.as_object().into_iter().flatten();
+    if let Some((other, _)) = fields.into_iter().find(|(name, _)| *name != "url") {
+        return Err(refuse(format!("unknown field {other:?}: the body is {{\"url\": …}}")));
+    }
+    let url = body.get("url").ok_or_else(|| refuse("\"url\" is missing".into()))?;
+    let Value::String(text) = url else {
+        return Err(refuse(format!("\"url\" should be a string, but is {}", kind(url))));
+    };
+    BackendUrl::parse(text).map_err(|error| refuse(format!("{text:?} is no backend's URL: {error}")))
+}
+
+fn no_such_name(name: &str) -> Answer {
+    Answer::problem(404, &format!("there is no backend named {name:?}"))
+}
+
+/// Undoes percent-encoding.
+fn decode(text: &str) -> Result<String, Answer> {
+    let refuse = || Answer::problem(400, &format!("{text:?} isn't percent-encoded UTF-8"));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        if *first == b'%' {
+            let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+            let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            bytes.push(byte.ok_or_else(refuse)?);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| refuse())
+}
+
+/// Percent-encodes what a path segment can't hold; in names those are the brackets of an IPv6 address.
+fn encode(name: &str) -> String {
+    name.replace('[', "%5B").replace(']', "%5D")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_or_refused() {
+        for (text, want) in [("a:80", Some("a:80")), ("%5B::1%5d:80", Some("[::1]:80")), ("%C3%A9", Some("é"))] {
+            assert_eq!(decode(text).ok().as_deref(), want, "{text}");
+        }
+        for text in ["%", "%5", "%+5", "%zz", "%ff"] {
+            assert_eq!(decode(text).unwrap_err().status(), 400, "{text}");
+        }
+        assert_eq!(decode(&encode("[::1]:80")).ok().as_deref(), Some("[::1]:80"));
+    }
+}

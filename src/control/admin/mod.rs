@@ -1,0 +1,95 @@
+//! The admin API: which call does what. Fields, codes and examples: `docs/admin-api.md`.
+
+mod calls;
+mod guard;
+mod views;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::ControlPlane;
+use super::server::{Answer, Bounds, Call, Server, Serving};
+
+/// The bound listener of the admin API. Bind it before anything else is started: a port that is taken shows here.
+#[derive(Debug)]
+pub struct AdminServer(Server);
+
+impl AdminServer {
+    /// Takes the address for itself; fails if anybody else has it.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Server::bind(address).map(Self)
+    }
+
+    /// Where it listens; tells the port if the system chose it.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    /// Begins to answer, on threads of its own.
+    pub fn serve(self, control: Arc<ControlPlane>) -> io::Result<Serving> {
+        let listener = self.address().ip();
+        let answer = move |call: &Call| match guard::check(call, listener) {
+            Ok(()) => route(&control, call),
+            Err(reason) => Answer::problem(403, &reason),
+        };
+        self.0.serve(answer, Bounds::default())
+    }
+}
+
+/// What the API knows, by path.
+enum Place<'p> {
+    Status,
+    Backends,
+    Backend(&'p str),
+    Healthz,
+    Readyz,
+}
+
+impl<'p> Place<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        match path {
+            "/status" => Some(Self::Status),
+            "/backends" => Some(Self::Backends),
+            "/healthz" => Some(Self::Healthz),
+            "/readyz" => Some(Self::Readyz),
+            _ => path.strip_prefix("/backends/").filter(|name| is_segment(name)).map(Self::Backend),
+        }
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Backends => "GET, HEAD, POST, DELETE",
+            Self::Backend(_) => "GET, HEAD, DELETE",
+            Self::Status | Self::Healthz | Self::Readyz => "GET, HEAD",
+        }
+    }
+}
+
+fn is_segment(text: &str) -> bool {
+    !text.is_empty() && !text.contains('/')
+}
+
+fn route(control: &ControlPlane, call: &Call) -> Answer {
+    let Some(place) = Place::of(&call.path) else {
+        let detail = format!("there is no {}; see /status, /backends, /backends/NAME, /healthz, /readyz", call.path);
+        return Answer::problem(404, &detail);
+    };
+    let method = if call.method == "HEAD" { "GET" } else { call.method.as_str() };
+    let answer = match (method, &place) {
+        ("GET", Place::Status) => calls::status(control, call),
+        ("GET", Place::Backends) => calls::list(control, call),
+        ("GET", Place::Backend(name)) => calls::show(control, call, name),
+        ("GET", Place::Healthz) => calls::healthz(control, call),
+        ("GET", Place::Readyz) => calls::readyz(control, call),
+        ("POST", Place::Backends) => calls::add(control, call),
+        ("DELETE", Place::Backends) => calls::remove_by_url(control, call),
+        ("DELETE", Place::Backend(name)) => calls::remove_by_name(control, call, name),
+        _ => {
+            let allowed = place.methods();
+            let detail = format!("{} isn't for {}, but {allowed}", call.method, call.path);
+            return Answer::problem(405, &detail).with("Allow", allowed.into());
+        }
+    };
+    answer.unwrap_or_else(|problem| problem)
+}

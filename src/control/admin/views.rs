@@ -1,0 +1,184 @@
+//! What the API shows of a backend, as JSON. Field order is part of the contract.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::balance::Totals;
+use crate::control::health::{Health, LastProbe};
+use crate::control::registry::{Change, Entry, Source, State};
+use crate::control::timestamp::rfc3339;
+
+/// `GET /status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    total_backends: usize,
+    active_backends: usize,
+    backends: Vec<StatusBackend>,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusBackend {
+    url: String,
+    alive: bool,
+    current_connections: usize,
+}
+
+impl Status {
+    pub(super) fn of(entries: &[Entry]) -> Self {
+        let backend = |entry: &Entry| StatusBackend {
+            url: entry.config.url.written.clone(),
+            alive: entry.is_alive(),
+            current_connections: entry.backend.in_flight(),
+        };
+        Self {
+            total_backends: entries.len(),
+            active_backends: entries.iter().filter(|entry| entry.is_eligible()).count(),
+            backends: entries.iter().map(backend).collect(),
+        }
+    }
+}
+
+/// A backend in full.
+#[derive(Debug, Serialize)]
+pub(super) struct FullBackend {
+    name: String,
+    url: String,
+    source: &'static str,
+    state: &'static str,
+    health: &'static str,
+    health_since: String,
+    health_reason: String,
+    eligible: bool,
+    ineligible_reason: Option<String>,
+    weight: u32,
+    in_flight: usize,
+    totals: FullTotals,
+    latency_ms: Quantiles,
+    addresses: Vec<SocketAddr>,
+    last_probe: Option<Probe>,
+    changes: Vec<FullChange>,
+}
+
+#[derive(Debug, Serialize)]
+struct FullTotals {
+    answered: u64,
+    failed: u64,
+    abandoned: u64,
+    #[serde(rename = "1xx")]
+    informational: u64,
+    #[serde(rename = "2xx")]
+    success: u64,
+    #[serde(rename = "3xx")]
+    redirection: u64,
+    #[serde(rename = "4xx")]
+    client_error: u64,
+    #[serde(rename = "5xx")]
+    server_error: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Quantiles {
+    p50: Option<f64>,
+    p90: Option<f64>,
+    p99: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Probe {
+    at: String,
+    passed: bool,
+    reason: String,
+    took_ms: f64,
+    late_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct FullChange {
+    at: String,
+    what: String,
+}
+
+impl From<&Entry> for FullBackend {
+    fn from(entry: &Entry) -> Self {
+        let totals = entry.backend.totals();
+        let ineligible_reason = entry.ineligible_because();
+        Self {
+            name: entry.config.name.clone(),
+            url: entry.config.url.written.clone(),
+            source: match entry.source {
+                Source::Config => "config",
+                Source::Admin => "admin",
+            },
+            state: match entry.state {
+                State::Ready => "ready",
+                State::Drain => "drain",
+            },
+            health: match entry.health {
+                Health::Unknown => "unknown",
+                Health::Up => "up",
+                Health::Down => "down",
+            },
+            health_since: rfc3339(entry.health_since),
+            health_reason: entry.health_reason.clone(),
+            eligible: ineligible_reason.is_none(),
+            ineligible_reason,
+            weight: 1, // all are equal, as long as there is no other strategy
+            in_flight: entry.backend.in_flight(),
+            latency_ms: Quantiles::of(&totals),
+            totals: FullTotals::from(&totals),
+            addresses: entry.backend.addresses.load().to_vec(),
+            last_probe: entry.last_probe.as_ref().map(Probe::from),
+            changes: changes(&entry.changes),
+        }
+    }
+}
+
+impl From<&Totals> for FullTotals {
+    fn from(totals: &Totals) -> Self {
+        let [informational, success, redirection, client_error, server_error] = totals.classes;
+        Self {
+            answered: totals.answered,
+            failed: totals.failed,
+            abandoned: totals.abandoned,
+            informational,
+            success,
+            redirection,
+            client_error,
+            server_error,
+        }
+    }
+}
+
+impl Quantiles {
+    fn of(totals: &Totals) -> Self {
+        let quantile = |of| totals.latency.quantile(of).map(millis);
+        Self { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99) }
+    }
+}
+
+impl From<&LastProbe> for Probe {
+    fn from(probe: &LastProbe) -> Self {
+        Self {
+            at: rfc3339(probe.at),
+            passed: probe.passed,
+            reason: probe.reason.clone(),
+            took_ms: millis(probe.took),
+            late_ms: millis(probe.late),
+        }
+    }
+}
+
+/// The latest first: that is the one people look for.
+fn changes(changes: &VecDeque<Change>) -> Vec<FullChange> {
+    changes.iter().rev().map(|change| FullChange { at: rfc3339(change.at), what: change.what.clone() }).collect()
+}
+
+/// Milliseconds, to the microsecond.
+pub(super) fn millis(duration: Duration) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // exact up to 285 years
+    let micros = duration.as_micros() as f64;
+    micros / 1000.0
+}

@@ -1,0 +1,383 @@
+//! The control plane as a whole: the admin API over real sockets, with what it does to the workers' snapshot.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use super::admin::AdminServer;
+use super::server::{Answer, Bounds, Call, Server, Serving};
+use super::*;
+use crate::balance::InFlight;
+use crate::config::BackendUrl;
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Scene {
+    fleet: Arc<Fleet>,
+    control: Arc<ControlPlane>,
+    admin: Serving,
+    /// The snapshot's version when the workers last passed their mailboxes.
+    settled: Arc<AtomicU64>,
+}
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+
+    /// The detail of a problem document, which it has to be.
+    fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert!(self.head.contains("\r\nContent-Type: application/problem+json\r\n"), "{}", self.head);
+        let document = self.json();
+        assert_eq!(document["status"], status);
+        assert!(document["type"].is_string() && document["title"].is_string(), "{document}");
+        document["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Scene {
+    /// A control plane over these backends, probed hourly, so that only what a test does moves anything.
+    fn with(urls: &[String]) -> Self {
+        let backends = urls.iter().map(|url| {
+            let url = BackendUrl::parse(url).unwrap();
+            BackendConfig { name: url.authority(), url }
+        });
+        let mut config = Config { backends: backends.collect(), ..Config::default() };
+        config.health_check.interval = Duration::from_secs(3600);
+        config.health_check.fast_interval = Duration::from_millis(20);
+        Self::of(&config)
+    }
+
+    fn of(config: &Config) -> Self {
+        let (fleet, reports) = Fleet::new(config.strategy.into());
+        let fleet = Arc::new(fleet);
+        let settled = Arc::new(AtomicU64::new(0));
+        let (seen, book) = (Arc::clone(&fleet), Arc::clone(&settled));
+        let barrier: Barrier = Box::new(move || book.store(seen.snapshot.load().version, Ordering::SeqCst));
+        let control = ControlPlane::start(config, Arc::clone(&fleet), reports, 2, barrier).unwrap();
+        let control = Arc::new(control);
+        control.set_serving();
+        let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(Arc::clone(&control)).unwrap();
+        Self { fleet, control, admin, settled }
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> Reply {
+        let length = body.len();
+        self.send(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, "")
+    }
+
+    fn send(&self, request: &str) -> Reply {
+        let mut stream = TcpStream::connect(self.admin.address()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: format!("{head}\r\n"), body: body.to_owned() }
+    }
+
+    fn eligible(&self) -> Vec<String> {
+        self.fleet.snapshot.load().eligible.iter().map(|backend| backend.url.clone()).collect()
+    }
+
+    fn version(&self) -> u64 {
+        self.fleet.snapshot.load().version
+    }
+
+    fn wait_for(&self, condition: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !condition(self) {
+            assert!(begin.elapsed() < SOON, "it never came true: {}", self.get("/backends").body);
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A backend that answers.
+fn good() -> (Serving, String) {
+    let ok = |_: &Call| Answer::text(200, "ok");
+    let serving = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(ok, Bounds::default()).unwrap();
+    let url = format!("http://{}", serving.address());
+    (serving, url)
+}
+
+/// A URL at which nobody listens.
+fn dead() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn status_has_exactly_the_seeds_fields() {
+    let (_serving, one) = good();
+    let two = dead();
+    let scene = Scene::with(&[one.clone(), two.clone()]);
+    scene.wait_for(|scene| scene.eligible() == [one.clone()]);
+    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    let in_flight = [InFlight::begin(Arc::clone(&backend)), InFlight::begin(backend)];
+    let reply = scene.get("/status");
+    assert_eq!(reply.status, 200);
+    assert!(reply.head.contains("\r\nContent-Type: application/json\r\n"), "{}", reply.head);
+    let want = format!(
+        "{{\"total_backends\":2,\"active_backends\":1,\"backends\":[\
+         {{\"url\":\"{one}\",\"alive\":true,\"current_connections\":2}},\
+         {{\"url\":\"{two}\",\"alive\":false,\"current_connections\":0}}]}}\n"
+    );
+    assert_eq!(reply.body, want);
+    drop(in_flight);
+}
+
+#[test]
+fn a_backend_that_is_added_gets_the_next_picks_is_probed_at_once_and_shown_in_full() {
+    let (_serving, url) = good();
+    let scene = Scene::with(&[]);
+    let reply = scene.call("POST", "/backends", &json!({ "url": url }).to_string());
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    assert_eq!(scene.eligible(), std::slice::from_ref(&url));
+    assert!(scene.settled.load(Ordering::SeqCst) >= 2, "it was answered before the workers knew");
+    let name = url.strip_prefix("http://").unwrap();
+    assert!(reply.head.contains(&format!("\r\nLocation: /backends/{name}\r\n")), "{}", reply.head);
+    let shown = reply.json();
+    for (field, want) in [
+        ("name", json!(name)),
+        ("url", json!(url)),
+        ("source", json!("admin")),
+        ("state", json!("ready")),
+        ("health", json!("unknown")),
+        ("eligible", json!(true)),
+        ("weight", json!(1)),
+        ("in_flight", json!(0)),
+        ("addresses", json!([name])),
+        ("latency_ms", json!({ "p50": null, "p90": null, "p99": null })),
+    ] {
+        assert_eq!(shown[field], want, "{field}");
+    }
+    scene.wait_for(|scene| scene.get(&format!("/backends/{name}")).json()["health"] == "up");
+    let shown = scene.get("/backends").json();
+    assert_eq!(shown.as_array().map(Vec::len), Some(1));
+    assert_eq!(shown[0]["last_probe"]["passed"], true);
+    assert_eq!(shown[0]["last_probe"]["reason"], "answered 200");
+    assert!(shown[0]["last_probe"]["late_ms"].is_number());
+    assert_eq!(shown[0]["changes"][0]["what"], "up: answered 200");
+    assert_eq!(shown[0]["changes"][1]["what"], "added through the admin API");
+}
+
+#[test]
+fn a_backend_by_name_has_its_addresses_before_it_is_answered() {
+    let (serving, _) = good();
+    let scene = Scene::with(&[]);
+    let port = serving.address().port();
+    let reply = scene.call("POST", "/backends", &format!("{{\"url\":\"http://LOCALHOST:{port}/\",\"name\":\"mine\"}}"));
+    let shown = reply.json();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
+    assert!(shown["addresses"].as_array().unwrap().contains(&json!(loopback)), "{shown}");
+    assert_eq!(shown["name"], "mine");
+    assert_eq!(shown["url"], format!("http://LOCALHOST:{port}/"), "as written");
+    let again = scene.call("POST", "/backends", &format!("{{\"url\":\"http://localhost:{port}\"}}"));
+    assert!(again.problem(409).contains("mine"));
+    let namesake = scene.call("POST", "/backends", "{\"url\":\"http://127.0.0.1:1\",\"name\":\"mine\"}");
+    assert!(namesake.problem(409).contains("name"));
+}
+
+#[test]
+fn what_is_wrong_is_told_and_changes_nothing() {
+    let url = dead();
+    let scene = Scene::with(std::slice::from_ref(&url));
+    scene.wait_for(|scene| scene.version() == 2); // it is down
+    for (method, path, body, status, told) in [
+        ("POST", "/backends", "", 400, "missing"),
+        ("POST", "/backends", "{\"url\": ", 400, "line 1 column 8"),
+        ("POST", "/backends", "\n{\"url\" 7}", 400, "line 2 column 8"),
+        ("POST", "/backends", "[]", 400, "a list"),
+        ("POST", "/backends", "\"http://a\"", 400, "a string"),
+        ("POST", "/backends", "{}", 400, "url"),
+        ("POST", "/backends", "{\"url\": 7}", 400, "url"),
+        ("POST", "/backends", "{\"url\": \"ftp://a\"}", 400, "scheme"),
+        ("POST", "/backends", "{\"url\": \"https://a\"}", 400, "https"),
+        ("POST", "/backends", "{\"url\": \"http://\"}", 400, "host"),
+        ("POST", "/backends", "{\"url\": \"http://a\", \"weigth\": 1}", 400, "weigth"),
+        ("POST", "/backends?wait=1s", "{\"url\": \"http://a\"}", 400, "\"wait\""),
+        ("DELETE", "/backends", "", 400, "missing"),
+        ("DELETE", "/backends", "{\"url\": \"nonsense\"}", 400, "nonsense"),
+        ("DELETE", "/backends", "{\"name\": \"x\"}", 400, "name"),
+        ("DELETE", "/backends", "{\"url\": \"http://127.0.0.1:1\"}", 404, "127.0.0.1:1"),
+        ("DELETE", "/backends?wait=soon", &json!({ "url": url }).to_string(), 400, "soon"),
+        ("DELETE", "/backends?wait=2h", &json!({ "url": url }).to_string(), 400, "hour"),
+        ("DELETE", "/backends?now=1", &json!({ "url": url }).to_string(), 400, "now"),
+        ("DELETE", "/backends/nobody", "", 404, "nobody"),
+        ("DELETE", "/backends/%zz", "", 400, "percent"),
+        ("GET", "/backends/nobody", "", 404, "nobody"),
+        ("GET", "/backends/", "", 404, "/backends/"),
+        ("GET", "/status?x=1", "", 400, "\"x\""),
+        ("GET", "/nowhere", "", 404, "/nowhere"),
+        ("GET", "/", "", 404, "/status"),
+        ("GET", "/metrics", "", 404, "/metrics"),
+    ] {
+        let detail = scene.call(method, path, body).problem(status);
+        assert!(detail.contains(told), "{method} {path} {body}: {detail}");
+    }
+    assert_eq!(scene.version(), 2);
+    assert_eq!(scene.get("/status").json()["total_backends"], 1);
+}
+
+#[test]
+fn a_wrong_method_is_told_the_right_ones() {
+    let scene = Scene::with(&[]);
+    for (method, path, allowed) in [
+        ("PATCH", "/backends", "GET, HEAD, POST, DELETE"),
+        ("PATCH", "/backends/a:1", "GET, HEAD, DELETE"),
+        ("POST", "/status", "GET, HEAD"),
+        ("DELETE", "/readyz", "GET, HEAD"),
+        ("OPTIONS", "/healthz", "GET, HEAD"),
+    ] {
+        let reply = scene.call(method, path, "");
+        reply.problem(405);
+        assert!(reply.head.contains(&format!("\r\nAllow: {allowed}\r\n")), "{}", reply.head);
+    }
+}
+
+#[test]
+fn a_body_over_one_mebibyte_is_refused() {
+    let scene = Scene::with(&[]);
+    let body = format!("{{\"url\":\"http://127.0.0.1:1\"{}}}", " ".repeat(1024 * 1024));
+    scene.call("POST", "/backends", &body).problem(413);
+    let fits = &format!("{{\"url\":\"http://127.0.0.1:1\"{}}}", " ".repeat(1_000_000));
+    assert_eq!(scene.call("POST", "/backends", fits).status, 201);
+}
+
+#[test]
+fn a_page_of_another_origin_is_refused_and_changes_nothing() {
+    let scene = Scene::with(&[]);
+    let body = "{\"url\":\"http://127.0.0.1:1\"}";
+    for fields in [
+        "Host: localhost\r\nOrigin: http://evil.example",
+        "Host: evil.example",
+        "Host: localhost\r\nSec-Fetch-Site: cross-site",
+    ] {
+        let length = body.len();
+        let request = format!(
+            "POST /backends HTTP/1.1\r\n{fields}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        );
+        scene.send(&request).problem(403);
+    }
+    assert_eq!(scene.get("/status").json()["total_backends"], 0);
+}
+
+#[test]
+fn a_removed_backend_is_gone_at_once_by_url_or_name() {
+    let urls = [dead(), dead()];
+    let scene = Scene::with(&urls);
+    let written_otherwise = urls[0].replace("http://", "HTTP://") + "/";
+    let reply = scene.call("DELETE", "/backends", &json!({ "url": written_otherwise }).to_string());
+    assert_eq!((reply.status, &*reply.body), (204, ""));
+    assert_eq!(scene.settled.load(Ordering::SeqCst), scene.version(), "it was answered before the workers knew");
+    assert_eq!(scene.get("/status").json()["total_backends"], 1);
+    let name = urls[1].strip_prefix("http://").unwrap();
+    assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 204);
+    assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 404);
+    assert_eq!(scene.fleet.snapshot.load().backends.len(), 0);
+}
+
+#[test]
+fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_is_over() {
+    let urls = [dead(), dead()];
+    let scene = Scene::with(&urls);
+    let backends = scene.fleet.snapshot.load().backends.clone();
+    let in_flight: Vec<_> = backends.iter().map(|backend| InFlight::begin(Arc::clone(backend))).collect();
+    let path =
+        |index: usize, wait: &str| format!("/backends/{}?wait={wait}", urls[index].strip_prefix("http://").unwrap());
+    let reply = scene.call("DELETE", &path(0, "30ms"), "");
+    assert_eq!((reply.status, &reply.json()["in_flight"]), (202, &json!(1)));
+    let reply = thread::scope(|scope| {
+        let call = scope.spawn(|| scene.call("DELETE", &path(1, "10s"), ""));
+        scene.wait_for(|scene| scene.fleet.snapshot.load().backends.is_empty());
+        drop(in_flight);
+        call.join().unwrap()
+    });
+    assert_eq!(reply.status, 204);
+}
+
+#[test]
+fn readiness_follows_the_phases_and_the_backends() {
+    let (serving, url) = good();
+    let scene = Scene::with(std::slice::from_ref(&url));
+    let health = scene.get("/healthz");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+    assert_eq!(scene.get("/readyz").status, 200);
+    scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
+    drop(serving);
+    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
+    scene.wait_for(|scene| scene.eligible().is_empty());
+    assert!(scene.get("/readyz").problem(503).contains("no healthy backend"));
+    let shown = scene.get("/backends").json();
+    assert_eq!(shown[0]["ineligible_reason"], "down: connection refused");
+    scene.control.set_draining();
+    assert!(scene.get("/readyz").problem(503).contains("draining"));
+    scene.control.set_serving();
+    assert!(scene.get("/readyz").problem(503).contains("draining"), "there is no way back");
+    assert_eq!(scene.get("/healthz").status, 200);
+}
+
+#[test]
+fn a_refused_backend_comes_back_by_itself() {
+    let (_serving, url) = good();
+    let scene = Scene::with(std::slice::from_ref(&url));
+    scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
+    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    let version = scene.version();
+    scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
+    scene.wait_for(|scene| scene.version() == version + 2);
+    assert_eq!(scene.eligible(), [url]);
+}
+
+#[test]
+fn it_is_not_ready_before_it_serves() {
+    let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
+    let control = ControlPlane::start(&Config::default(), Arc::new(fleet), reports, 1, Box::new(|| ())).unwrap();
+    assert_eq!(control.readiness(), Err(NotReady::Starting));
+    control.set_serving();
+    assert_eq!(control.readiness(), Err(NotReady::NoBackend));
+}
+
+#[test]
+fn a_thousand_mutations_leave_the_set_as_they_should() {
+    let scene = Scene::with(&[]);
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            let scene = &scene;
+            scope.spawn(move || {
+                for turn in 0..125 {
+                    let url = format!("http://127.0.0.1:{}", 1 + caller * 1000 + turn);
+                    let body = json!({ "url": url }).to_string();
+                    assert_eq!(scene.call("POST", "/backends", &body).status, 201);
+                    if turn % 25 != 0 {
+                        assert_eq!(scene.call("DELETE", "/backends", &body).status, 204);
+                    }
+                }
+            });
+        }
+    });
+    let snapshot = scene.fleet.snapshot.load();
+    assert_eq!(snapshot.backends.len(), 20);
+    assert_eq!(scene.get("/status").json()["total_backends"], 20);
+    let slots = snapshot.backends.iter().map(|backend| backend.slot).max();
+    assert!(slots < Some(60), "slots aren't reused: {slots:?}");
+}

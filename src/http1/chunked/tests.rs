@@ -1,0 +1,157 @@
+use super::*;
+
+/// Payload, trailers, and the bytes that were left over.
+type Whole = (Vec<u8>, Vec<u8>, usize);
+
+/// Decodes `bytes`, at most `step` at a time; None when the end hasn't come.
+fn decode(bytes: &[u8], step: usize) -> Result<Option<Whole>, ChunkError> {
+    let mut decoder = Decoder::new(1024);
+    let mut payload = Vec::new();
+    let mut used = 0;
+    for piece in bytes.chunks(step) {
+        let mut piece = piece.to_vec();
+        let done = decoder.decode(&mut piece)?;
+        payload.extend_from_slice(&piece[..done.body]);
+        used += done.consumed;
+        if done.end {
+            assert!(decoder.is_done());
+            return Ok(Some((payload, decoder.trailers().to_vec(), bytes.len() - used)));
+        }
+        assert_eq!(done.consumed, piece.len());
+    }
+    Ok(None)
+}
+
+#[test]
+fn sound_bodies_are_decoded_however_they_are_split() {
+    for (bytes, payload, trailers, left) in [
+        (&b"0\r\n\r\n"[..], &b""[..], &b""[..], 0),
+        (b"5\r\nhello\r\n0\r\n\r\nGET", b"hello", b"", 3),
+        (b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", b"hello world", b"", 0),
+        (b"00A\r\n0123456789\r\n000\r\n\r\n", b"0123456789", b"", 0),
+        (b"a\r\n0123456789\r\n0\r\n\r\n", b"0123456789", b"", 0),
+        (b"000000000000001\r\nx\r\n0\r\n\r\n", b"x", b"", 0),
+        (b"5;a=b;c=\"d\"\r\nhello\r\n0;z\r\n\r\n", b"hello", b"", 0),
+        (b"5 ;\ta = \"\\\"; \\\\\" ;b\r\nhello\r\n0\r\n\r\n", b"hello", b"", 0),
+        (b"5\r\n\r\n0\r\n\r\n0\r\n\r\n", b"\r\n0\r\n", b"", 0),
+        (b"1\r\nx\r\n0\r\nX-T: 1\r\n\r\n", b"x", b"X-T: 1\r\n", 0),
+        (b"0\r\nX-T:1\r\nY:\t \r\nZ: a b \t\r\n\r\n", b"", b"X-T: 1\r\nY: \r\nZ: a b\r\n", 0),
+        (
+            b"0\r\nContent-Length: 9\r\nX-A: 1\r\ntransfer-encoding: x\r\nHost: evil\r\nX-B: 2\r\n\r\n",
+            b"",
+            b"X-A: 1\r\nX-B: 2\r\n",
+            0,
+        ),
+    ] {
+        for step in [1, 2, 3, 7, bytes.len()] {
+            let got = decode(bytes, step).unwrap().unwrap();
+            // What came in the piece that ended the body but wasn't used is left over, too.
+            assert_eq!(got.0, payload, "{} by {step}", bytes.escape_ascii());
+            assert_eq!(got.1, trailers, "{} by {step}", bytes.escape_ascii());
+            assert_eq!(got.2, left, "{} by {step}", bytes.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn unsound_bodies_are_refused_however_they_are_split() {
+    use ChunkError::{BadChunkEnd, BadExtension, BadSize, BadTrailer};
+    for (bytes, want) in [
+        (&b"5x\r\nhello\r\n0\r\n\r\n"[..], BadSize),
+        (b"-5\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"+5\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"0x5\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"g\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"fffffffffffffffff\r\nhello", BadSize),
+        (b"0000000000000001\r\nx", BadSize),
+        (b"5\nhello\n0\n\n", BadSize),
+        (b" 5\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"5\r\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b";a\r\nhello\r\n0\r\n\r\n", BadSize),
+        (b"5_0\r\nhello", BadSize),
+        (b"5\r\nhelloX\r\n0\r\n\r\n", BadChunkEnd),
+        (b"5\r\nhello0\r\n\r\n", BadChunkEnd),
+        (b"5\r\nhello\n0\r\n\r\n", BadChunkEnd),
+        (b"5\r\nhello\rX", BadChunkEnd),
+        (b"5;\x00\r\nhello\r\n0\r\n\r\n", BadExtension),
+        (b"5;a\x7f\r\n", BadExtension),
+        (b"5;a=\"\x01\"\r\n", BadExtension),
+        (b"5;a=\"x\r\n", BadExtension),
+        (b"5;a=\"\\\r\n", BadExtension),
+        (b"5;\r\n", BadExtension),
+        (b"5;a=\r\n", BadExtension),
+        (b"5;a\nb\r\n", BadExtension),
+        (b"5;a b\r\n", BadExtension),
+        (b"5 \r\nhello", BadExtension),
+        (b"5 5\r\nhello", BadExtension),
+        (b"5;a=\"b\"c\r\n", BadExtension),
+        (b"5;a\r\r\n", BadSize),
+        (b"0\r\nX T: 1\r\n\r\n", BadTrailer),
+        (b"0\r\nX-T : 1\r\n\r\n", BadTrailer),
+        (b"0\r\n: 1\r\n\r\n", BadTrailer),
+        (b"0\r\nX-T\r\n\r\n", BadTrailer),
+        (b"0\r\n X-T: 1\r\n\r\n", BadTrailer),
+        (b"0\r\nX: 1\r\n 2\r\n\r\n", BadTrailer),
+        (b"0\r\nX: a\x00\r\n\r\n", BadTrailer),
+        (b"0\r\nX: a\n\r\n", BadTrailer),
+        (b"0\r\nX: a\rb\r\n\r\n", BadTrailer),
+        (b"0\r\n\rX", BadTrailer),
+        (b"0\r\n\n", BadTrailer),
+    ] {
+        for step in [1, 2, 3, 7, bytes.len()] {
+            assert_eq!(decode(bytes, step), Err(want), "{} by {step}", bytes.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn a_body_is_not_over_before_its_last_byte() {
+    let bytes = b"5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\n";
+    for cut in 0..bytes.len() {
+        assert_eq!(decode(&bytes[..cut], bytes.len()), Ok(None), "{cut}");
+    }
+}
+
+#[test]
+fn nothing_is_used_after_the_end() {
+    let mut decoder = Decoder::new(0);
+    let mut bytes = *b"0\r\n";
+    assert!(!decoder.decode(&mut bytes).unwrap().end);
+    // The empty line is part of the trailer section, for which there is no room here.
+    assert_eq!(decoder.decode(&mut b"\r\n".to_vec()), Err(ChunkError::TrailersTooLarge));
+    let mut decoder = Decoder::new(2);
+    decoder.decode(&mut b"0\r\n\r\n".to_vec()).unwrap();
+    let again = decoder.decode(&mut b"GET".to_vec());
+    assert_eq!(again, Ok(Decoded { consumed: 0, body: 0, end: true }));
+}
+
+#[test]
+fn an_endless_size_line_is_refused() {
+    let endless = [&b"5;a="[..], &[b'x'; 5000]].concat();
+    assert_eq!(decode(&endless, 100), Err(ChunkError::TooMuchOverhead));
+}
+
+#[test]
+fn long_extensions_on_small_chunks_pile_up() {
+    let chunk = [&b"1;a="[..], &[b'x'; 100], b"\r\nz\r\n"].concat();
+    assert_eq!(decode(&chunk.repeat(100), 1000), Err(ChunkError::TooMuchOverhead));
+    // A stream of single bytes without them is slow, but honest.
+    assert_eq!(decode(&b"1\r\nz\r\n".repeat(10_000), 1000), Ok(None));
+    assert_eq!(decode(&b"1;ieof=yes\r\nz\r\n".repeat(10_000), 1000), Ok(None));
+}
+
+#[test]
+fn trailers_are_bounded() {
+    let many = [&b"0\r\n"[..], &b"X: 1\r\n".repeat(200)].concat();
+    assert_eq!(decode(&many, 10), Err(ChunkError::TrailersTooLarge));
+}
+
+#[test]
+fn size_lines_are_written_in_hex() {
+    for (len, want) in
+        [(1, &b"1\r\n"[..]), (31, b"1f\r\n"), (16_384, b"4000\r\n"), (usize::MAX, b"ffffffffffffffff\r\n")]
+    {
+        assert_eq!(chunk_header(len, &mut [0; 18]), want);
+    }
+}

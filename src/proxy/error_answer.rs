@@ -1,0 +1,213 @@
+//! The answers that the proxy gives itself when an exchange fails.
+
+use super::error::Failure;
+
+/// Appends a whole answer that says what went wrong; nothing for a failure without a status.
+///
+/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `close` adds `Connection: close` (a failure that must close does so anyway); `head_only`
+/// leaves the body out, for HEAD.
+pub fn write_error_answer(
+    out: &mut Vec<u8>,
+    failure: &Failure,
+    representation: Representation,
+    date: &[u8],
+    close: bool,
+    head_only: bool,
+) {
+    let view = failure.view();
+    let Some(status) = view.status else { return };
+    let title = reason_phrase(status);
+    let (media_type, body) = representation.body(status, title, view.detail);
+    let mut line = |parts: &[&[u8]]| {
+        for part in parts {
+            out.extend_from_slice(part);
+        }
+        out.extend_from_slice(b"\r\n");
+    };
+    let mut number = itoa::Buffer::new();
+    line(&[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
+    line(&[b"Date: ", date]);
+    line(&[b"Server: maypole"]);
+    line(&[
+        b"Proxy-Status: maypole; error=",
+        view.proxy_status.as_bytes(),
+        b"; details=\"",
+        view.detail.as_bytes(),
+        b"\"",
+    ]);
+    if let Some(seconds) = view.retry_after_seconds {
+        line(&[b"Retry-After: ", number.format(seconds).as_bytes()]);
+    }
+    // Some of these codes may be cached for a while by default (RFC 9110 §15.1), and none should.
+    line(&[b"Cache-Control: no-store"]);
+    line(&[b"Content-Type: ", media_type.as_bytes()]);
+    line(&[b"Content-Length: ", number.format(body.len()).as_bytes()]);
+    if close || view.must_close {
+        line(&[b"Connection: close"]);
+    }
+    line(&[]);
+    if !head_only {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an error answer's body is written as.
+pub enum Representation {
+    Text,
+    Html,
+    Problem,
+}
+
+impl Representation {
+    /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first among equals; text when none is named.
+    pub fn of(accept: Option<&[u8]>) -> Self {
+        let mut best = (Self::Text, 0);
+        for range in accept.unwrap_or_default().split(|&byte| byte == b',') {
+            let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+            let media = match parts.next().unwrap_or_default().to_ascii_lowercase().as_slice() {
+                b"text/html" | b"application/xhtml+xml" => Self::Html,
+                b"application/json" | b"application/problem+json" => Self::Problem,
+                b"text/plain" | b"text/*" | b"*/*" => Self::Text,
+                _ => continue,
+            };
+            let weight = parts.find_map(thousandths).unwrap_or(1000);
+            if weight > best.1 {
+                best = (media, weight);
+            }
+        }
+        best.0
+    }
+
+    fn body(self, status: u16, title: &str, detail: &str) -> (&'static str, String) {
+        match self {
+            Self::Text => ("text/plain; charset=utf-8", format!("{status} {title}: {detail}\n")),
+            Self::Html => (
+                "text/html; charset=utf-8",
+                format!(
+                    "<!doctype html>\n<title>{status} {title}</title>\n<h1>{status} {title}</h1>\n<p>{detail}</p>\n"
+                ),
+            ),
+            Self::Problem => (
+                "application/problem+json",
+                format!(
+                    "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"detail\":\"{detail}\"}}\n"
+                ),
+            ),
+        }
+    }
+}
+
+/// `q=0.8` in thousandths; None for another parameter.
+fn thousandths(parameter: &[u8]) -> Option<u32> {
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
+    let mut weight = match value.first() {
+        Some(b'1') => 1000,
+        _ => 0,
+    };
+    for (place, &digit) in [100, 10, 1].into_iter().zip(value.get(2..).unwrap_or_default()) {
+        weight += place * u32::from(digit.saturating_sub(b'0').min(9));
+    }
+    Some(weight.min(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{Framing, HeadLimits, Method, Parsed, RequestError, parse_response};
+
+    const DATE: &[u8] = b"Mon, 23 Nov 2026 00:00:00 GMT";
+    const HTML: &[u8] = b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+    fn answer(failure: Failure, accept: Option<&[u8]>, close: bool, head_only: bool) -> String {
+        let mut out = Vec::new();
+        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, close, head_only);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_a_sound_response_whose_length_is_its_body_s() {
+        let limits = HeadLimits { head_bytes: 4096, headers: 100, uri_bytes: 100 };
+        for accept in [None, Some(HTML), Some(&b"application/json"[..])] {
+            let text = answer(Failure::ConnectRefused, accept, false, false);
+            let parsed = parse_response(text.as_bytes(), Method::Get, &limits, |response| {
+                assert_eq!(response.status, 502);
+                assert!(response.has_date && response.keep_alive);
+                response.framing
+            });
+            let Ok(Parsed::Complete { head_bytes, value: Framing::Length(bytes) }) = parsed else {
+                panic!("{parsed:?}")
+            };
+            assert_eq!(text.len() - head_bytes, usize::try_from(bytes).unwrap());
+        }
+    }
+
+    #[test]
+    fn an_answer_says_who_failed_and_why() {
+        let text = answer(Failure::NoBackend, None, false, false);
+        assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\nDate: Mon, 23 Nov 2026"));
+        assert!(text.contains("\r\nServer: maypole\r\n"));
+        assert!(
+            text.contains(
+                "\r\nProxy-Status: maypole; error=destination_unavailable; details=\"no healthy backend\"\r\n"
+            )
+        );
+        assert!(text.contains("\r\nRetry-After: 5\r\n"));
+        assert!(!text.contains("Connection:"));
+    }
+
+    #[test]
+    fn a_connection_is_closed_when_asked_or_when_it_must() {
+        assert!(answer(Failure::NoBackend, None, true, false).contains("\r\nConnection: close\r\n"));
+        let malformed = Failure::BadRequest(RequestError::Malformed("bad Host"));
+        assert!(answer(malformed, None, false, false).contains("\r\nConnection: close\r\n"));
+    }
+
+    #[test]
+    fn head_gets_the_head_alone() {
+        let whole = answer(Failure::BodyTooLarge, None, true, false);
+        let head = answer(Failure::BodyTooLarge, None, true, true);
+        assert!(head.ends_with("\r\n\r\n") && whole.starts_with(&head) && whole.len() > head.len());
+    }
+
+    #[test]
+    fn nothing_is_said_where_nothing_can_be() {
+        assert_eq!(answer(Failure::ClientGone, None, true, false), "");
+    }
+
+    #[test]
+    fn accept_chooses_the_media_type() {
+        for (accept, want) in [
+            (None, Representation::Text),
+            (Some(&b"*/*"[..]), Representation::Text),
+            (Some(HTML), Representation::Html),
+            (Some(b"application/json"), Representation::Problem),
+            (Some(b"application/json, text/plain, */*"), Representation::Problem),
+            (Some(b"Application/Problem+JSON"), Representation::Problem),
+            (Some(b"text/html;q=0.5, application/json;q=0.7"), Representation::Problem),
+            (Some(b"text/html;q=0, */*;q=0.1"), Representation::Text),
+            (Some(b"text/html;level=1;q=0.9, text/plain;q=0.95"), Representation::Text),
+            (Some(b"image/png"), Representation::Text),
+            (Some(b"\xff;;q=,=,q=9.999"), Representation::Text),
+        ] {
+            assert_eq!(Representation::of(accept), want, "{accept:?}");
+        }
+    }
+}
