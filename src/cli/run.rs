@@ -1,87 +1,166 @@
-//! Runs the proxy: starts the parts, waits for a signal, and drains.
+//! Runs the proxy: starts its parts in the order in which they lean on each other, waits for a signal, and drains.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::balance::{Backend, Fleet, Origin, Snapshot, Strategy};
-use crate::config::{self, Config};
+use crate::balance::Fleet;
+use crate::config::Config;
+use crate::control::ControlPlane;
+use crate::control::admin::AdminServer;
+use crate::control::server::Serving;
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::listen::{Listeners, listen};
 use crate::runtime::signals::StopSignals;
-use crate::runtime::{self, Options, descriptors};
+use crate::runtime::{self, Mailboxes, Options, descriptors};
+
+/// Descriptors that aren't given to client connections: the workers' own, the admin API's, the health checks', and some
+/// towards the backends.
+const DESCRIPTORS_RESERVED: u64 = 512;
+/// The least share of all descriptors that client connections may have.
+const CONNECTIONS_MIN: usize = 64;
+/// How long an admin call waits for a worker to pass its mailbox; one that takes longer is stuck.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a draining proxy looks whether all connections have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// Where a running proxy listens.
-pub struct Running {
-    pub proxy: Vec<SocketAddr>,
-    pub admin: SocketAddr,
+pub(super) struct Running {
+    pub(super) proxy: Vec<SocketAddr>,
+    pub(super) admin: SocketAddr,
 }
 
+/// Runs the proxy until a signal ends it. Exit codes: 0 drained; 1 failed, or ended by a second signal; 2 an address
+/// can't be listened on.
 pub(super) fn run(config: Config) -> ExitCode {
-    serve(config, |_| ())
+    serve(config, |running| {
+        let proxy: Vec<String> = running.proxy.iter().map(ToString::to_string).collect();
+        log::info!("listening on {}, admin API on {}", proxy.join(" and "), running.admin);
+    })
 }
 
+/// The same, and calls `ready` once connections are accepted.
 pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
+    // Before any thread is started, so that all of them leave signals to the one that waits for them.
     let signals = StopSignals::block();
-    let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,may=warn")).try_init();
-    let descriptors = descriptors::raise_limit().unwrap_or(1024);
-    let workers = config.workers;
-    let mut listeners = Vec::new();
-    for address in &config.bind {
-        let address = SocketAddr::new(*address, config.port);
-        match listen(address, workers) {
-            Ok(l) => listeners.push(l),
-            Err(error) => return super::bad_usage(&format!("can't listen on {address}: {error}")),
+    start_log();
+    let (listeners, admin) = match bind(&config) {
+        Ok(bound) => bound,
+        Err(taken) => return super::bad_usage(&taken),
+    };
+    match start(config, listeners, admin) {
+        Ok((parts, running)) => {
+            ready(&running);
+            signals.wait();
+            // A second one doesn't wait for anything.
+            thread::spawn(move || {
+                signals.wait();
+                std::process::exit(1);
+            });
+            parts.drain()
+        }
+        Err(error) => {
+            log::error!("can't start: {error}");
+            ExitCode::FAILURE
         }
     }
-    let (fleet, _reports) = Fleet::new(Strategy::RoundRobin);
+}
+
+fn start_log() {
+    let environment = env_logger::Env::default().default_filter_or("info,may=warn");
+    // A second call, by a test that runs several proxies in its process, changes nothing.
+    let _ = env_logger::Builder::from_env(environment).try_init();
+}
+
+fn bind(config: &Config) -> Result<(Vec<Listeners>, AdminServer), String> {
+    let refused = |address: SocketAddr, error| format!("can't listen on {address}: {error}");
+    let admin = SocketAddr::new(config.admin_bind, config.admin_port);
+    let admin = AdminServer::bind(admin).map_err(|error| refused(admin, error))?;
+    let listeners = config.bind.iter().map(|&ip| {
+        let address = SocketAddr::new(ip, config.port);
+        listen(address, config.workers).map_err(|error| refused(address, error))
+    });
+    Ok((listeners.collect::<Result<_, _>>()?, admin))
+}
+
+/// What runs.
+struct Parts {
+    shared: Arc<Shared>,
+    mailboxes: Mailboxes,
+    control: Arc<ControlPlane>,
+    /// Ends the admin API when it is dropped.
+    _admin: Serving,
+}
+
+fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::io::Result<(Parts, Running)> {
+    let workers = config.workers;
+    let running = Running { proxy: listeners.iter().map(|each| each.address).collect(), admin: admin.address() };
+    let (fleet, reports) = Fleet::new(config.strategy.into());
     let fleet = Arc::new(fleet);
-    let backends: Vec<Arc<Backend>> = config
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(n, b)| {
-            Arc::new(Backend::new(
-                n as u64,
-                n,
-                Origin {
-                    name: b.name.clone(),
-                    url: b.url.written.clone(),
-                    host: b.url.host.clone(),
-                    port: b.url.port,
-                    base_path: b.url.base_path.clone(),
-                },
-                workers,
-            ))
-        })
-        .collect();
-    fleet.snapshot.store(Arc::new(Snapshot {
-        version: 1,
-        eligible: backends.clone(),
-        backends,
-        strategy: Strategy::RoundRobin,
-    }));
-    let drain = config.timeouts.drain;
-    let max = descriptors as usize - 512;
-    let shared = Shared::new(config, Arc::clone(&fleet), max);
-    let proxies = Arc::clone(&shared);
-    let addresses = listeners.iter().map(|l| l.address).collect();
-    let (mailboxes, counters) =
-        match runtime::start(Options { workers, listeners }, move |world| Proxy::new(world, Arc::clone(&proxies))) {
-            Ok(x) => x,
-            Err(e) => return super::bad_usage(&format!("{e}")),
+    let mailboxes = Arc::new(OnceLock::<Mailboxes>::new());
+    let control = {
+        let mailboxes = Arc::clone(&mailboxes);
+        let barrier = move || {
+            if mailboxes.get().is_some_and(|mailboxes| !mailboxes.barrier(BARRIER_PATIENCE)) {
+                log::error!("a worker hasn't passed its mailbox for {BARRIER_PATIENCE:?}");
+            }
         };
-    ready(&Running { proxy: addresses, admin: "127.0.0.1:1".parse().unwrap() });
-    signals.wait();
-    shared.drain();
-    mailboxes.stop_accepting();
-    mailboxes.barrier(Duration::from_secs(1));
-    mailboxes.barrier(Duration::from_secs(1));
-    let until = Instant::now() + drain;
-    while shared.connections() > 0 && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
+        Arc::new(ControlPlane::start(&config, Arc::clone(&fleet), reports, workers, Box::new(barrier))?)
+    };
+    let connections_max = connections_max(config.limits.connections, descriptors::raise_limit()?);
+    let shared = Shared::new(config, fleet, connections_max);
+    let started = {
+        let shared = Arc::clone(&shared);
+        runtime::start(Options { workers, listeners }, move |world| Proxy::new(world, Arc::clone(&shared)))?
+    };
+    let (started, _counters) = started;
+    let mailboxes = mailboxes.get_or_init(|| started).clone();
+    control.set_serving();
+    let admin = admin.serve(Arc::clone(&control))?;
+    Ok((Parts { shared, mailboxes, control, _admin: admin }, running))
+}
+
+fn connections_max(configured: usize, descriptors: u64) -> usize {
+    let possible = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
+    let possible = possible.max(CONNECTIONS_MIN);
+    if configured == 0 { possible } else { configured.min(possible) }
+}
+
+impl Parts {
+    /// Stops accepting, lets what is in flight finish, and ends.
+    fn drain(&self) -> ExitCode {
+        let deadline = Instant::now() + self.shared.config.timeouts.drain;
+        log::info!("draining: {} connections are open", self.shared.connections());
+        self.control.set_draining();
+        self.shared.drain();
+        self.mailboxes.stop_accepting();
+        // The first has the workers told, the second has them done: what was queued at the listeners is accepted then.
+        for _ in 0..2 {
+            self.mailboxes.barrier(deadline.saturating_duration_since(Instant::now()).min(BARRIER_PATIENCE));
+        }
+        while self.shared.connections() > 0 && Instant::now() < deadline {
+            thread::sleep(DRAIN_LOOK);
+        }
+        match self.shared.connections() {
+            0 => log::info!("drained"),
+            left => log::warn!("{left} connections were cut: timeouts.drain is over"),
+        }
+        self.control.stop();
+        ExitCode::SUCCESS
     }
-    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_by_the_configuration_and_by_the_descriptors() {
+        assert_eq!(connections_max(0, 20_000), 19_488);
+        assert_eq!(connections_max(100, 20_000), 100);
+        assert_eq!(connections_max(50_000, 20_000), 19_488);
+        assert_eq!(connections_max(0, 256), 64);
+    }
 }

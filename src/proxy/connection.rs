@@ -2,6 +2,7 @@
 //! the last answer arrives.
 
 use std::io;
+use std::time::Duration;
 
 use super::client::{Client, Deadline, Parked};
 use super::error::{self, Failure, Representation};
@@ -11,9 +12,11 @@ use crate::http1::{self, Parsed, RequestError};
 use crate::runtime::world::{Stream, Wake, World};
 
 /// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
-const LINGER: std::time::Duration = std::time::Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(10);
 /// How long and how much a closing connection is still read, so that no reset eats its last answer (RFC 9112 §9.6).
-const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// A client that is silent this long has nothing on its way.
+const CLOSE_SILENCE: Duration = Duration::from_millis(500);
 const CLOSE_BYTES_MAX: usize = 1 << 20;
 
 /// Connections over the limit that a worker lets read their answer at the same time.
@@ -174,13 +177,17 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     fn drain_and_close(&self, stream: &W::Stream) {
         stream.shutdown_write();
-        let deadline = self.world.now() + CLOSE_PATIENCE;
+        let mut deadline = self.world.now() + CLOSE_SILENCE;
+        let last = self.world.now() + CLOSE_PATIENCE;
         let mut drained = 0;
         let mut buffer = self.buffers.take();
         while drained < CLOSE_BYTES_MAX {
             match stream.try_read(buffer.spare()) {
                 Ok(0) => return,
-                Ok(n) => drained += n,
+                Ok(n) => {
+                    drained += n;
+                    deadline = last.min(self.world.now() + CLOSE_SILENCE);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.world.wait(stream, None, deadline) == Wake::Deadline {
                         return;

@@ -68,11 +68,14 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 /// What an error answer's body is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Representation {
+    /// Plain text.
     Text,
+    /// A small page.
     Html,
+    /// A problem document (RFC 9457).
     Problem,
 }
 
