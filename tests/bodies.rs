@@ -27,8 +27,7 @@ fn chunked(bytes: &[u8], size: usize) -> Vec<u8> {
 
 /// Sends back each piece of the body as it comes.
 fn body_echo() -> Origin {
-    Origin::start(|exchange| {
-        exchange.shrink_window();
+    Origin::with_small_window(|exchange| {
         let length: usize = exchange.request.field("content-length").expect("a length").parse().expect("a number");
         exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
         let (mut left, mut buffer) = (length, vec![0; 16 * 1024]);
@@ -223,7 +222,6 @@ fn a_request_cut_by_its_client_never_looks_whole_to_the_backend() {
 fn no_more_of_a_body_is_taken_than_its_reader_takes() {
     let (told, progress) = std::sync::mpsc::channel();
     let origin = Origin::start(move |exchange| {
-        exchange.shrink_window();
         exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n");
         let piece = vec![7; 64 * 1024];
         while exchange.send(&piece) {

@@ -233,7 +233,7 @@ fn a_malformed_request_is_refused_and_reaches_no_backend() {
 fn an_answer_of_the_proxys_own_speaks_the_clients_language() {
     let proxy = Proxy::over(&[]);
     for (accept, wanted) in
-        [("text/html", "text/html"), ("application/json", "application/json"), ("text/plain", "text/plain")]
+        [("text/html", "text/html"), ("application/json", "application/problem+json"), ("text/plain", "text/plain")]
     {
         let answer = proxy.client().send(format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n")).answer();
         assert_eq!(answer.status(), 503);

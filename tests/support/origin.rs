@@ -48,15 +48,29 @@ impl Origin {
         Self::start(move |exchange| exchange.answer(200, body))
     }
 
+    /// As [`Origin::start`], with a small receive window: the proxy soon feels when this side doesn't read.
+    pub fn with_small_window(script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
+        Self::listen(free_port(), Some(SMALL_WINDOW_BYTES), script)
+    }
+
     /// As [`Origin::start`], on a port of the test's choice.
     #[track_caller]
     pub fn start_on(port: u16, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
+        Self::listen(port, None, script)
+    }
+
+    #[track_caller]
+    fn listen(port: u16, window: Option<usize>, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
         let mut listener = None;
         eventually("the port is free", || {
             listener = TcpListener::bind(("127.0.0.1", port)).ok();
             listener.is_some()
         });
         let listener = listener.expect("bound");
+        if let Some(bytes) = window {
+            // Accepted sockets inherit it. Set on one of them, it would break a promise that TCP has already made.
+            SockRef::from(&listener).set_recv_buffer_size(bytes).expect("a socket");
+        }
         let stage = Arc::new(Stage {
             script: Box::new(script),
             requests: Mutex::default(),
@@ -269,12 +283,6 @@ impl Exchange {
                 return;
             }
         }
-    }
-
-    /// Makes the socket's buffers small, so that the proxy soon feels when this side doesn't read.
-    pub fn shrink_window(&mut self) {
-        let _ = SockRef::from(self.reader.get_ref()).set_recv_buffer_size(SMALL_WINDOW_BYTES);
-        let _ = SockRef::from(self.reader.get_ref()).set_send_buffer_size(SMALL_WINDOW_BYTES);
     }
 
     /// Waits until the proxy ends the connection, and ends the exchange; whatever comes until then is dropped.

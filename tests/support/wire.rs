@@ -1,9 +1,10 @@
 //! HTTP/1.1 as the tests read it: strict, plain, and written apart from the product's own parser.
 
+use std::fmt::{self, Debug, Formatter};
 use std::io::{self, BufRead, Read};
 
 /// A request or a response as it came over the wire.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Message {
     /// The request line or the status line.
     pub start: String,
@@ -59,6 +60,18 @@ impl Message {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: not JSON: {self:?}"))
+    }
+}
+
+/// For the messages of failed tests: as one reads it, long bodies shortened.
+impl Debug for Message {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}", self.start)?;
+        for (name, value) in &self.fields {
+            write!(f, " | {name}: {value}")?;
+        }
+        let shown: String = self.text().chars().take(500).collect();
+        write!(f, "] {} bytes, complete: {}: {shown:?}", self.body.len(), self.complete)
     }
 }
 
