@@ -69,7 +69,8 @@ pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
 }
 
 fn start_log() {
-    let environment = env_logger::Env::default().default_filter_or("info,may=warn");
+    // `may` tells of every descriptor at info. Filters are prefixes, so that silencing it silences maypole too.
+    let environment = env_logger::Env::default().default_filter_or("info,may=warn,maypole=info");
     // A second call, by a test that runs several proxies in its process, changes nothing.
     let _ = env_logger::Builder::from_env(environment).try_init();
 }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod crew;
+pub mod entry;
 pub mod health;
 mod names;
 pub mod random;
@@ -22,10 +23,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 
+use self::entry::{Entry, Source, Which};
 use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
 use self::random::Random;
-use self::registry::{AddError, Entry, Registry, Source, Which};
+use self::registry::{AddError, Registry};
 use crate::balance::{self, Backend, Fleet, Report};
 use crate::config::{BackendConfig, Config, Strategy};
 

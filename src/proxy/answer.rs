@@ -16,6 +16,7 @@ use crate::runtime::world::{Stream, World};
 const INTERIM_MAX: u32 = 32;
 
 /// What the backend's answer begins.
+#[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
 pub(super) enum Answer {
     /// A body, whose head was sent on.
     Body(Body),

@@ -74,7 +74,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Answers a connection that is one too many; only some of these are given time to read the answer.
-    pub(super) fn turn_away(&self, stream: W::Stream) {
+    pub(super) fn turn_away(&self, stream: &W::Stream) {
         let mut scratch = self.scratch();
         let failure = Failure::ConnectionLimit;
         error::write_error_answer(&mut scratch.bytes, &failure, Representation::Text, &self.date(), true, false);
@@ -82,7 +82,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         drop(scratch);
         if self.turned_away.get() < TURNED_AWAY_MAX {
             self.turned_away.set(self.turned_away.get() + 1);
-            self.drain_and_close(&stream);
+            self.drain_and_close(stream);
             self.turned_away.set(self.turned_away.get() - 1);
         }
     }

@@ -13,7 +13,7 @@ use super::client::{Client, Parked};
 use super::error::{Failure, Representation};
 use super::forward::{self, RequestForwarding};
 use super::pump::{self, Pump, PumpError};
-use super::transfer::{Interrupted, Transfer, Upload, upload_failure};
+use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::{Outcome, Report};
 use crate::http1::{Framing, Method, Request, Version};
@@ -175,9 +175,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     ) -> Result<After, Miss> {
         let lease = self.lease(client, facts, visit)?;
         let began = self.world.now();
-        let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).map_err(|miss| {
-            visit.backend().record(self.world.worker(), Outcome::Failed);
-            miss
+        let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
+            visit.backend().record(self.world.worker(), blame(&miss.failure));
         })?;
         let transfer = Transfer::new(self, client, facts, lease, visit, began, deadline);
         transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {

@@ -106,7 +106,7 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     fn accepted(&self, stream: W::Stream, peer: SocketAddr) {
         match self.shared.take_seat() {
             Some(seat) => self.serve(Client::new(stream, peer, seat)),
-            None => self.turn_away(stream),
+            None => self.turn_away(&stream),
         }
     }
 

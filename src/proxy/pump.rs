@@ -197,9 +197,9 @@ impl Pump {
                 (n, n)
             }
             Reader::Chunked(decoder) => {
-                let decoded = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
-                self.ended = decoded.end;
-                (decoded.body, decoded.consumed)
+                let found = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
+                self.ended = found.end;
+                (found.body, found.consumed)
             }
             Reader::UntilClose => (buffer.len(), buffer.len()),
         };

@@ -21,6 +21,7 @@ use crate::runtime::world::{Instant, PeerState, Stream, Wake, Watch, World};
 use crate::upstream::{Lease, Visit};
 
 /// The request's way to the backend.
+#[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
 pub(super) enum Upload {
     /// All of it is written.
     Done,
@@ -31,6 +32,7 @@ pub(super) enum Upload {
 }
 
 /// The answer's way to the client.
+#[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
 enum Download {
     /// Waiting for its head.
     Head,
@@ -274,7 +276,7 @@ pub(super) fn upload_failure(error: &PumpError) -> Failure {
 }
 
 /// What a failure says of the backend.
-fn blame(failure: &Failure) -> Outcome {
+pub(super) fn blame(failure: &Failure) -> Outcome {
     match failure {
         Failure::ClientGone
         | Failure::ClientWriteStalled

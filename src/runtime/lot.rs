@@ -29,17 +29,17 @@ pub(super) struct Lot {
 }
 
 /// Events taken at a time.
-const BATCH: usize = 128;
+const BATCH: i32 = 128;
 
 /// What came of one look at the lot.
 pub(super) struct Events {
-    events: [libc::epoll_event; BATCH],
+    events: [libc::epoll_event; BATCH as usize],
     len: usize,
 }
 
 impl Lot {
-    /// An empty lot; its own descriptor is to be homed by the caller.
-    pub(super) fn new() -> io::Result<OwnedFd> {
+    /// An epoll for a lot; the caller homes its descriptor.
+    pub(super) fn open() -> io::Result<OwnedFd> {
         // SAFETY: no pointers; the result is checked and owned by nobody else.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -61,13 +61,14 @@ impl Lot {
 
     /// Changes what is listened for on `fd`, whose events carry `key`. A state that is there already is reported.
     pub(super) fn arm(&self, fd: RawFd, key: usize, from: Mode, to: Mode) -> io::Result<()> {
-        let gone = libc::EPOLLRDHUP as u32 | libc::EPOLLET as u32;
+        let gone = libc::EPOLLRDHUP | libc::EPOLLET;
         let events = match to {
-            Mode::Absent | Mode::Disarmed => libc::EPOLLONESHOT as u32 | libc::EPOLLET as u32,
+            Mode::Absent | Mode::Disarmed => libc::EPOLLET | libc::EPOLLONESHOT,
             Mode::Hangup => gone,
-            Mode::Everything => gone | libc::EPOLLIN as u32 | libc::EPOLLOUT as u32,
-            Mode::Parked => gone | libc::EPOLLIN as u32 | libc::EPOLLONESHOT as u32,
+            Mode::Everything => gone | libc::EPOLLIN | libc::EPOLLOUT,
+            Mode::Parked => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
         };
+        let events = events.cast_unsigned();
         let operation = if from == Mode::Absent { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_MOD };
         let mut event = libc::epoll_event { events, u64: key as u64 };
         // SAFETY: both descriptors are open, and `event` is a valid epoll_event for the length of the call.
@@ -80,11 +81,11 @@ impl Lot {
 
     /// What has happened; never waits. `true` with the result when there may be more.
     pub(super) fn look(&self) -> (Events, bool) {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH as usize];
         // SAFETY: `events` has room for BATCH entries, and the descriptor is open.
-        let n = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), BATCH as i32, 0) };
+        let n = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), BATCH, 0) };
         let len = usize::try_from(n).unwrap_or(0);
-        (Events { events, len }, len == BATCH)
+        (Events { events, len }, n == BATCH)
     }
 }
 

@@ -65,11 +65,9 @@ impl<P: 'static> Stream for MayStream<P> {
         loop {
             let result = self.socket().read(into);
             match &result {
-                Ok(n) if *n < into.len() && *n > 0 => {
-                    // Short, so drained; unless the end was announced, which comes with no event of its own any more.
-                    if self.ready.get() & ENDING == 0 {
-                        self.ready.set(self.ready.get() & !READ);
-                    }
+                // Short, so drained; unless the end was announced, which comes with no event of its own any more.
+                Ok(n) if (1..into.len()).contains(n) && self.ready.get() & ENDING == 0 => {
+                    self.ready.set(self.ready.get() & !READ);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready.set(self.ready.get() & !READ),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

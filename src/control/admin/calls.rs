@@ -8,7 +8,7 @@ use super::views::{FullBackend, Status, millis};
 use crate::balance::Backend;
 use crate::config::{BackendUrl, parse_backend, parse_duration};
 use crate::control::ControlPlane;
-use crate::control::registry::Which;
+use crate::control::entry::Which;
 use crate::control::server::{Answer, Call};
 
 /// The longest that a `DELETE` waits for a drain.

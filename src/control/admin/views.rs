@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::balance::Totals;
+use crate::control::entry::{Change, Entry, Source, State};
 use crate::control::health::{Health, LastProbe};
-use crate::control::registry::{Change, Entry, Source, State};
 use crate::control::timestamp::rfc3339;
 
 /// `GET /status`.

@@ -1,0 +1,137 @@
+//! One backend with all that the control plane knows of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::health::{Health, LastProbe};
+use crate::balance::Backend;
+use crate::config::BackendConfig;
+
+/// How many of a backend's changes are remembered.
+pub(super) const CHANGES_MAX: usize = 20;
+
+/// A backend with all that the control plane knows of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the workers share.
+    pub backend: Arc<Backend>,
+    /// As configured.
+    pub config: BackendConfig,
+    /// Who added it.
+    pub source: Source,
+    /// What an operator said.
+    pub state: State,
+    /// What was seen.
+    pub health: Health,
+    /// When `health` became what it is.
+    pub health_since: SystemTime,
+    /// Why `health` is what it is, in words for an operator.
+    pub health_reason: String,
+    /// None before the first one has ended.
+    pub last_probe: Option<LastProbe>,
+    /// The latest, oldest first; at most 20.
+    pub changes: VecDeque<Change>,
+}
+
+/// Who added a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration file.
+    Config,
+    /// A call of the admin API.
+    Admin,
+}
+
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It may get traffic.
+    Ready,
+    /// It gets no new requests.
+    Drain,
+}
+
+/// Something that happened to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: SystemTime,
+    /// What, and why: `down: connection refused`.
+    pub what: String,
+}
+
+/// Which backend is meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// By its normalised URL.
+    Url(&'a str),
+    /// By its name.
+    Name(&'a str),
+}
+
+impl Entry {
+    pub(super) fn new(backend: Arc<Backend>, config: BackendConfig, source: Source, now: SystemTime) -> Self {
+        let what = match source {
+            Source::Config => "added by the configuration",
+            Source::Admin => "added through the admin API",
+        };
+        Self {
+            backend,
+            config,
+            source,
+            state: State::Ready,
+            health: Health::Unknown,
+            health_since: now,
+            health_reason: "not probed yet".into(),
+            last_probe: None,
+            changes: VecDeque::from([Change { at: now, what: what.into() }]),
+        }
+    }
+
+    /// Whether it gets traffic now.
+    pub fn is_eligible(&self) -> bool {
+        self.state == State::Ready && self.is_alive()
+    }
+
+    /// Why it gets no traffic, if it gets none.
+    pub fn ineligible_because(&self) -> Option<String> {
+        if self.state == State::Drain {
+            return Some("drained by an operator".into());
+        }
+        (self.health == Health::Down).then(|| format!("down: {}", self.health_reason))
+    }
+
+    /// Whether it is seen to work, or has not been seen not to.
+    pub fn is_alive(&self) -> bool {
+        self.health != Health::Down
+    }
+
+    pub(super) fn is(&self, which: Which<'_>) -> bool {
+        match which {
+            Which::Url(normalized) => self.config.url.normalized == normalized,
+            Which::Name(name) => self.config.name == name,
+        }
+    }
+
+    pub(super) fn note(&mut self, at: SystemTime, what: String) {
+        if self.changes.len() == CHANGES_MAX {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change { at, what });
+    }
+
+    /// Takes a change of health in, and logs it.
+    pub(super) fn turn(&mut self, health: Health, reason: &str, at: SystemTime) {
+        let word = match health {
+            Health::Unknown => "unknown",
+            Health::Up => "up",
+            Health::Down => "down",
+        };
+        log::info!("backend {} is {word}: {reason}", self.config.name);
+        self.health = health;
+        self.health_since = at;
+        reason.clone_into(&mut self.health_reason);
+        self.note(at, format!("{word}: {reason}"));
+    }
+}

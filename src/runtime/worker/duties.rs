@@ -1,0 +1,172 @@
+//! The worker's own coroutines: its clock, its parking lot and its mailbox.
+
+use std::cell::Cell;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use may::io::{CoIo, WaitIo};
+
+use super::{Handle, Job, Parked};
+use crate::runtime::lot::Mode;
+use crate::runtime::mailbox::Controls;
+use crate::runtime::stream::MayStream;
+use crate::runtime::world::{Instant, Wake};
+use crate::runtime::{clock, homing};
+
+impl<P: 'static> Handle<P> {
+    /// Fires deadlines and the service's tick.
+    pub(super) fn keep_time(&self) {
+        const TICK: Duration = Duration::from_secs(1);
+        let worker = &self.0;
+        let Ok(timer) = CoIo::new(BorrowedFd(worker.timer.fd.as_raw_fd())) else {
+            return log::error!("worker {}: its timer can't be registered", worker.id);
+        };
+        let mut next_tick = clock::now() + TICK;
+        let mut due = Vec::new();
+        loop {
+            let now = clock::now();
+            worker.wheel.borrow_mut().advance(now.0, &mut due);
+            for key in due.drain(..) {
+                self.expire(key, now);
+            }
+            if now >= next_tick {
+                next_tick = now + TICK;
+                if let Some(service) = worker.service.get() {
+                    service.tick();
+                }
+            }
+            let next = worker.wheel.borrow().next_ns().unwrap_or(u64::MAX).min(next_tick.0);
+            worker.timer.set(next);
+            timer.wait_io();
+            homing::check(worker.id);
+        }
+    }
+
+    fn expire(&self, key: usize, now: Instant) {
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(key) else { return };
+        if slot.deadline == u64::MAX {
+            return;
+        }
+        if slot.deadline > now.0 {
+            self.0.wheel.borrow_mut().schedule(key, slot.deadline);
+            return;
+        }
+        slot.deadline = u64::MAX;
+        if slot.parked.is_some() {
+            drop(slots);
+            return self.resume(key, Wake::Deadline);
+        }
+        slot.expired = true;
+        slot.waker.wakeup();
+    }
+
+    /// Passes on the events of streams that no coroutine waits on directly.
+    pub(super) fn mind_the_lot(&self) {
+        let worker = &self.0;
+        let Ok(lot) = CoIo::new(BorrowedFd(worker.lot.fd())) else {
+            return log::error!("worker {}: its parking lot can't be registered", worker.id);
+        };
+        loop {
+            let (events, more) = worker.lot.look();
+            for (key, flags) in events.iter() {
+                self.lot_event(key, flags);
+            }
+            if !more {
+                lot.wait_io();
+                homing::check(worker.id);
+            }
+        }
+    }
+
+    fn lot_event(&self, key: usize, flags: u32) {
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(key) else { return };
+        if slot.lot_mode == Mode::Parked {
+            slot.lot_mode = Mode::Disarmed;
+        }
+        if slot.parked.is_some() {
+            drop(slots);
+            return self.resume(key, Wake::Event);
+        }
+        slot.lot_events |= flags;
+        if let Some(waiting) = slot.wakes {
+            if let Some(waiting) = slots.get(waiting) {
+                waiting.waker.wakeup();
+            }
+        } else if slot.lot_mode == Mode::Everything {
+            // Nobody asks any more.
+            if self.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Disarmed).is_ok() {
+                slot.lot_mode = Mode::Disarmed;
+            }
+        }
+    }
+
+    pub(super) fn read_mail(&self) {
+        let worker = &self.0;
+        let Ok(bell) = CoIo::new(worker.mailbox.bell()) else {
+            return log::error!("worker {}: its mailbox can't be registered", worker.id);
+        };
+        loop {
+            for message in worker.mailbox.collect() {
+                message(self);
+            }
+            let yielded = std::mem::take(&mut *worker.yielded.borrow_mut());
+            for key in yielded {
+                if let Some(slot) = worker.slots.borrow().get(key) {
+                    slot.waker.wakeup();
+                }
+            }
+            bell.wait_io();
+            homing::check(worker.id);
+        }
+    }
+
+    pub(super) fn run(&self, job: Job<P>) {
+        if !self.0.runners.get().is_some_and(|runners| runners.run(job)) {
+            self.0.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn resume(&self, key: usize, wake: Wake) {
+        let parked = self.0.slots.borrow_mut().get_mut(key).and_then(|slot| {
+            slot.deadline = u64::MAX;
+            slot.parked.take()
+        });
+        if let Some(parked) = parked {
+            let Parked { io, ready, what } = parked;
+            let stream = MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) };
+            stream.pull();
+            self.run(Job::Resumed(stream, what, wake));
+        }
+    }
+}
+
+impl<P: 'static> Controls for Handle<P> {
+    fn stop_accepting(&self) {
+        self.0.accepting.set(false);
+        for key in self.0.acceptors.borrow_mut().drain(..) {
+            if let Some(slot) = self.0.slots.borrow().get(key) {
+                slot.waker.wakeup();
+            }
+        }
+    }
+
+    fn recall(&self) {
+        let slots = self.0.slots.borrow();
+        let parked: Vec<usize> = slots.iter().filter(|(_, slot)| slot.parked.is_some()).map(|(key, _)| key).collect();
+        drop(slots);
+        for key in parked {
+            self.resume(key, Wake::Recalled);
+        }
+    }
+}
+/// A descriptor that is lent, not owned.
+struct BorrowedFd(i32);
+
+impl AsRawFd for BorrowedFd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0
+    }
+}

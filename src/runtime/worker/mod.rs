@@ -1,0 +1,177 @@
+//! The worker: one thread's streams, their deadlines, and who is woken by what.
+
+mod accept;
+mod duties;
+mod start;
+mod surroundings;
+mod timer;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use may::io::{WaitIo, WaitIoWaker};
+use may::net::TcpStream;
+use slab::Slab;
+
+pub use self::start::{Counters, Options, start};
+use self::timer::Timer;
+use super::homing;
+use super::lot::{Lot, Mode};
+use super::mailbox::Mailbox;
+use super::runner::Runners;
+use super::stream::MayStream;
+use super::wheel::Wheel;
+use super::world::{Instant, Service, Wake};
+
+/// A handle to the worker's surroundings; see [`World`].
+pub struct MayWorld<P: 'static>(Handle<P>);
+
+impl<P> Clone for MayWorld<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What the runtime passes around of a worker.
+pub(super) struct Handle<P: 'static>(Rc<Worker<P>>);
+
+impl<P> Clone for Handle<P> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+struct Worker<P: 'static> {
+    id: usize,
+    workers: usize,
+    slots: RefCell<Slab<Slot<P>>>,
+    wheel: RefCell<Wheel>,
+    timer: Timer,
+    lot: Lot,
+    mailbox: Arc<Mailbox>,
+    runners: OnceCell<Runners<Job<P>>>,
+    service: OnceCell<Box<dyn Service<MayWorld<P>>>>,
+    yielded: RefCell<Vec<usize>>,
+    accepting: Cell<bool>,
+    acceptors: RefCell<Vec<usize>>,
+    random: Cell<u64>,
+    counters: Arc<Counters>,
+}
+
+/// A registered descriptor's place: its deadline, its lot, and who to wake.
+struct Slot<P> {
+    fd: RawFd,
+    waker: WaitIoWaker,
+    deadline: u64,
+    expired: bool,
+    lot_mode: Mode,
+    lot_events: u32,
+    /// The slot of the stream that is waited on when an event of the lot comes for this one.
+    wakes: Option<usize>,
+    parked: Option<Parked<P>>,
+}
+
+struct Parked<P> {
+    io: TcpStream,
+    ready: u32,
+    what: P,
+}
+
+enum Job<P: 'static> {
+    Accepted(MayStream<P>, SocketAddr),
+    Resumed(MayStream<P>, P, Wake),
+}
+
+impl<P: 'static> Handle<P> {
+    /// Homes and registers a socket, with what is supposed of its readiness.
+    fn adopt(&self, socket: OwnedFd, ready: u32) -> io::Result<MayStream<P>> {
+        let socket = homing::home(socket, self.0.id, self.0.workers)?;
+        // SAFETY: the descriptor is owned, and a TCP socket. `may` panics where the kernel can't register it.
+        let io = catch_unwind(AssertUnwindSafe(|| unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }));
+        let io = io.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let key = self.register(io.inner().as_raw_fd(), io.waker());
+        Ok(MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) })
+    }
+
+    fn register(&self, fd: RawFd, waker: WaitIoWaker) -> usize {
+        self.0.slots.borrow_mut().insert(Slot {
+            fd,
+            waker,
+            deadline: u64::MAX,
+            expired: false,
+            lot_mode: Mode::Absent,
+            lot_events: 0,
+            wakes: None,
+            parked: None,
+        })
+    }
+
+    /// Drops a stream's slot; its descriptor is about to be closed.
+    pub(super) fn forget(&self, key: usize) {
+        self.0.wheel.borrow_mut().remove(key);
+        self.0.slots.borrow_mut().try_remove(key);
+    }
+
+    #[inline]
+    pub(super) fn take_lot_events(&self, key: usize) -> u32 {
+        let mut slots = self.0.slots.borrow_mut();
+        slots.get_mut(key).map_or(0, |slot| std::mem::take(&mut slot.lot_events))
+    }
+
+    fn set_deadline(&self, key: usize, deadline: Instant) {
+        if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
+            slot.deadline = deadline.0;
+        }
+        if deadline != Instant::NEVER {
+            let due = self.0.wheel.borrow_mut().schedule(key, deadline.0);
+            if let Some(due) = due.filter(|&due| due < self.0.timer.set_to_ns.get()) {
+                self.0.timer.set(due);
+            }
+        }
+    }
+
+    fn arm_lot(&self, stream: &MayStream<P>, mode: Mode) {
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(stream.key) else { return };
+        if slot.lot_mode == mode && mode != Mode::Parked {
+            return;
+        }
+        match self.0.lot.arm(stream.fd(), stream.key, slot.lot_mode, mode) {
+            Ok(()) => slot.lot_mode = mode,
+            // Out of kernel memory or watches: the stream is treated as ready, so that nothing waits for ever.
+            Err(_) => slot.lot_events |= libc::EPOLLIN as u32,
+        }
+    }
+
+    /// One stretch of waiting on `on`. True when the deadline ended it, and nothing else happened.
+    fn wait_on(&self, on: &MayStream<P>, deadline: Instant) -> bool {
+        self.set_deadline(on.key, deadline);
+        let events = on.io().wait_io() as u32;
+        homing::check(self.0.id);
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(on.key) else { return false };
+        slot.deadline = u64::MAX;
+        let events = events & !WOKEN | std::mem::take(&mut slot.lot_events);
+        on.ready.set(on.ready.get() | events);
+        std::mem::take(&mut slot.expired) && events == 0
+    }
+
+    fn set_wakes(&self, key: usize, wakes: Option<usize>) {
+        if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
+            slot.wakes = wakes;
+        }
+    }
+
+    fn lot_mode(&self, key: usize) -> Mode {
+        self.0.slots.borrow().get(key).map_or(Mode::Absent, |slot| slot.lot_mode)
+    }
+}
+
+/// The bit by which `may` says that a waker, not an event, ended a wait.
+const WOKEN: u32 = 0x8000_0000;

@@ -1,0 +1,150 @@
+//! Starting the workers.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use slab::Slab;
+
+use super::timer::Timer;
+use super::{Handle, Job, MayWorld, Worker};
+use crate::runtime::listen::Listeners;
+use crate::runtime::lot::Lot;
+use crate::runtime::mailbox::{Mailbox, Mailboxes};
+use crate::runtime::runner::{Runners, spawn_here};
+use crate::runtime::wheel::Wheel;
+use crate::runtime::world::Service;
+use crate::runtime::{clock, homing};
+
+/// A coroutine's stack, in words of 8 bytes; only pages that were touched take memory.
+const STACK_WORDS: usize = 0x2000;
+/// Stacks that `may` makes at its start and keeps.
+const STACKS_KEPT: usize = 64;
+/// Each stack is two mappings, of which a process may have 65,530 by default.
+const COROUTINES_MAX: usize = 24_000;
+
+/// What [`start`] needs to know.
+#[derive(Debug)]
+pub struct Options {
+    /// Worker threads.
+    pub workers: usize,
+    /// What to listen on; each with a socket for every worker.
+    pub listeners: Vec<Listeners>,
+}
+
+/// One worker's counts, written by it alone.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Accepts that failed for want of descriptors or memory, or because too many connections were busy.
+    pub accept_errors: AtomicU64,
+    /// Panics caught; each ended one connection.
+    pub panics: AtomicU64,
+}
+/// Starts the workers; each calls `serve` on its own thread to make its service.
+///
+/// # Errors
+/// No descriptor left for a worker's own.
+pub fn start<P, S>(
+    options: Options,
+    serve: impl Fn(MayWorld<P>) -> S + Send + Sync + 'static,
+) -> io::Result<(Mailboxes, Vec<Arc<Counters>>)>
+where
+    P: 'static,
+    S: Service<MayWorld<P>>,
+{
+    let workers = options.workers;
+    may::config().set_workers(workers).set_pool_capacity(STACKS_KEPT).set_stack_size(STACK_WORDS);
+    may::config().set_worker_pin(false);
+    let serve = Arc::new(serve);
+    let mut sockets: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    for listeners in options.listeners {
+        for (worker, socket) in listeners.sockets.into_iter().enumerate() {
+            sockets[worker].push(socket);
+        }
+    }
+    let mut mailboxes = Vec::new();
+    let mut counters = Vec::new();
+    for (id, sockets) in sockets.into_iter().enumerate() {
+        let mailbox = Arc::new(Mailbox::new()?.homed(id, workers)?);
+        let lot = homing::home(Lot::open()?, id, workers)?;
+        let timer = homing::home(Timer::open()?, id, workers)?;
+        let (count, serve) = (Arc::new(Counters::default()), Arc::clone(&serve));
+        mailboxes.push(Arc::clone(&mailbox));
+        counters.push(Arc::clone(&count));
+        let begin = move || {
+            homing::enter(id);
+            let worker = Worker::begin(id, workers, mailbox, lot, timer, count);
+            let service = serve(MayWorld(worker.clone()));
+            worker.open(Box::new(service), sockets);
+        };
+        // SAFETY: the coroutine starts on worker `id`, which its descriptors are homed for, and never leaves it.
+        unsafe { may::coroutine::Builder::new().id(id).spawn(begin)? };
+    }
+    Ok((Mailboxes(mailboxes.into()), counters))
+}
+
+impl<P: 'static> Worker<P> {
+    fn begin(
+        id: usize,
+        workers: usize,
+        mailbox: Arc<Mailbox>,
+        lot: OwnedFd,
+        timer: OwnedFd,
+        counters: Arc<Counters>,
+    ) -> Handle<P> {
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
+        Handle(Rc::new(Self {
+            id,
+            workers,
+            slots: RefCell::new(Slab::new()),
+            wheel: RefCell::new(Wheel::new(clock::now().0)),
+            timer: Timer { fd: timer, set_to_ns: Cell::new(u64::MAX) },
+            lot: Lot::over(lot),
+            mailbox,
+            runners: OnceCell::new(),
+            service: OnceCell::new(),
+            yielded: RefCell::new(Vec::new()),
+            accepting: Cell::new(true),
+            acceptors: RefCell::new(Vec::new()),
+            random: Cell::new(seed | 1),
+            counters,
+        }))
+    }
+}
+
+impl<P: 'static> Handle<P> {
+    /// Starts the worker's own coroutines.
+    fn open(self, service: Box<dyn Service<MayWorld<P>>>, sockets: Vec<OwnedFd>) {
+        let worker = &self.0;
+        let _ = worker.service.set(service);
+        let (here, counters) = (Rc::downgrade(worker), Arc::clone(&worker.counters));
+        let work = move |job| {
+            let Some(service) = here.upgrade() else { return };
+            let Some(service) = service.service.get() else { return };
+            match job {
+                Job::Accepted(stream, peer) => service.accepted(stream, peer),
+                Job::Resumed(stream, what, wake) => service.resumed(stream, what, wake),
+            }
+        };
+        let panicked = move || {
+            counters.panics.fetch_add(1, Ordering::Relaxed);
+        };
+        let runners = Runners::new(COROUTINES_MAX / worker.workers, Box::new(work), Box::new(panicked));
+        let _ = worker.runners.set(runners);
+        let handle = self.clone();
+        spawn_here(move || handle.keep_time());
+        let handle = self.clone();
+        spawn_here(move || handle.mind_the_lot());
+        let handle = self.clone();
+        spawn_here(move || handle.read_mail());
+        for socket in sockets {
+            let handle = self.clone();
+            spawn_here(move || handle.accept_from(socket));
+        }
+    }
+}

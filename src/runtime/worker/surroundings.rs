@@ -1,0 +1,110 @@
+//! The [`World`] that a service sees of its worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{MayWorld, Parked};
+use crate::runtime::lot::Mode;
+use crate::runtime::mailbox::Controls;
+use crate::runtime::stream::MayStream;
+use crate::runtime::world::{Instant, Wake, Watch, World};
+use crate::runtime::{clock, homing};
+
+/// How long the first wait on a backend goes without watching the client: most answers come sooner, and watching
+/// costs a system call.
+const WATCH_AFTER: Duration = Duration::from_millis(5);
+
+impl<P: 'static> World for MayWorld<P> {
+    type Stream = MayStream<P>;
+    type Parked = P;
+
+    #[inline]
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        clock::unix_seconds()
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        let state = self.0.0.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0.0.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn worker(&self) -> usize {
+        self.0.0.id
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let socket = homing::home(OwnedFd::from(socket), self.0.0.id, self.0.0.workers)?;
+        match socket2::SockRef::from(&socket).connect(&SockAddr::from(address)) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
+        }
+        self.0.adopt(socket, 0)
+    }
+
+    fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
+        let Some((second, watch)) = also else {
+            return if self.0.wait_on(on, deadline) { Wake::Deadline } else { Wake::Event };
+        };
+        if second.pull() {
+            return Wake::Event;
+        }
+        if watch == Watch::Hangup && !matches!(self.0.lot_mode(second.key), Mode::Hangup | Mode::Everything) {
+            let first_look = clock::now_coarse() + WATCH_AFTER;
+            if first_look < deadline {
+                if !self.0.wait_on(on, first_look) {
+                    return Wake::Event;
+                }
+                if second.pull() {
+                    return Wake::Event;
+                }
+            }
+        }
+        self.0.set_wakes(second.key, Some(on.key));
+        self.0.arm_lot(second, if watch == Watch::Everything { Mode::Everything } else { Mode::Hangup });
+        let expired = !second.pull() && self.0.wait_on(on, deadline);
+        self.0.set_wakes(second.key, None);
+        if expired && !second.pull() { Wake::Deadline } else { Wake::Event }
+    }
+
+    fn yield_now(&self, on: &Self::Stream) {
+        on.pull();
+        self.0.0.yielded.borrow_mut().push(on.key);
+        self.0.0.mailbox.ring();
+        self.0.wait_on(on, Instant::NEVER);
+    }
+
+    fn park(&self, mut stream: Self::Stream, parked: P, deadline: Instant) {
+        let (key, ready) = (stream.key, stream.ready.get());
+        {
+            let mut slots = self.0.0.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(key) else { return };
+            if let Err(error) = self.0.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Parked) {
+                // The kernel has no memory for it: the connection ends rather than wait unwatched.
+                drop(slots);
+                return log::warn!("worker {}: an idle connection was closed: {error}", self.0.0.id);
+            }
+            slot.lot_mode = Mode::Parked;
+            slot.parked = stream.io.take().map(|io| Parked { io, ready, what: parked });
+        }
+        self.0.set_deadline(key, deadline);
+    }
+
+    fn resume_parked(&self) {
+        self.0.recall();
+    }
+}
