@@ -1,0 +1,204 @@
+"""The test bed that the benchmarks stand on: processes that end with it, pinned to a core; their cost; wrk.
+
+Only the standard library is used, and only loopback is touched."""
+import contextlib
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MAYPOLE = os.path.join(ROOT, "target/release/maypole")
+ORIGIN = os.path.join(ROOT, "bench/origin/target/release/origin")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PROXY_CPU, LOAD_CPU = 0, 1
+
+
+def install(*packages):
+    """Installs the Debian packages whose program of the same name is missing."""
+    missing = [name for name in packages if not shutil.which(name)]
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        sys.exit(f"please install {' '.join(missing)}")
+    quiet = dict(check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    subprocess.run(["apt-get", "update", "-qq"], **quiet)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
+
+
+def build(binary=None):
+    """Builds the origin, and the proxy unless its binary is given; returns the proxy's path."""
+    cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path"]
+    subprocess.run([*cargo, os.path.join(ROOT, "bench/origin/Cargo.toml")], check=True)
+    if not binary:
+        subprocess.run([*cargo, os.path.join(ROOT, "Cargo.toml")], check=True)
+    return os.path.abspath(binary or MAYPOLE)
+
+
+class Bed:
+    """Starts processes and ends all of them, by their own ids, when the `with` block ends, however it ends."""
+
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp(prefix="bench-")
+        self.processes, self.ports = [], set()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
+        return self
+
+    def __exit__(self, *_):
+        everyone = [pid for process in self.processes for pid in family(process.pid)]
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + 3
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+        for pid in everyone:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, command, cpu=None, port=None):
+        """Starts a command; with `port`, waits until somebody listens there."""
+        command = shlex.split(command) if isinstance(command, str) else list(command)
+        pin = ["taskset", "-c", str(cpu)] if cpu is not None else []
+        path = os.path.join(self.folder, f"log-{len(self.processes)}")
+        with open(path, "wb") as log:
+            process = subprocess.Popen([*pin, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process.log = path
+        self.processes.append(process)
+        if port is not None:
+            wait_until(f"{command[0]} listens on {port}", lambda: listens(port), process)
+        return process
+
+    def origin(self, port=None, cpu=LOAD_CPU):
+        """Starts the benchmark's origin; returns its process and its port."""
+        port = port or self.port()
+        return self.start([ORIGIN, str(port)], cpu, port), port
+
+    def maypole(self, backends, binary=MAYPOLE, cpu=PROXY_CPU, workers=1, **settings):
+        """Starts maypole over the ports of these backends; returns its process, its port and its admin port."""
+        port, admin = self.port(), self.port()
+        config = maypole_config(port, admin, backends, workers=workers, **settings)
+        path = os.path.join(self.folder, f"maypole-{port}.json")
+        self.write(path, json.dumps(config, indent=1))
+        process = self.start([binary, "--config", path], cpu, port)
+        wait_until("the admin API answers", lambda: listens(admin), process)
+        return process, port, admin
+
+    def write(self, path, text):
+        with open(path, "w") as file:
+            file.write(text)
+
+    def port(self):
+        """A free port below those that outgoing connections take theirs from; never the same twice."""
+        for port in range(20000 + os.getpid() % 5000, 32000):
+            if port in self.ports:
+                continue
+            with socket.socket() as probe:
+                with contextlib.suppress(OSError):
+                    probe.bind(("127.0.0.1", port))
+                    self.ports.add(port)
+                    return port
+        sys.exit("no port is free")
+
+
+def maypole_config(port, admin, backends, **settings):
+    urls = [f"http://127.0.0.1:{backend}" for backend in backends]
+    return {"port": port, "bind": "127.0.0.1", "admin_port": admin, "backends": urls, **settings}
+
+
+def listens(port):
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(what, holds, process=None, seconds=10, pause=0.01):
+    """Waits for a condition and returns when it came, on the monotonic clock; ends the program if it doesn't."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if process is not None and process.poll() is not None:
+            sys.exit(f"{what}: it ended with {process.returncode}: {open(process.log, errors='replace').read()[-500:]}")
+        if time.monotonic() > deadline:
+            sys.exit(f"not within {seconds} s: {what}")
+        time.sleep(pause)
+    return time.monotonic()
+
+
+def ask(port, method, path, body=None, timeout=10):
+    """One request on a connection of its own: the status and the body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def family(pid):
+    """The process and all that descend from it."""
+    with contextlib.suppress(OSError):
+        children = open(f"/proc/{pid}/task/{pid}/children").read().split()
+        return [pid] + [member for child in children for member in family(int(child))]
+    return [pid]
+
+
+def cpu_seconds(pids):
+    """What these processes took of the processor so far: (in user mode, in the kernel)."""
+    user = system = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+            user, system = user + int(fields[11]), system + int(fields[12])
+    return user / TICKS_PER_SECOND, system / TICKS_PER_SECOND
+
+
+def memory_kib(pid, field="VmRSS"):
+    """Resident memory now (VmRSS) or at its peak (VmHWM)."""
+    return int(re.search(rf"^{field}:\s+(\d+)", open(f"/proc/{pid}/status").read(), re.M)[1])
+
+
+class Load:
+    """What wrk said at its end: completed requests, and those that failed one way or another."""
+
+    def __init__(self, output):
+        completed = re.search(r"(\d+) requests in ", output)
+        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+        errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
+        self.output = output
+        self.requests = int(completed[1]) if completed else 0
+        self.not_ok = int(refused[1]) if refused else 0
+        self.broken = sum(map(int, errors.groups())) if errors else 0
+
+    @property
+    def failed(self):
+        return self.not_ok + self.broken
+
+    def __str__(self):
+        return f"{self.requests} requests, {self.not_ok} not answered with 2xx, {self.broken} socket errors"
+
+
+def wrk_command(port, path="/", connections=64, seconds=600, script=None, close=False):
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s"]
+    options += ["-s", script] if script else []
+    options += ["-H", "Connection: close"] if close else []
+    return ["wrk", *options, f"http://127.0.0.1:{port}{path}"]
+
+
+def finish(wrk):
+    """Ends a wrk that `Bed.start` started, as Ctrl-C does, and reads what it counted."""
+    wrk.send_signal(signal.SIGINT)
+    wrk.wait(10)
+    return Load(open(wrk.log).read())

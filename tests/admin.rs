@@ -1,0 +1,320 @@
+//! The admin API: what it says, what it changes, and that changes lose nothing.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+use support::{Client, Gate, Message, Origin, Proxy, curl, eventually};
+
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// Checks an error answer (RFC 9457) and returns its detail.
+#[track_caller]
+fn problem(answer: &Message, status: u16) -> String {
+    assert_eq!(answer.status(), status, "{answer:?}");
+    assert!(answer.list("content-type").starts_with("application/problem+json"), "{answer:?}");
+    let problem = answer.json();
+    assert_eq!(problem["status"], status, "{problem}");
+    for name in ["type", "title", "detail"] {
+        assert!(problem[name].as_str().is_some_and(|text| !text.is_empty()), "no {name}: {problem}");
+    }
+    problem["detail"].as_str().expect("checked").to_owned()
+}
+
+/// Answers with `name`; a request for `/hold` only once the gate is open.
+fn holding(name: &'static str, gate: &Arc<Gate>) -> Origin {
+    let gate = Arc::clone(gate);
+    Origin::start(move |exchange| {
+        if exchange.request.target() == "/hold" {
+            gate.wait();
+        }
+        exchange.answer(200, name);
+    })
+}
+
+#[test]
+fn status_has_exactly_the_promised_fields_first() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::over(&[&a, &b]);
+    let status = proxy.status();
+    assert_eq!(keys(&status)[..3], ["total_backends", "active_backends", "backends"]);
+    assert_eq!(status["total_backends"], 2);
+    assert_eq!(status["active_backends"], 2);
+    let backends = status["backends"].as_array().expect("an array");
+    assert_eq!(backends.len(), 2);
+    for (backend, origin) in backends.iter().zip([&a, &b]) {
+        assert_eq!(keys(backend)[..3], ["url", "alive", "current_connections"]);
+        assert_eq!(backend["url"], origin.url());
+        assert_eq!(backend["alive"], true);
+        assert_eq!(backend["current_connections"], 0);
+    }
+}
+
+#[test]
+fn current_connections_counts_requests_in_flight_now() {
+    let gate = Arc::new(Gate::default());
+    let origin = holding("a", &gate);
+    let proxy = Proxy::over(&[&origin]);
+    let mut idle = proxy.client();
+    assert_eq!(idle.get("/").status(), 200);
+    let mut held: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
+    for client in &mut held {
+        client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("three in flight", || proxy.in_flight(&origin) == 3);
+    gate.open();
+    for client in &mut held {
+        assert_eq!(client.answer().status(), 200);
+    }
+    eventually("none in flight", || proxy.in_flight(&origin) == 0);
+}
+
+#[test]
+fn an_added_backend_is_among_the_next_picks() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::over(&[&a]);
+    assert_eq!(proxy.get("/").text(), "a");
+    let answer = proxy.mutate("POST", &b);
+    assert_eq!(answer.status(), 201, "{answer:?}");
+    assert_eq!(answer.json()["url"], b.url());
+    let mut texts = [proxy.get("/").text(), proxy.get("/").text()];
+    texts.sort();
+    assert_eq!(texts, ["a", "b"]);
+    assert_eq!(proxy.status()["total_backends"], 2);
+    eventually("it is probed", || b.probes() > 0);
+}
+
+#[test]
+fn a_backend_object_may_be_posted() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::over(&[&a]);
+    let body = json!({ "url": b.url(), "name": "second" }).to_string();
+    let answer = proxy.admin("POST", "/backends", &body);
+    assert_eq!(answer.status(), 201, "{answer:?}");
+    assert_eq!(answer.json()["name"], "second");
+    assert!(proxy.admin("GET", "/backends", "").text().contains("\"second\""));
+}
+
+#[test]
+fn a_removed_backend_finishes_what_it_has_and_gets_nothing_new() {
+    let gate = Arc::new(Gate::default());
+    let (a, b) = (holding("a", &gate), holding("b", &gate));
+    let proxy = Proxy::over(&[&a, &b]);
+    let mut held = [proxy.client(), proxy.client()];
+    for client in &mut held {
+        client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("each has one", || a.count() == 1 && b.count() == 1);
+
+    let answer = proxy.mutate("DELETE", &a);
+    assert_eq!(answer.status(), 204, "{answer:?}");
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").text(), "b");
+    }
+    assert_eq!(a.count(), 1, "a request reached it after its removal");
+    assert_eq!(proxy.status()["total_backends"], 1);
+
+    gate.open();
+    let mut texts = held.each_mut().map(|client| client.answer().text());
+    texts.sort();
+    assert_eq!(texts, ["a", "b"], "what was in flight finishes");
+}
+
+#[test]
+fn a_removed_backend_may_be_added_again() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    for _ in 0..3 {
+        assert_eq!(proxy.mutate("DELETE", &origin).status(), 204);
+        assert_eq!(proxy.get("/").status(), 503);
+        assert_eq!(proxy.mutate("POST", &origin).status(), 201);
+        assert_eq!(proxy.get("/").text(), "a");
+    }
+}
+
+#[test]
+fn the_walk_throughs_curl_lines_work() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::over(&[&a]);
+    let backends = format!("http://127.0.0.1:{}/backends", proxy.admin_port);
+    for (method, status) in [("POST", "201"), ("DELETE", "204")] {
+        let body = json!({ "url": b.url() }).to_string();
+        let arguments = [
+            "-X",
+            method,
+            &backends,
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            &body,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+        ];
+        assert_eq!(String::from_utf8_lossy(&curl(&arguments).stdout), status);
+    }
+}
+
+#[test]
+fn the_same_backend_in_other_words_is_a_conflict() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::with(&[], json!({ "backends": [format!("http://localhost:{}", origin.port())] }));
+    for url in [format!("http://localhost:{}", origin.port()), format!("HTTP://LocalHost:{}/", origin.port())] {
+        let detail = problem(&proxy.admin("POST", "/backends", &json!({ "url": url }).to_string()), 409);
+        assert!(detail.contains("localhost"), "{detail}");
+    }
+    assert_eq!(proxy.status()["total_backends"], 1);
+    let shouted = json!({ "url": format!("HTTP://LOCALHOST:{}/", origin.port()) }).to_string();
+    assert_eq!(proxy.admin("DELETE", "/backends", &shouted).status(), 204);
+}
+
+#[test]
+fn removing_what_is_not_there_is_a_404() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    let detail = problem(&proxy.admin("DELETE", "/backends", r#"{"url": "http://127.0.0.1:1"}"#), 404);
+    assert!(detail.contains("127.0.0.1:1"), "{detail}");
+    assert_eq!(proxy.status()["total_backends"], 1);
+}
+
+#[test]
+fn a_bad_body_is_a_400_that_says_why_and_changes_nothing() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    let bodies = [
+        "",
+        "{",
+        "[]",
+        "{}",
+        r#"{"url": 5}"#,
+        r#"{"url": ""}"#,
+        r#"{"url": "localhost:8085"}"#,
+        r#"{"url": "ftp://localhost:8085"}"#,
+        r#"{"url": "http://"}"#,
+        r#"{"url": "http://:80"}"#,
+        r#"{"url": "http://a:99999"}"#,
+        r#"{"url": "http://user:pw@a"}"#,
+        r#"{"url": "http://a/?q"}"#,
+        r#"{"url": "http://a", "colour": "red"}"#,
+        r#"{"url": "http://a"} more"#,
+    ];
+    let before = proxy.status();
+    for body in bodies {
+        let detail = problem(&proxy.admin("POST", "/backends", body), 400);
+        assert!(!detail.contains('\n'), "one line, please: {detail:?}");
+    }
+    problem(&proxy.admin("DELETE", "/backends", "{"), 400);
+    problem(&proxy.admin("DELETE", "/backends", r#"{"url": "nonsense"}"#), 400);
+    assert_eq!(proxy.status(), before);
+}
+
+#[test]
+fn a_wrong_method_is_a_405_that_names_the_right_ones() {
+    let proxy = Proxy::over(&[]);
+    for (method, path, allowed) in
+        [("POST", "/status", "GET"), ("PUT", "/backends", "POST"), ("DELETE", "/healthz", "GET")]
+    {
+        let answer = proxy.admin(method, path, "");
+        problem(&answer, 405);
+        assert!(answer.list("allow").contains(allowed), "{answer:?}");
+    }
+}
+
+#[test]
+fn an_unknown_path_is_a_404() {
+    let proxy = Proxy::over(&[]);
+    problem(&proxy.admin("GET", "/nonsense", ""), 404);
+    problem(&proxy.admin("GET", "/status/more", ""), 404);
+}
+
+#[test]
+fn a_body_over_a_mebibyte_is_a_413() {
+    let proxy = Proxy::over(&[]);
+    let mut client = Client::connect(proxy.admin_port);
+    let length = (1 << 20) + 1;
+    let host = proxy.admin_port;
+    client.send(format!("POST /backends HTTP/1.1\r\nHost: 127.0.0.1:{host}\r\nContent-Length: {length}\r\n\r\n"));
+    problem(&client.answer(), 413);
+}
+
+#[test]
+fn a_page_on_another_origin_may_not_ask() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    let host = format!("127.0.0.1:{}", proxy.admin_port);
+    let body = json!({ "url": origin.url() }).to_string();
+    for (host, field) in
+        [(&*host, "Origin: http://evil.example"), (&*host, "Sec-Fetch-Site: cross-site"), ("evil.example", "X: y")]
+    {
+        let request = format!(
+            "DELETE /backends HTTP/1.1\r\nHost: {host}\r\n{field}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        problem(&Client::connect(proxy.admin_port).send(request).answer(), 403);
+    }
+    assert_eq!(proxy.status()["total_backends"], 1);
+}
+
+#[test]
+fn readiness_follows_the_backends_and_health_does_not() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    assert_eq!(proxy.admin("GET", "/readyz", "").status(), 200);
+    assert_eq!(proxy.mutate("DELETE", &origin).status(), 204);
+    assert_eq!(proxy.admin("GET", "/readyz", "").status(), 503);
+    assert_eq!(proxy.admin("GET", "/healthz", "").status(), 200);
+}
+
+#[test]
+fn the_full_objects_tell_health_and_eligibility_apart() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    eventually("the first probe is known", || proxy.admin("GET", "/backends", "").text().contains("\"up\""));
+    let list = proxy.admin("GET", "/backends", "").json();
+    let backend = &list.as_array().or_else(|| list["backends"].as_array()).expect("a list")[0];
+    assert_eq!(backend["url"], origin.url());
+    assert_eq!(backend["name"], format!("127.0.0.1:{}", origin.port()));
+    assert_eq!(backend["state"], "ready");
+    assert_eq!(backend["source"], "config");
+    assert!(backend.get("health").is_some() && backend.get("eligible").is_some(), "{backend}");
+}
+
+#[test]
+fn changes_under_load_lose_nothing_and_a_removed_backend_gets_no_later_request() {
+    let tickets = Arc::new(AtomicUsize::new(0));
+    let origins = [Origin::answering("a"), Origin::answering("b"), Origin::answering("c")];
+    let [a, b, c] = &origins;
+    let proxy = Proxy::over(&[a, b]);
+    let running = AtomicBool::new(true);
+    // Each request carries a ticket drawn before it is sent: one drawn after the 204 was read began after it.
+    let ticket = |request: &Message| -> usize { request.target()[1..].parse().expect("a ticket") };
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = proxy.client();
+                while running.load(Ordering::SeqCst) {
+                    let answer = client.get(&format!("/{}", tickets.fetch_add(1, Ordering::SeqCst)));
+                    assert_eq!(answer.status(), 200, "{answer:?}");
+                }
+            });
+        }
+        for round in 0..50 {
+            assert_eq!(proxy.mutate("POST", c).status(), 201);
+            eventually("it gets traffic", || c.requests().last().is_some_and(|last| ticket(last) > round));
+            assert_eq!(proxy.mutate("DELETE", c).status(), 204);
+            let removed_at = tickets.load(Ordering::SeqCst);
+            let later = removed_at + 20;
+            eventually("the load goes on", || tickets.load(Ordering::SeqCst) > later);
+            let late: Vec<_> = c.requests().iter().map(ticket).filter(|ticket| *ticket >= removed_at).collect();
+            assert!(late.is_empty(), "round {round}: requests {late:?} began after the 204 for {removed_at}");
+        }
+        running.store(false, Ordering::SeqCst);
+    });
+    assert!(c.count() > 0);
+}

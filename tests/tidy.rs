@@ -1,0 +1,221 @@
+//! What the compiler can't see of the house's order (ARCHITECTURE.md): arrows between rooms, where `unsafe` and `may`
+//! live, no file grown past its idea.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file longer than this has become two ideas.
+const LINES_MAX: usize = 600;
+
+/// Each room, and the rooms whose names may stand in it.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("balance", &[]),
+    ("config", &[]),
+    ("http1", &[]),
+    ("runtime", &[]),
+    ("observe", &["runtime"]),
+    ("upstream", &["balance", "config", "runtime"]),
+    ("proxy", &["balance", "config", "http1", "observe", "runtime", "upstream"]),
+    ("control", &["balance", "config", "http1", "observe", "runtime", "upstream"]),
+    ("cli", &["balance", "config", "control", "http1", "observe", "proxy", "runtime", "upstream"]),
+];
+
+/// A source file: its path below the project's folder, and its lines.
+struct Source {
+    path: PathBuf,
+    lines: Vec<String>,
+}
+
+impl Source {
+    /// The folder below `src`; none for `main.rs` and `lib.rs`.
+    fn room(&self) -> Option<&str> {
+        let mut parts = self.path.iter().skip(1);
+        let first = parts.next()?.to_str()?;
+        parts.next().map(|_| first)
+    }
+
+    /// Lines with their numbers, comments and what stands in quotes left out.
+    fn code(&self) -> impl Iterator<Item = (usize, String)> {
+        self.lines.iter().enumerate().map(|(index, line)| (index + 1, bare(line)))
+    }
+
+    fn at(&self, line: usize) -> String {
+        format!("{}:{line}", self.path.display())
+    }
+}
+
+/// The line without its comment and without the contents of its string literals.
+fn bare(line: &str) -> String {
+    let unquoted: String = line.split('"').step_by(2).collect();
+    unquoted.split("//").next().unwrap_or_default().to_owned()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the project").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let lines = fs::read_to_string(&path).expect("UTF-8").lines().map(str::to_owned).collect();
+                let path = path.strip_prefix(root()).expect("below the root").to_owned();
+                found.push(Source { path, lines });
+            }
+        }
+    }
+    found
+}
+
+/// The rooms that a line of code names: `crate::room`, and each of `crate::{room::…, other}`.
+fn rooms_named(line: &str) -> BTreeSet<String> {
+    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut rooms = BTreeSet::new();
+    for rest in line.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            Some(list) => rooms.extend(list.split([',', '{', '}']).map(|item| name(item.trim()))),
+            None => drop(rooms.insert(name(rest))),
+        }
+    }
+    rooms
+}
+
+fn assert_none(rule: &str, found: &[String]) {
+    assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn arrows_between_rooms_point_one_way() {
+    let all: Vec<&str> = ARROWS.iter().map(|(room, _)| *room).collect();
+    let mut found = Vec::new();
+    for source in sources("src") {
+        let Some(room) = source.room() else { continue };
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
+            found.push(format!("{}: a room that has no arrows in tests/tidy.rs", source.path.display()));
+            continue;
+        };
+        for (number, line) in source.code() {
+            for named in rooms_named(&line) {
+                if named != room && all.contains(&named.as_str()) && !allowed.contains(&named.as_str()) {
+                    found.push(format!("{}: {room} may not know {named}", source.at(number)));
+                }
+            }
+        }
+    }
+    assert_none("arrows that point the wrong way", &found);
+}
+
+#[test]
+fn unsafe_code_lives_in_runtime_only() {
+    let outside = |source: &Source| source.room() != Some("runtime");
+    let is_unsafe = |line: &str| {
+        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.any(|word| word == "unsafe")
+    };
+    let found: Vec<_> = sources("src")
+        .iter()
+        .filter(|source| outside(source))
+        .flat_map(|source| source.code().filter(|(_, line)| is_unsafe(line)).map(|(number, _)| source.at(number)))
+        .collect();
+    assert_none("unsafe outside of src/runtime", &found);
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    let mut found = Vec::new();
+    for source in sources("src") {
+        for (number, line) in source.code() {
+            let opens = line.contains("unsafe {") || line.contains("unsafe impl");
+            let above = source.lines[number.saturating_sub(8)..number].iter();
+            if opens && !above.into_iter().any(|line| line.contains("SAFETY")) {
+                found.push(source.at(number));
+            }
+        }
+    }
+    assert_none("an unsafe block without a SAFETY line above it", &found);
+}
+
+#[test]
+fn coroutines_are_spawned_and_named_in_runtime_only() {
+    // `go!` expands to an unsafe block that even `forbid(unsafe_code)` lets through.
+    let mut found = Vec::new();
+    for source in sources("src").iter().filter(|source| source.room() != Some("runtime")) {
+        for (number, line) in source.code() {
+            let names_may = line.split("may::").skip(1).count() > 0 && !line.contains("_may::");
+            if names_may || line.contains("go!(") {
+                found.push(source.at(number));
+            }
+        }
+    }
+    assert_none("`may` outside of src/runtime", &found);
+}
+
+#[test]
+fn no_file_has_grown_past_its_idea() {
+    let mut files = sources("src");
+    files.extend(sources("tests"));
+    let found: Vec<_> = files
+        .iter()
+        .filter(|source| source.lines.len() > LINES_MAX)
+        .map(|source| format!("{}: {} lines", source.path.display(), source.lines.len()))
+        .collect();
+    assert_none(&format!("more than {LINES_MAX} lines"), &found);
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let found: Vec<_> = sources("src")
+        .iter()
+        .flat_map(|source| {
+            let unfinished = |line: &str| line.contains("todo!(") || line.contains("unimplemented!(");
+            source.code().filter(move |(_, line)| unfinished(line)).map(|(number, _)| source.at(number))
+        })
+        .collect();
+    assert_none("unfinished", &found);
+}
+
+#[test]
+fn every_room_says_what_it_may_know() {
+    let mut found = Vec::new();
+    for (room, _) in ARROWS {
+        let file = root().join("src").join(room).join("mod.rs");
+        if let Ok(text) = fs::read_to_string(&file)
+            && !text.starts_with("//!")
+        {
+            found.push(format!("src/{room}/mod.rs"));
+        }
+    }
+    assert_none("a room that doesn't begin with what lives there", &found);
+}
+
+#[test]
+fn the_papers_are_there() {
+    for file in
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "LICENSE-MIT", "LICENSE-APACHE", "Cargo.lock"]
+    {
+        assert!(root().join(file).is_file(), "{file} is missing");
+    }
+}
+
+#[test]
+fn every_link_within_the_papers_leads_somewhere() {
+    let mut papers = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("CHANGELOG.md")];
+    papers.extend(fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path()));
+    let mut found = Vec::new();
+    for paper in papers.iter().filter(|paper| paper.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(paper).expect("UTF-8");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let outside = link.is_empty() || link.contains("://") || link.contains(' ');
+            if !outside && !paper.parent().expect("a folder").join(link).exists() {
+                found.push(format!("{}: {link}", paper.display()));
+            }
+        }
+    }
+    assert_none("links that lead nowhere", &found);
+}

@@ -1,0 +1,141 @@
+//! Upgrades: after a 101 the connection is a tunnel of bytes.
+
+mod support;
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use support::{Client, Exchange, Origin, Proxy, eventually};
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+fn switch_and_echo(exchange: &mut Exchange) {
+    exchange.send(SWITCH);
+    exchange.echo();
+}
+
+#[track_caller]
+fn upgraded(proxy: &Proxy) -> Client {
+    let mut client = proxy.client();
+    let answer = client.send(ASK).answer_head();
+    assert_eq!(answer.status(), 101, "{answer:?}");
+    assert_eq!(answer.field("upgrade"), Some("websocket"));
+    assert_eq!(answer.list("connection").to_ascii_lowercase(), "upgrade");
+    client
+}
+
+#[test]
+fn bytes_pass_both_ways_and_in_turn() {
+    let origin = Origin::start(switch_and_echo);
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = upgraded(&proxy);
+    for message in ["ping", "\0\u{1}\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        assert_eq!(client.send(message).read_bytes(message.len()), message.as_bytes());
+    }
+    let seen = origin.only_request();
+    assert_eq!(seen.field("upgrade"), Some("websocket"));
+    assert_eq!(seen.field("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+}
+
+#[test]
+fn megabytes_pass_both_ways_at_once() {
+    let origin = Origin::start(switch_and_echo);
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = upgraded(&proxy);
+    let sent: Vec<u8> = (0..4_000_000_u32).map(|i| (i.wrapping_mul(40_503) >> 9) as u8).collect();
+    let (mut writer, bytes) = (client.writer(), sent.clone());
+    let sending = thread::spawn(move || writer.write_all(&bytes));
+    assert!(client.read_bytes(sent.len()) == sent, "other bytes came back than were sent");
+    sending.join().expect("no panic").expect("the tunnel takes it all");
+}
+
+#[test]
+fn bytes_right_behind_the_request_and_the_101_arrive() {
+    let origin = Origin::start(|exchange| {
+        exchange.send(format!("{SWITCH}first"));
+        exchange.echo();
+    });
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = proxy.client();
+    client.send(format!("{ASK}eager"));
+    assert_eq!(client.answer_head().status(), 101);
+    assert_eq!(client.read_bytes(10), b"firsteager");
+}
+
+#[test]
+fn a_tunnel_counts_as_in_flight_until_it_ends() {
+    let origin = Origin::start(switch_and_echo);
+    let proxy = Proxy::over(&[&origin]);
+    let client = upgraded(&proxy);
+    assert_eq!(proxy.in_flight(&origin), 1);
+    drop(client);
+    eventually("the tunnel's end is noticed", || proxy.in_flight(&origin) == 0);
+}
+
+#[test]
+fn the_tunnel_ends_when_the_backend_ends_it() {
+    let origin = Origin::start(|exchange| {
+        exchange.send(format!("{SWITCH}bye"));
+        exchange.close();
+    });
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = upgraded(&proxy);
+    assert_eq!(client.rest(), b"bye");
+}
+
+#[test]
+fn a_client_that_stops_sending_still_hears_the_rest() {
+    let origin = Origin::start(|exchange| {
+        exchange.send(SWITCH);
+        exchange.echo();
+        exchange.close();
+    });
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = upgraded(&proxy);
+    client.send("last words").finish();
+    assert_eq!(client.rest(), b"last words");
+}
+
+#[test]
+fn a_refused_upgrade_is_an_ordinary_answer() {
+    let origin = Origin::start(|exchange| exchange.answer(426, "no"));
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = proxy.client();
+    assert_eq!(client.send(ASK).answer().status(), 426);
+    assert_eq!(client.get("/").status(), 426);
+}
+
+#[test]
+fn a_101_that_nobody_asked_for_is_an_error() {
+    let origin = Origin::start(|exchange| {
+        exchange.send(SWITCH);
+        exchange.wait_for_end();
+    });
+    let proxy = Proxy::over(&[&origin]);
+    assert_eq!(proxy.get("/").status(), 502);
+}
+
+#[test]
+fn a_tunnel_in_which_nothing_moves_is_closed_in_time() {
+    let origin = Origin::start(switch_and_echo);
+    let proxy = Proxy::with(&[&origin], json!({ "timeouts": {"tunnel_idle": "400ms"} }));
+    let mut client = upgraded(&proxy);
+    assert_eq!(client.send("a").read_bytes(1), b"a");
+    let idle = client.wait_for_end();
+    assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&idle), "closed after {idle:?}");
+}
+
+#[test]
+fn h2c_is_not_passed_on() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::over(&[&origin]);
+    let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
+    assert_eq!(proxy.client().send(ask).answer().status(), 200);
+    assert_eq!(origin.only_request().field("upgrade"), None);
+    assert_eq!(origin.only_request().field("http2-settings"), None);
+}
