@@ -63,10 +63,10 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
             }
             version as usize
         });
-        for worker in workers {
-            worker.join().expect("a worker panicked");
-        }
+        // The swapper is told first: it would go on for ever beside a worker that panicked.
+        let ended: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok), "a worker panicked");
         assert_eq!(fleet.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
         swapper.join().expect("the swapper panicked")
     })
@@ -113,7 +113,7 @@ impl<'a> Racy<'a> {
     fn begin(counter: &'a AtomicUsize) -> Self {
         let seen = counter.load(Ordering::Relaxed);
         thread::yield_now(); // so that it is lost on a single core too
-        counter.store(seen + 1, Ordering::Relaxed);
+        counter.store(seen.wrapping_add(1), Ordering::Relaxed);
         Self(counter)
     }
 }
