@@ -117,6 +117,9 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         if self.interim > INTERIM_MAX {
             return Err(Failure::BadResponse(http1::ResponseError::Malformed("too many interim answers")));
         }
+        if self.facts.expects_continue && self.continued_at.is_none() {
+            self.continued_at = Some(self.proxy.world.now());
+        }
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
         if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }
     }

@@ -129,7 +129,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let result = match visit {
                 Ok(visit) => {
                     tried[tries - 1] = visit.backend().id;
-                    self.attempt(client, &facts, head_bytes, &visit, &mut scratch, &mut deadline)
+                    self.attempt(client, &facts, head_bytes, &visit, tries > 1, &mut scratch, &mut deadline)
                 }
                 Err(failure) => Err(Miss { failure, again: false }),
             };
@@ -163,6 +163,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what one try needs of its exchange, named")]
     /// One try: lease a connection, send the request, and bring its answer back.
     fn attempt(
         &self,
@@ -170,10 +171,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         facts: &Facts,
         head_bytes: usize,
         visit: &Visit<W>,
+        again: bool,
         scratch: &mut Scratch,
         deadline: &mut Option<Instant>,
     ) -> Result<After, Miss> {
-        let lease = self.lease(client, facts, visit)?;
+        let lease = self.lease(client, facts, visit, again)?;
         let began = self.world.now();
         let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             visit.backend().record(self.world.worker(), blame(&miss.failure));
@@ -186,9 +188,17 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// A connection to the picked backend: an idle one, or a new one.
-    fn lease(&self, client: &Client<W::Stream>, facts: &Facts, visit: &Visit<W>) -> Result<Lease<W>, Miss> {
-        // What can't be sent twice is worth a look at the socket itself.
-        if let Some(lease) = visit.lease_idle(!facts.method.is_idempotent()) {
+    fn lease(
+        &self,
+        client: &Client<W::Stream>,
+        facts: &Facts,
+        visit: &Visit<W>,
+        again: bool,
+    ) -> Result<Lease<W>, Miss> {
+        // What can't be sent twice is worth a look at the socket itself. Where one idle connection turned out dead, the
+        // others may be too: a second try begins with a new one.
+        let idle = if again { None } else { visit.lease_idle(!facts.method.is_idempotent()) };
+        if let Some(lease) = idle {
             return Ok(lease);
         }
         let deadline = self.world.now() + self.shared.config.timeouts.connect;
@@ -248,13 +258,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             if written == head.len() + body.len() {
                 return Ok(Upload::Done);
             }
-            // The backend's buffers are full: the rest follows as room comes, and there is no going back.
+            // The backend's buffers are full: the rest follows as room comes, from a copy, so that the request stays
+            // whole in the buffer for another try.
             let of_head = written.min(head.len());
-            let of_body = written - of_head;
-            let mut pump = Pump::new(Framing::Length((body.len() - of_body) as u64), false, 0, 0);
-            pump.lead_with(&head[of_head..]);
-            buffer.consume(whole_bytes - (body.len() - of_body));
-            client.whole_bytes = None;
+            let mut pump = Pump::new(Framing::None, false, 0, 0);
+            pump.lead_with(&[&head[of_head..], &body[written - of_head..]].concat());
             return Ok(Upload::Streaming(pump));
         }
         let limits = &self.shared.config.limits;

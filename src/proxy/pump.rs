@@ -176,6 +176,11 @@ impl Pump {
         self.written
     }
 
+    /// Some of the body was read.
+    pub(super) fn has_payload(&self) -> bool {
+        self.payload_bytes > 0
+    }
+
     /// Payload that is known to come still, beyond what is loaded; `None` when only its end will tell.
     pub(super) fn expects(&self) -> Option<u64> {
         match self.reader {

@@ -74,6 +74,8 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     half_closed_at: Option<Instant>,
     /// Interim answers that were sent on.
     pub(super) interim: u32,
+    /// When the client was told to go on with its body (100).
+    pub(super) continued_at: Option<Instant>,
 }
 
 /// What the loop waits for, and until when.
@@ -110,10 +112,22 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         began: Instant,
         head_deadline: &'a mut Option<Instant>,
     ) -> Self {
-        Self { proxy, client, facts, lease, visit, began, head_deadline, half_closed_at: None, interim: 0 }
+        Self {
+            proxy,
+            client,
+            facts,
+            lease,
+            visit,
+            began,
+            head_deadline,
+            half_closed_at: None,
+            interim: 0,
+            continued_at: None,
+        }
     }
 
     /// Runs both directions to their end; what then becomes of the client's connection.
+    #[expect(clippy::too_many_lines, reason = "one loop over two state machines; its parts have no sense alone")]
     pub(super) fn run(mut self, mut upload: Upload, scratch: &mut Vec<u8>) -> Result<After, Interrupted> {
         let world = &self.proxy.world;
         let mut held = None;
@@ -132,12 +146,14 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     Ok(Step::Done) => upload = Upload::Done,
                     Ok(Step::Yields) => yields = true,
                     Ok(step) => {
-                        let idle_until = up.progress(pump.written(), world) + body_idle;
+                        let still_since = up.progress(pump.written(), world);
+                        let idle_until = still_since.max(self.continued_at.unwrap_or(still_since)) + body_idle;
                         if step == Step::NeedsRead {
                             wants.client = true;
                             // A client that waits for a 100 isn't slow: the backend is.
-                            if self.facts.expects_continue && self.interim == 0 {
-                                wants.until(self.head_deadline(), Expiry::ResponseHead);
+                            if self.facts.expects_continue && self.continued_at.is_none() && !pump.has_payload() {
+                                let request_timeout = self.proxy.shared.config.request_timeout;
+                                wants.until(self.began + request_timeout, Expiry::ResponseHead);
                             } else {
                                 wants.until(idle_until, Expiry::RequestBody);
                             }
@@ -146,10 +162,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                             wants.until(idle_until, Expiry::ResponseHead);
                         }
                     }
+                    // An answer that has begun goes on whatever becomes of the request.
+                    Err(_) if matches!(download, Download::Body(_)) => upload = Upload::Broken,
                     Err(PumpError::Write) => upload = Upload::Broken,
                     Err(error) => return self.break_off(download, upload_failure(&error)),
                 }
             }
+            let interim = self.interim;
             match &mut download {
                 Download::Head => match self.read_answer(&mut buffer, matches!(upload, Upload::Done), scratch) {
                     Ok(Some(Answer::Body(body))) => {
@@ -161,6 +180,11 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     Ok(Some(Answer::Tunnel)) => {
                         self.record(Outcome::Answered(101, self.proxy.world.now().since(self.began)));
                         return Ok(self.proxy.tunnel(self.client, &self.lease.stream, buffer, scratch));
+                    }
+                    // A 100 changes what the upload waits for.
+                    Ok(None) if self.interim > interim => {
+                        held = Some(buffer);
+                        continue;
                     }
                     Ok(None) => {
                         wants.upstream = true;
@@ -208,6 +232,11 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             held = Some(buffer).filter(|buffer| !buffer.is_empty());
             self.client.buffer.take_if(|buffer| buffer.is_empty());
             if let Some(expiry) = self.wait(&wants, down.since) {
+                if matches!(download, Download::Body(_)) && matches!(expiry, Expiry::RequestBody | Expiry::ResponseHead)
+                {
+                    upload = Upload::Broken;
+                    continue;
+                }
                 let failure = match expiry {
                     Expiry::RequestBody => Failure::RequestBodyTimeout,
                     Expiry::ResponseHead => Failure::ResponseTimeout,

@@ -57,7 +57,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             if now_moved != moved {
                 (moved, since) = (now_moved, self.world.now());
             }
-            let patience = if client_ended { timeouts.half_closed } else { timeouts.tunnel_idle };
+            let patience = match down_step {
+                // The backend has said what it had to say, or the client is slow to read it.
+                Step::NeedsRead if client_ended => timeouts.half_closed,
+                _ if client_ended => timeouts.write,
+                _ => timeouts.tunnel_idle,
+            };
             if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline
             {
                 return After::Close;

@@ -32,7 +32,8 @@ pub struct House {
     pub shared: Arc<Shared>,
     pub backends: Vec<Arc<Backend>>,
     pub worlds: Vec<SimWorld<Parked>>,
-    pub proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
+    /// The services live as long as their worlds.
+    _proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
     reports: crossbeam::channel::Receiver<Report>,
     played: RefCell<Vec<Played>>,
     next_client: RefCell<u8>,
@@ -77,7 +78,7 @@ impl House {
             shared,
             backends: Vec::new(),
             worlds,
-            proxies,
+            _proxies: proxies,
             reports,
             played: RefCell::default(),
             next_client: RefCell::new(0),

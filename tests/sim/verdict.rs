@@ -159,14 +159,14 @@ fn judge_own_answer(
     excuses: Excuses,
     wrongs: &mut Vec<String>,
 ) {
-    let excused = match answer.status {
+    let allowed = match answer.status {
         502 => excuses.origins_leave,
         503 => excuses.turns_away,
         504 => excuses.origins_stall,
         400 | 408 => exchange.misdeed != ClientMisdeed::Nothing,
         _ => false,
     };
-    if !excused {
+    if !allowed {
         let status = answer.head.field("Proxy-Status").unwrap_or_default();
         wrongs.push(format!("the proxy answered {} ({status}) without need", answer.status));
     }
