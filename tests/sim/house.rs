@@ -44,7 +44,6 @@ pub struct Finished {
     pub wrongs: Vec<String>,
     pub trace: u64,
     pub events: u64,
-    pub ended_at: Time,
     pub taps: Vec<Tap>,
     pub reports: Vec<Report>,
 }
@@ -166,7 +165,6 @@ impl House {
     /// Runs to the end and judges.
     pub fn finish(self, excuses: Excuses) -> Finished {
         self.sim.run(RUN_ENDS, PATIENCE);
-        let ended_at = self.sim.now();
         let mut wrongs = self.sim.take_faults();
         let taps = self.sim.net.take_taps();
         wrongs.extend(judge(&self.played.borrow(), &self.book, &taps, excuses));
@@ -184,7 +182,7 @@ impl House {
         self.worlds.iter().for_each(SimWorld::end);
         self.sim.end();
         let reports = self.reports.try_iter().collect();
-        Finished { wrongs, trace, events, ended_at, taps, reports }
+        Finished { wrongs, trace, events, taps, reports }
     }
 }
 

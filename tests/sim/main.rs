@@ -1,4 +1,6 @@
 //! The simulated world.
+#![allow(clippy::struct_excessive_bools, reason = "a socket and a temper are lists of independent facts")]
+#![allow(clippy::type_complexity, reason = "what an actor shares with its test is spelled out where it is made")]
 
 mod chance;
 mod client;

@@ -93,7 +93,6 @@ pub enum Watcher {
 
 /// What a service wrote on one of its outgoing connections, whether or not it got there.
 pub struct Tap {
-    pub address: SocketAddr,
     pub written: Vec<u8>,
 }
 
@@ -243,7 +242,7 @@ impl Sim {
         if holder == Holder::Service {
             let mut taps = self.net.taps.borrow_mut();
             socket.tap = Some(taps.len());
-            taps.push(Tap { address, written: Vec::new() });
+            taps.push(Tap { written: Vec::new() });
         }
         let id = self.net.add(socket);
         self.trace.note(self.now(), "dial", &[id.number()], || format!("{address} {outcome:?}"));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::net::{Connecting, Holder, Listener};
 use crate::peer::{Peer, Unsent};
-use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, RequestFraming, Seen};
+use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, Seen};
 use crate::sim::{SECOND, Sim, Time};
 use crate::wire::{Cut, Head, Pace, Wire};
 
@@ -263,9 +263,4 @@ pub fn chunk(body: &[u8], into: &mut Vec<u8>, sim: &Sim) {
         rest = &rest[length..];
     }
     into.extend_from_slice(b"0\r\n\r\n");
-}
-
-/// Whether an exchange is a request for a tunnel that its origin grants.
-pub fn opens_tunnel(exchange: &Exchange, attempt: usize) -> bool {
-    exchange.framing == RequestFraming::Upgrade && exchange.answering(attempt).status == 101
 }

@@ -119,10 +119,6 @@ impl Answering {
             then: Afterwards::Stays,
         }
     }
-
-    pub fn is_faultless(&self) -> bool {
-        self.misdeed == OriginMisdeed::Nothing
-    }
 }
 
 impl Exchange {

@@ -38,9 +38,9 @@ pub fn run(seed: u64) -> Finished {
     let budget_at_start = house.sim.temper.body_bytes_max();
     let mut budget = budget_at_start;
     let mut id = 0;
-    for _ in 0..1 + chance.below(5) {
+    for _ in 0..=chance.below(5) {
         let mut exchanges = Vec::new();
-        for _ in 0..1 + chance.below(5) {
+        for _ in 0..=chance.below(5) {
             id += 1;
             let exchange = any_exchange(&chance, id, &mut budget, rough);
             let last = exchange.misdeed != ClientMisdeed::Nothing

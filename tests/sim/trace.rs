@@ -56,8 +56,4 @@ impl Trace {
     pub fn events(&self) -> u64 {
         self.events.get()
     }
-
-    pub fn spoken(&self) -> bool {
-        self.spoken
-    }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
 
 use maypole::runtime::world::{Instant, PeerState, Service, Stream, Wake, Watch, World};
 
@@ -272,9 +271,4 @@ impl Drop for SimStream {
     fn drop(&mut self) {
         self.sim.close(self.id);
     }
-}
-
-/// How long a `Duration` is on the simulator's clock.
-pub fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
