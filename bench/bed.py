@@ -18,6 +18,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAYPOLE = os.path.join(ROOT, "target/release/maypole")
 ORIGIN = os.path.join(ROOT, "bench/origin/target/release/origin")
+FLOOR = os.path.join(ROOT, "bench/floor/target/release/floor")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = 0, 1
 
@@ -35,9 +36,10 @@ def install(*packages):
 
 
 def build(binary=None):
-    """Builds the origin, and the proxy unless its binary is given; returns the proxy's path."""
+    """Builds the origin, the floor, and the proxy unless its binary is given; returns the proxy's path."""
     cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path"]
-    subprocess.run([*cargo, os.path.join(ROOT, "bench/origin/Cargo.toml")], check=True)
+    for tool in ("origin", "floor"):
+        subprocess.run([*cargo, os.path.join(ROOT, f"bench/{tool}/Cargo.toml")], check=True)
     if not binary:
         subprocess.run([*cargo, os.path.join(ROOT, "Cargo.toml")], check=True)
     return os.path.abspath(binary or MAYPOLE)
