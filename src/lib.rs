@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod http1;
+pub mod observe;
 pub mod proxy;
 pub mod runtime;
 pub mod upstream;

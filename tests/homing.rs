@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use may::io::WaitIo;
@@ -66,7 +65,7 @@ fn homed_coroutines_never_move_and_others_do() {
     for client in clients {
         client.join().unwrap();
     }
-    let accepted: Vec<u64> = counters.iter().map(|each| each.accepted.load(Ordering::Relaxed)).collect();
+    let accepted: Vec<u64> = counters.iter().map(|each| each.accepted.value()).collect();
     assert_eq!(accepted.iter().sum::<u64>(), CONNECTIONS as u64);
     assert!(accepted.iter().all(|&n| n > 0), "every worker had a share: {accepted:?}");
     assert_eq!(homing::moves(), 0, "homed coroutines moved");

@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::control::ControlPlane;
 use crate::control::admin::AdminServer;
 use crate::control::server::Serving;
+use crate::observe::Counts;
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::listen::{Listeners, listen};
 use crate::runtime::signals::StopSignals;
-use crate::runtime::{self, Mailboxes, Options, descriptors};
+use crate::runtime::{self, Counter, Counters, Mailboxes, Options, descriptors};
 
 /// Descriptors that aren't given to client connections: the workers' own, the admin API's, the health checks', and some
 /// towards the backends.
@@ -116,11 +117,27 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
         let shared = Arc::clone(&shared);
         runtime::start(Options { workers, listeners }, move |world| Proxy::new(world, Arc::clone(&shared)))?
     };
-    let (started, _counters) = started;
+    let (started, counters) = started;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
     control.set_serving();
-    let admin = admin.serve(Arc::clone(&control))?;
+    let counts = {
+        let shared = Arc::clone(&shared);
+        move || counts(&shared, &counters)
+    };
+    let admin = admin.serve(Arc::clone(&control), Box::new(counts))?;
     Ok((Parts { shared, mailboxes, control, _admin: admin }, running))
+}
+
+/// Adds up what the proxy and its workers have counted.
+fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
+    let sum = |count: fn(&Counters) -> &Counter| workers.iter().map(|worker| count(worker).value()).sum();
+    Counts {
+        connections_open: shared.connections(),
+        accepted: sum(|worker| &worker.accepted),
+        accept_errors: sum(|worker| &worker.accept_errors),
+        failures: shared.failures.all(),
+        panics: sum(|worker| &worker.panics),
+    }
 }
 
 fn connections_max(configured: usize, descriptors: u64) -> usize {

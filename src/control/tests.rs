@@ -11,6 +11,7 @@ use super::server::{Answer, Bounds, Call, Server, Serving};
 use super::*;
 use crate::balance::InFlight;
 use crate::config::BackendUrl;
+use crate::observe::{Counts, Reason};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -20,6 +21,12 @@ struct Scene {
     admin: Serving,
     /// The snapshot's version when the workers last passed their mailboxes.
     settled: Arc<AtomicU64>,
+}
+
+/// What the workers would have counted.
+fn counts() -> Counts {
+    let failures = Reason::ALL.iter().map(|&reason| (reason, u64::from(reason == Reason::NoBackend))).collect();
+    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, panics: 5 }
 }
 
 struct Reply {
@@ -66,7 +73,8 @@ impl Scene {
         let control = ControlPlane::start(config, Arc::clone(&fleet), reports, 2, barrier).unwrap();
         let control = Arc::new(control);
         control.set_serving();
-        let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(Arc::clone(&control)).unwrap();
+        let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let admin = admin.serve(Arc::clone(&control), Box::new(counts)).unwrap();
         Self { fleet, control, admin, settled }
     }
 
@@ -137,9 +145,14 @@ fn status_has_exactly_the_seeds_fields() {
     let want = format!(
         "{{\"total_backends\":2,\"active_backends\":1,\"backends\":[\
          {{\"url\":\"{one}\",\"alive\":true,\"current_connections\":2}},\
-         {{\"url\":\"{two}\",\"alive\":false,\"current_connections\":0}}]}}\n"
+         {{\"url\":\"{two}\",\"alive\":false,\"current_connections\":0}}],\
+         \"connections\":{{\"open\":2,\"accepted\":3,\"accept_errors\":4}},\"failures\":{{"
     );
-    assert_eq!(reply.body, want);
+    assert!(reply.body.starts_with(&want), "{}", reply.body);
+    assert!(reply.body.ends_with("},\"panics\":5}\n"), "{}", reply.body);
+    let failures = reply.json()["failures"].clone();
+    assert_eq!(failures.as_object().unwrap().len(), Reason::ALL.len());
+    assert_eq!((&failures["no_backend"], &failures["client_gone"]), (&json!(1), &json!(0)));
     drop(in_flight);
 }
 

@@ -77,6 +77,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     pub(super) fn turn_away(&self, stream: &W::Stream) {
         let mut scratch = self.scratch();
         let failure = Failure::ConnectionLimit;
+        self.count(failure.view().reason);
         error::write_error_answer(&mut scratch.bytes, &failure, Representation::Text, &self.date(), true, false);
         let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
         drop(scratch);

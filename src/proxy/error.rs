@@ -1,9 +1,10 @@
 //! What can go wrong with an exchange, and the four views of it: a status code, a `Proxy-Status` error type (RFC 9209),
-//! a label for metrics, and words for the log.
+//! the reason that metrics count and the log names, and words for people.
 
 use std::io;
 
 use crate::http1::{ChunkError, RequestError, ResponseError};
+use crate::observe::Reason;
 
 pub use super::error_answer::{Representation, write_error_answer};
 
@@ -20,8 +21,6 @@ pub enum Failure {
     RequestHeadTimeout,
     /// The body stalled for `timeouts.body_idle`.
     RequestBodyTimeout,
-    /// A method or an upgrade that can't be served; says which.
-    NotImplemented(&'static str),
     /// No backend is eligible.
     NoBackend,
     /// A limit on connections or requests in flight is reached.
@@ -60,10 +59,6 @@ pub enum Failure {
     ClientWriteStalled,
     /// Nothing moved in a tunnel for `timeouts.tunnel_idle`.
     TunnelIdle,
-    /// The drain's time was over before the exchange was.
-    DrainTimeout,
-    /// A defect in the proxy itself.
-    Panicked,
 }
 
 /// The views of a [`Failure`].
@@ -74,8 +69,8 @@ pub struct View {
     pub status: Option<u16>,
     /// The `error` parameter of `Proxy-Status`: a registered type (RFC 9209 §2.3).
     pub proxy_status: &'static str,
-    /// The value of a metric's label, and of the log's reason; unique to the situation.
-    pub label: &'static str,
+    /// The metric that counts it, and the log's reason.
+    pub reason: Reason,
     /// A few words for people; printable ASCII without quotes.
     pub detail: &'static str,
     /// `Retry-After`, in seconds.
@@ -111,16 +106,15 @@ impl Failure {
     pub fn view(self) -> View {
         match self {
             Self::BadRequest(error) => refused_head(error),
-            Self::BadChunk(error) => request_fault(400, "bad_chunk", error.reason()),
-            Self::BodyTooLarge => request_fault(413, "body_too_large", "request body over the limit"),
-            Self::RequestHeadTimeout => request_fault(408, "head_timeout", "request head took too long"),
-            Self::RequestBodyTimeout => request_fault(408, "body_timeout", "request body stalled"),
-            Self::NotImplemented(what) => View { must_close: false, ..request_fault(501, "not_implemented", what) },
+            Self::BadChunk(error) => request_fault(400, Reason::BadChunk, error.reason()),
+            Self::BodyTooLarge => request_fault(413, Reason::BodyTooLarge, "request body over the limit"),
+            Self::RequestHeadTimeout => request_fault(408, Reason::HeadTimeout, "request head took too long"),
+            Self::RequestBodyTimeout => request_fault(408, Reason::BodyTimeout, "request body stalled"),
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
-                ..backend_fault(503, "destination_unavailable", "no_backend", "no healthy backend")
+                ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
             },
-            Self::ConnectionLimit => over_limit("connection_limit", "too many connections"),
+            Self::ConnectionLimit => over_limit(Reason::ConnectionLimit, "too many connections"),
             Self::NameNotResolved
             | Self::ConnectRefused
             | Self::ConnectUnroutable
@@ -129,110 +123,107 @@ impl Failure {
             | Self::ConnectFailed(_)
             | Self::ConnectTimeout => self.connect_view(),
             Self::ResponseTimeout => {
-                backend_fault(504, "http_response_timeout", "response_timeout", "no response in time")
+                backend_fault(504, "http_response_timeout", Reason::ResponseTimeout, "no response in time")
             }
             Self::ClosedBeforeHead => backend_fault(
                 502,
                 "connection_terminated",
-                "closed_before_head",
+                Reason::ClosedBeforeHead,
                 "backend closed the connection before its response",
             ),
             Self::BadResponse(error) => refused_response(error),
             Self::UnaskedSwitch => {
-                backend_fault(502, "http_protocol_error", "unasked_switch", "backend switched protocols unasked")
+                backend_fault(502, "http_protocol_error", Reason::UnaskedSwitch, "backend switched protocols unasked")
             }
             Self::BadResponseChunk(error) => {
-                backend_fault(502, "http_protocol_error", "bad_response_chunk", error.reason())
+                backend_fault(502, "http_protocol_error", Reason::BadResponseChunk, error.reason())
             }
             Self::BodyCut => backend_fault(
                 502,
                 "http_response_incomplete",
-                "body_cut",
+                Reason::BodyCut,
                 "backend closed the connection within its response",
             ),
             Self::ResponseBodyTimeout => {
-                backend_fault(504, "http_response_incomplete", "response_body_timeout", "response body stalled")
+                backend_fault(504, "http_response_incomplete", Reason::ResponseBodyTimeout, "response body stalled")
             }
-            Self::ClientGone => cut("connection_terminated", "client_gone", "client left"),
+            Self::ClientGone => cut("connection_terminated", Reason::ClientGone, "client left"),
             Self::ClientWriteStalled => {
-                cut("connection_write_timeout", "client_write_stalled", "client did not read its response")
+                cut("connection_write_timeout", Reason::ClientWriteStalled, "client did not read its response")
             }
-            Self::TunnelIdle => cut("connection_read_timeout", "tunnel_idle", "tunnel was idle"),
-            Self::DrainTimeout => cut("connection_terminated", "drain_timeout", "proxy stopped within the exchange"),
-            Self::Panicked => View {
-                must_close: true,
-                ..backend_fault(500, "proxy_internal_error", "panicked", "defect in the proxy")
-            },
+            Self::TunnelIdle => cut("connection_read_timeout", Reason::TunnelIdle, "tunnel was idle"),
         }
     }
 
     /// Of those that happen before a byte could be sent to the backend.
     fn connect_view(self) -> View {
-        let (status, proxy_status, label, detail) = match self {
+        let (status, proxy_status, reason, detail) = match self {
             Self::NoLocalPort => {
-                return over_limit("no_local_port", "no local port left to connect from");
+                return over_limit(Reason::NoLocalPort, "no local port left to connect from");
             }
-            Self::NoDescriptor => return over_limit("no_descriptor", "no file descriptor left"),
-            Self::NameNotResolved => (502, "dns_error", "dns", "backend name has no address"),
-            Self::ConnectRefused => (502, "connection_refused", "connect_refused", "backend refused the connection"),
+            Self::NoDescriptor => return over_limit(Reason::NoDescriptor, "no file descriptor left"),
+            Self::NameNotResolved => (502, "dns_error", Reason::Dns, "backend name has no address"),
+            Self::ConnectRefused => {
+                (502, "connection_refused", Reason::ConnectRefused, "backend refused the connection")
+            }
             Self::ConnectUnroutable => {
-                (502, "destination_ip_unroutable", "connect_unroutable", "no route to the backend")
+                (502, "destination_ip_unroutable", Reason::ConnectUnroutable, "no route to the backend")
             }
-            Self::ConnectTimeout => (504, "connection_timeout", "connect_timeout", "connecting took too long"),
-            _ => (502, "destination_unavailable", "connect_failed", "could not connect"),
+            Self::ConnectTimeout => (504, "connection_timeout", Reason::ConnectTimeout, "connecting took too long"),
+            _ => (502, "destination_unavailable", Reason::ConnectFailed, "could not connect"),
         };
-        backend_fault(status, proxy_status, label, detail)
+        backend_fault(status, proxy_status, reason, detail)
     }
 }
 
 fn refused_head(error: RequestError) -> View {
-    let (status, label) = match error {
-        RequestError::Malformed(_) => (400, "bad_request"),
-        RequestError::UriTooLong => (414, "uri_too_long"),
-        RequestError::HeadTooLarge => (431, "head_too_large"),
-        RequestError::TooManyFields => (431, "too_many_fields"),
-        RequestError::UnsupportedVersion => (505, "unsupported_version"),
-        RequestError::NotImplemented(_) => (501, "not_implemented"),
+    let (status, reason) = match error {
+        RequestError::Malformed(_) => (400, Reason::BadRequest),
+        RequestError::UriTooLong => (414, Reason::UriTooLong),
+        RequestError::HeadTooLarge => (431, Reason::HeadTooLarge),
+        RequestError::TooManyFields => (431, Reason::TooManyFields),
+        RequestError::UnsupportedVersion => (505, Reason::UnsupportedVersion),
+        RequestError::NotImplemented(_) => (501, Reason::NotImplemented),
     };
-    request_fault(status, label, error.reason())
+    request_fault(status, reason, error.reason())
 }
 
 fn refused_response(error: ResponseError) -> View {
-    let (proxy_status, label) = match error {
-        ResponseError::Malformed(_) => ("http_protocol_error", "bad_response"),
-        ResponseError::HeadTooLarge => ("http_response_header_section_size", "response_head_too_large"),
-        ResponseError::TooManyFields => ("http_response_header_section_size", "response_too_many_fields"),
+    let (proxy_status, reason) = match error {
+        ResponseError::Malformed(_) => ("http_protocol_error", Reason::BadResponse),
+        ResponseError::HeadTooLarge => ("http_response_header_section_size", Reason::ResponseHeadTooLarge),
+        ResponseError::TooManyFields => ("http_response_header_section_size", Reason::ResponseTooManyFields),
     };
-    backend_fault(502, proxy_status, label, error.reason())
+    backend_fault(502, proxy_status, reason, error.reason())
 }
 
 /// The client did something wrong, and where its next request begins is lost.
-fn request_fault(status: u16, label: &'static str, detail: &'static str) -> View {
-    View { must_close: true, ..backend_fault(status, "http_request_error", label, detail) }
+fn request_fault(status: u16, reason: Reason, detail: &'static str) -> View {
+    View { must_close: true, ..backend_fault(status, "http_request_error", reason, detail) }
 }
 
-fn over_limit(label: &'static str, detail: &'static str) -> View {
+fn over_limit(reason: Reason, detail: &'static str) -> View {
     View {
         retry_after_seconds: Some(LIMIT_RETRY_SECONDS),
-        ..backend_fault(503, "connection_limit_reached", label, detail)
+        ..backend_fault(503, "connection_limit_reached", reason, detail)
     }
 }
 
 /// The client did nothing wrong; its connection may go on.
-fn backend_fault(status: u16, proxy_status: &'static str, label: &'static str, detail: &'static str) -> View {
-    View { status: Some(status), proxy_status, label, detail, retry_after_seconds: None, must_close: false }
+fn backend_fault(status: u16, proxy_status: &'static str, reason: Reason, detail: &'static str) -> View {
+    View { status: Some(status), proxy_status, reason, detail, retry_after_seconds: None, must_close: false }
 }
 
 /// Nobody is there to be answered, or the answer has long begun.
-fn cut(proxy_status: &'static str, label: &'static str, detail: &'static str) -> View {
-    View { status: None, proxy_status, label, detail, retry_after_seconds: None, must_close: true }
+fn cut(proxy_status: &'static str, reason: Reason, detail: &'static str) -> View {
+    View { status: None, proxy_status, reason, detail, retry_after_seconds: None, must_close: true }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// One of each; the compiler doesn't count them, but a new one without a place here is easy to spot in review.
+    /// One of each situation. A new one that is missing here leaves its reason without a failure, which a test sees.
     const ALL: &[Failure] = &[
         Failure::BadRequest(RequestError::Malformed("bad Host")),
         Failure::BadRequest(RequestError::UriTooLong),
@@ -265,20 +256,19 @@ mod tests {
         Failure::ClientGone,
         Failure::ClientWriteStalled,
         Failure::TunnelIdle,
-        Failure::DrainTimeout,
-        Failure::Panicked,
     ];
 
     #[test]
-    fn labels_tell_situations_apart_and_details_need_no_escaping() {
-        let mut labels = Vec::new();
+    fn reasons_tell_situations_apart_and_details_need_no_escaping() {
+        let mut reasons = Vec::new();
         for failure in ALL {
             let view = failure.view();
             let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' if !b"\"\\<>&".contains(&b)));
             assert!(plain(view.detail) && !view.detail.is_empty(), "{failure:?}");
-            assert!(!labels.contains(&view.label), "{failure:?}");
-            labels.push(view.label);
+            assert!(!reasons.contains(&view.reason), "{failure:?}");
+            reasons.push(view.reason);
         }
+        assert_eq!(reasons.len(), Reason::ALL.len(), "a reason that no failure has");
     }
 
     #[test]
@@ -287,7 +277,7 @@ mod tests {
             (Failure::BodyTooLarge, 413, "http_request_error", false),
             (Failure::RequestHeadTimeout, 408, "http_request_error", false),
             (Failure::RequestBodyTimeout, 408, "http_request_error", false),
-            (Failure::NotImplemented("x"), 501, "http_request_error", false),
+            (Failure::BadRequest(RequestError::NotImplemented("x")), 501, "http_request_error", false),
             (Failure::NoBackend, 503, "destination_unavailable", true),
             (Failure::ConnectRefused, 502, "connection_refused", false),
             (Failure::ConnectUnroutable, 502, "destination_ip_unroutable", false),

@@ -26,6 +26,7 @@ pub use client::Parked;
 pub use shared::Shared;
 
 use crate::http1::HeadLimits;
+use crate::observe::Reason;
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Service, Wake, World};
 use crate::upstream::Pools;
@@ -73,6 +74,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// Idle connections to backends that this worker keeps.
     pub fn idle_upstream_connections(&self) -> usize {
         self.pools.idle()
+    }
+
+    /// Counts a failure, once for each exchange that ends by it.
+    fn count(&self, reason: Reason) {
+        self.shared.failures.count(self.world.worker(), reason);
     }
 
     /// Now, as an IMF-fixdate (RFC 9110 §5.6.7).

@@ -45,6 +45,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         head_only: bool,
     ) -> After {
         let view = failure.view();
+        self.count(view.reason);
         if view.status.is_none() {
             return After::Cut;
         }

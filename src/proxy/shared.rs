@@ -1,10 +1,11 @@
-//! What all workers' proxies share: the configuration, the fleet, and the count of connections.
+//! What all workers' proxies share: the configuration, the fleet, and what is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::balance::Fleet;
 use crate::config::Config;
+use crate::observe::FailureCounts;
 
 /// Made once, read by all.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Shared {
     pub config: Config,
     /// The backends.
     pub fleet: Arc<Fleet>,
+    /// Exchanges that failed, by reason.
+    pub failures: FailureCounts,
     connections: AtomicUsize,
     connections_max: usize,
     draining: AtomicBool,
@@ -25,8 +28,9 @@ pub(super) struct Seat(Arc<Shared>);
 impl Shared {
     /// `connections_max` bounds client connections over all workers.
     pub fn new(config: Config, fleet: Arc<Fleet>, connections_max: usize) -> Arc<Self> {
+        let failures = FailureCounts::new(config.workers);
         let (connections, draining) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { config, fleet, connections, connections_max, draining })
+        Arc::new(Self { config, fleet, failures, connections, connections_max, draining })
     }
 
     /// Client connections now.

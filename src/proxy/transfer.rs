@@ -283,12 +283,11 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
     fn break_off(self, download: Download, failure: Failure) -> Result<After, Interrupted> {
         self.record(blame(&failure));
-        match download {
-            Download::Head => Err(Interrupted { failure, replayable: false }),
-            // A stalled client's unread bytes would keep the connection's memory: they go too.
-            Download::Body(body) if body.framed && !matches!(failure, Failure::ClientWriteStalled) => Ok(After::Close),
-            Download::Body(_) => Ok(After::Cut),
-        }
+        let Download::Body(body) = download else { return Err(Interrupted { failure, replayable: false }) };
+        self.proxy.count(failure.view().reason);
+        // A stalled client's unread bytes would keep the connection's memory: they go too.
+        let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
+        Ok(if close { After::Close } else { After::Cut })
     }
 
     fn record(&self, outcome: Outcome) {

@@ -2,6 +2,7 @@
 
 use super::Proxy;
 use super::client::{Client, Parked};
+use super::error::Failure;
 use super::exchange::After;
 use super::pump::{Pump, PumpError, Step};
 use crate::http1::Framing;
@@ -57,14 +58,17 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             if now_moved != moved {
                 (moved, since) = (now_moved, self.world.now());
             }
-            let patience = match down_step {
-                // The backend has said what it had to say, or the client is slow to read it.
-                Step::NeedsRead if client_ended => timeouts.half_closed,
-                _ if client_ended => timeouts.write,
-                _ => timeouts.tunnel_idle,
+            let (patience, failure) = match down_step {
+                // The backend has said what it had to say.
+                Step::NeedsRead if client_ended => (timeouts.half_closed, None),
+                _ if client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
+                _ => (timeouts.tunnel_idle, Some(Failure::TunnelIdle)),
             };
             if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline
             {
+                if let Some(failure) = failure {
+                    self.count(failure.view().reason);
+                }
                 return After::Close;
             }
         }

@@ -22,4 +22,4 @@ pub mod world;
 
 pub use mailbox::Mailboxes;
 pub use stream::MayStream;
-pub use worker::{Counters, MayWorld, Options, start};
+pub use worker::{Counter, Counters, MayWorld, Options, start};

@@ -64,7 +64,7 @@ impl House {
     ) -> Self {
         let sim = Sim::new(seed, temper);
         let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
-        let shared = Shared::new(config, Arc::new(fleet), connections_max);
+        let shared = Shared::new(Config { workers, ..config }, Arc::new(fleet), connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         let proxies: Vec<_> =
             worlds.iter().map(|world| Rc::new(Proxy::new(world.clone(), Arc::clone(&shared)))).collect();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::ReadCounts;
 use super::views::{FullBackend, Status, millis};
 use crate::balance::Backend;
 use crate::config::{BackendUrl, parse_backend, parse_duration};
@@ -16,9 +17,10 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 pub(super) type Outcome = Result<Answer, Answer>;
 
-pub(super) fn status(control: &ControlPlane, call: &Call) -> Outcome {
+pub(super) fn status(control: &ControlPlane, counts: &ReadCounts, call: &Call) -> Outcome {
     Parameters::none(call)?;
-    Ok(Answer::json(200, &control.registry().read(Status::of)))
+    let counts = counts();
+    Ok(Answer::json(200, &control.registry().read(|entries| Status::of(entries, &counts))))
 }
 
 pub(super) fn list(control: &ControlPlane, call: &Call) -> Outcome {

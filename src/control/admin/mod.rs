@@ -10,6 +10,10 @@ use std::sync::Arc;
 
 use super::ControlPlane;
 use super::server::{Answer, Bounds, Call, Server, Serving};
+use crate::observe::Counts;
+
+/// Adds up what the data plane has counted so far. It never waits.
+pub type ReadCounts = Box<dyn Fn() -> Counts + Send + Sync>;
 
 /// The bound listener of the admin API. Bind it before anything else is started: a port that is taken shows here.
 #[derive(Debug)]
@@ -27,10 +31,10 @@ impl AdminServer {
     }
 
     /// Begins to answer, on threads of its own.
-    pub fn serve(self, control: Arc<ControlPlane>) -> io::Result<Serving> {
+    pub fn serve(self, control: Arc<ControlPlane>, counts: ReadCounts) -> io::Result<Serving> {
         let listener = self.address().ip();
         let answer = move |call: &Call| match guard::check(call, listener) {
-            Ok(()) => route(&control, call),
+            Ok(()) => route(&control, &counts, call),
             Err(reason) => Answer::problem(403, &reason),
         };
         self.0.serve(answer, Bounds::default())
@@ -70,14 +74,14 @@ fn is_segment(text: &str) -> bool {
     !text.is_empty() && !text.contains('/')
 }
 
-fn route(control: &ControlPlane, call: &Call) -> Answer {
+fn route(control: &ControlPlane, counts: &ReadCounts, call: &Call) -> Answer {
     let Some(place) = Place::of(&call.path) else {
         let detail = format!("there is no {}; see /status, /backends, /backends/NAME, /healthz, /readyz", call.path);
         return Answer::problem(404, &detail);
     };
     let method = if call.method == "HEAD" { "GET" } else { call.method.as_str() };
     let answer = match (method, &place) {
-        ("GET", Place::Status) => calls::status(control, call),
+        ("GET", Place::Status) => calls::status(control, counts, call),
         ("GET", Place::Backends) => calls::list(control, call),
         ("GET", Place::Backend(name)) => calls::show(control, call, name),
         ("GET", Place::Healthz) => calls::healthz(control, call),

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::balance::Totals;
 use crate::control::entry::{Change, Entry, Source, State};
 use crate::control::health::{Health, LastProbe};
 use crate::control::timestamp::rfc3339;
+use crate::observe::{Counts, Reason};
 
 /// `GET /status`.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,9 @@ pub(super) struct Status {
     total_backends: usize,
     active_backends: usize,
     backends: Vec<StatusBackend>,
+    connections: Connections,
+    failures: Failures,
+    panics: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -26,8 +30,25 @@ struct StatusBackend {
     current_connections: usize,
 }
 
+#[derive(Debug, Serialize)]
+struct Connections {
+    open: usize,
+    accepted: u64,
+    accept_errors: u64,
+}
+
+/// An object with a number for each reason.
+#[derive(Debug)]
+struct Failures(Vec<(Reason, u64)>);
+
+impl Serialize for Failures {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(reason, count)| (reason.label(), count)))
+    }
+}
+
 impl Status {
-    pub(super) fn of(entries: &[Entry]) -> Self {
+    pub(super) fn of(entries: &[Entry], counts: &Counts) -> Self {
         let backend = |entry: &Entry| StatusBackend {
             url: entry.config.url.written.clone(),
             alive: entry.is_alive(),
@@ -37,6 +58,13 @@ impl Status {
             total_backends: entries.len(),
             active_backends: entries.iter().filter(|entry| entry.is_eligible()).count(),
             backends: entries.iter().map(backend).collect(),
+            connections: Connections {
+                open: counts.connections_open,
+                accepted: counts.accepted,
+                accept_errors: counts.accept_errors,
+            },
+            failures: Failures(counts.failures.clone()),
+            panics: counts.panics,
         }
     }
 }

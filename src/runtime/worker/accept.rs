@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use may::io::WaitIo;
@@ -42,7 +41,7 @@ impl<P: 'static> Handle<P> {
                 // The client gave up before it was accepted (accept(2)): nothing is wrong here.
                 Some(io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
                 Some(_) => {
-                    worker.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    worker.counters.accept_errors.bump();
                     if clock::now_coarse() >= next_complaint {
                         next_complaint = clock::now_coarse() + COMPLAINT_EVERY;
                         log::warn!("worker {}: connections can't be accepted: {}", worker.id, text(failed.as_ref()));
@@ -68,7 +67,7 @@ impl<P: 'static> Handle<P> {
 
     fn accepted(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
         let stream = self.adopt(socket, libc::EPOLLIN as u32 | libc::EPOLLOUT as u32)?;
-        self.0.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        self.0.counters.accepted.bump();
         self.run(Job::Accepted(stream, peer));
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use may::io::{CoIo, WaitIo};
@@ -125,7 +124,7 @@ impl<P: 'static> Handle<P> {
 
     pub(super) fn run(&self, job: Job<P>) {
         if !self.0.runners.get().is_some_and(|runners| runners.run(job)) {
-            self.0.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
+            self.0.counters.accept_errors.bump();
         }
     }
 

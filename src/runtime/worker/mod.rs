@@ -1,6 +1,7 @@
 //! The worker: one thread's streams, their deadlines, and who is woken by what.
 
 mod accept;
+mod counters;
 mod duties;
 mod start;
 mod surroundings;
@@ -19,7 +20,8 @@ use may::io::{WaitIo, WaitIoWaker};
 use may::net::TcpStream;
 use slab::Slab;
 
-pub use self::start::{Counters, Options, start};
+pub use self::counters::{Counter, Counters};
+pub use self::start::{Options, start};
 use self::timer::Timer;
 use super::homing;
 use super::lot::{Lot, Mode};

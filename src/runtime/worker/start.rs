@@ -5,12 +5,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use slab::Slab;
 
 use super::timer::Timer;
-use super::{Handle, Job, MayWorld, Worker};
+use super::{Counters, Handle, Job, MayWorld, Worker};
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
@@ -35,16 +34,6 @@ pub struct Options {
     pub listeners: Vec<Listeners>,
 }
 
-/// One worker's counts, written by it alone.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections accepted.
-    pub accepted: AtomicU64,
-    /// Accepts that failed for want of descriptors or memory, or because too many connections were busy.
-    pub accept_errors: AtomicU64,
-    /// Panics caught; each ended one connection.
-    pub panics: AtomicU64,
-}
 /// Starts the workers; each calls `serve` on its own thread to make its service.
 ///
 /// # Errors
@@ -131,9 +120,7 @@ impl<P: 'static> Handle<P> {
                 Job::Resumed(stream, what, wake) => service.resumed(stream, what, wake),
             }
         };
-        let panicked = move || {
-            counters.panics.fetch_add(1, Ordering::Relaxed);
-        };
+        let panicked = move || counters.panics.bump();
         let runners = Runners::new(COROUTINES_MAX / worker.workers, Box::new(work), Box::new(panicked));
         let _ = worker.runners.set(runners);
         let handle = self.clone();

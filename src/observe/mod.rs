@@ -1,0 +1,25 @@
+//! What lives here: what maypole counts of itself. On the way of a request a worker writes only cells of its own; whoever
+//! reads adds them up. It knows no other room.
+
+mod failures;
+mod reason;
+
+pub use failures::FailureCounts;
+pub use reason::Reason;
+
+/// What has been counted since the start, over all workers. Each number is exact; what happens meanwhile may be in
+/// one of them and not yet in another.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// Client connections that are open now.
+    pub connections_open: usize,
+    /// Client connections accepted.
+    pub accepted: u64,
+    /// Client connections that could not be accepted, or not be served once they were: no descriptor, no memory, or
+    /// too many of them busy at once.
+    pub accept_errors: u64,
+    /// Exchanges that failed, by reason: in the order of [`Reason::ALL`].
+    pub failures: Vec<(Reason, u64)>,
+    /// Defects in maypole itself, each of which ended one connection.
+    pub panics: u64,
+}

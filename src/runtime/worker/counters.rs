@@ -1,0 +1,31 @@
+//! What a worker counts of its own work.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One worker's counts, written by it alone. Two cache lines of their own: processors fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Accepts that failed for want of descriptors or memory, or because too many connections were busy.
+    pub accept_errors: Counter,
+    /// Panics caught; each ended one connection.
+    pub panics: Counter,
+}
+
+/// A count with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts one more; the worker's own thread alone may. With one writer no locked increment is needed.
+    pub(super) fn bump(&self) {
+        self.0.store(self.value() + 1, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
