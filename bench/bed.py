@@ -89,13 +89,16 @@ class Bed:
         return self.start([ORIGIN, str(port)], cpu, port), port
 
     def maypole(self, backends, binary=MAYPOLE, cpu=PROXY_CPU, workers=1, **settings):
-        """Starts maypole over the ports of these backends; returns its process, its port and its admin port."""
+        """Starts maypole, or a command that runs it, over the ports of these backends; returns its process, its port and
+        its admin port."""
         port, admin = self.port(), self.port()
         config = maypole_config(port, admin, backends, workers=workers, **settings)
         path = os.path.join(self.folder, f"maypole-{port}.json")
         self.write(path, json.dumps(config, indent=1))
-        process = self.start([binary, "--config", path], cpu, port)
-        wait_until("the admin API answers", lambda: listens(admin), process)
+        command = [binary] if isinstance(binary, str) else binary
+        process = self.start([*command, "--config", path], cpu, port)
+        # Before it serves, it listens for a moment to see whether the port is taken.
+        wait_until("the admin API answers", lambda: answers(admin), process)
         return process, port, admin
 
     def write(self, path, text):
@@ -124,6 +127,12 @@ def listens(port):
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(admin):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return ask(admin, "GET", "/healthz", timeout=1)[0] == 200
+    return False
 
 
 def wait_until(what, holds, process=None, seconds=10, pause=0.01):
