@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -108,10 +109,10 @@ fn half_a_head_gets_408_in_time_however_it_trickles() {
     let began = Instant::now();
     let trickle = std::thread::spawn(move || {
         // Ends when the proxy closes, or well after it should have.
-        let _ = std::io::Write::write_all(&mut writer, b"GET / HTTP/1.1\r\n");
+        let _ = writer.write_all(b"GET / HTTP/1.1\r\n");
         for n in 0..100 {
             std::thread::sleep(Duration::from_millis(50));
-            if std::io::Write::write_all(&mut writer, format!("X-{n}: 1\r\n").as_bytes()).is_err() {
+            if writer.write_all(format!("X-{n}: 1\r\n").as_bytes()).is_err() {
                 break;
             }
         }
@@ -133,6 +134,88 @@ fn half_a_body_then_silence_gets_408_in_time() {
     assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&began.elapsed()), "{:?}", began.elapsed());
     client.wait_for_end();
     assert!(origin.requests().iter().all(|seen| !seen.complete));
+}
+
+#[test]
+fn a_body_below_the_minimum_rate_gets_408_although_it_never_stalls() {
+    let origin = Origin::answering("ok");
+    let proxy = limited(&origin, &json!({ "min_body_rate": 1000 }));
+    // 200 bytes of payload a second; as chunks with extensions more than 1000 with their framing, which doesn't count.
+    let pieces = [
+        ("Content-Length: 100000", "x".repeat(10)),
+        ("Transfer-Encoding: chunked", format!("a;{}\r\n{}\r\n", "e".repeat(40), "x".repeat(10))),
+    ];
+    let trickle = |(framing, piece): (&str, String)| {
+        let mut client = proxy.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+        let mut writer = client.writer();
+        let began = Instant::now();
+        let trickle = std::thread::spawn(move || {
+            // Ends when the proxy closes, or well after it should have.
+            while began.elapsed() < support::PATIENCE && writer.write_all(piece.as_bytes()).is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        (client, began, trickle)
+    };
+    for (mut client, began, trickle) in pieces.map(trickle) {
+        let answer = client.answer();
+        assert_eq!(answer.status(), 408, "{answer:?}");
+        assert!(answer.list("proxy-status").contains("error=http_request_error"), "{answer:?}");
+        assert!((Duration::from_secs(5)..Duration::from_secs(9)).contains(&began.elapsed()), "{:?}", began.elapsed());
+        client.wait_for_end();
+        trickle.join().expect("no panic");
+    }
+    assert_eq!(proxy.status()["failures"]["body_too_slow"], 2);
+    assert!(origin.requests().iter().all(|seen| !seen.complete));
+}
+
+#[test]
+fn a_client_that_waits_for_100_is_not_slow() {
+    let origin = Origin::start(|exchange| {
+        // Longer than a client may fall behind.
+        std::thread::sleep(Duration::from_secs(6));
+        exchange.send("HTTP/1.1 100 Continue\r\n\r\n");
+        exchange.answer(200, "thank you");
+    });
+    let proxy = limited(&origin, &json!({ "min_body_rate": 1000 }));
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.next_head().status(), 100);
+    assert_eq!(client.send("hello").answer().status(), 200);
+    assert_eq!(origin.only_request().text(), "hello");
+}
+
+#[test]
+fn a_client_is_not_slow_because_the_backend_was() {
+    const AT_ONCE: usize = 4_000_000;
+    let (told, has_come) = std::sync::mpsc::channel();
+    let origin = Origin::with_small_window(move |exchange| {
+        // Takes nothing for longer than a client may fall behind, then all.
+        std::thread::sleep(Duration::from_secs(6));
+        let mut buffer = vec![0; 64 * 1024];
+        let mut come = 0;
+        while come < AT_ONCE + 1 {
+            match exchange.read(&mut buffer) {
+                0 => return,
+                count => come += count,
+            }
+            if come == AT_ONCE {
+                let _ = told.send(());
+            }
+        }
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        exchange.close();
+    });
+    // At this rate what comes after the backend's pause earns less than half a second.
+    let proxy = limited(&origin, &json!({ "min_body_rate": 10_000_000 }));
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", AT_ONCE + 1));
+    client.send(vec![7; AT_ONCE]);
+    has_come.recv_timeout(support::PATIENCE * 2).expect("all of it comes");
+    // Only one whose account wasn't charged for the backend's pause can afford this one.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(client.send("7").answer().status(), 200);
 }
 
 #[test]
@@ -169,6 +252,34 @@ fn a_connection_over_the_limit_gets_503_and_the_others_live_on() {
     }
     within.pop();
     eventually("one who left makes room", || proxy.get("/").status() == 200);
+}
+
+#[test]
+fn a_client_over_its_own_limit_gets_503_and_others_are_served() {
+    let origin = Origin::answering("ok");
+    let proxy = limited(&origin, &json!({ "connections_per_client": 2 }));
+    let from = |address: [u8; 4]| Client::connect_from(address.into(), proxy.port);
+    // Two workers: whoever of them accepts, the client's connections are counted together.
+    for _ in 0..5 {
+        let mut within = [from([127, 0, 0, 2]), from([127, 0, 0, 2])];
+        for client in &mut within {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        let mut over = from([127, 0, 0, 2]);
+        let answer = over.answer();
+        assert_eq!(answer.status(), 503);
+        assert!(answer.field("retry-after").is_some(), "{answer:?}");
+        assert!(answer.list("proxy-status").contains("error=connection_limit_reached"), "{answer:?}");
+        over.wait_for_end();
+        let mut other = from([127, 0, 0, 3]);
+        for client in within.iter_mut().chain([&mut other]) {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        drop((within, over, other));
+        eventually("all have left", || proxy.status()["connections"]["open"] == 0);
+    }
+    assert_eq!(proxy.status()["failures"]["client_connection_limit"], 5);
+    assert_eq!(proxy.status()["failures"]["connection_limit"], 0);
 }
 
 #[test]

@@ -112,6 +112,8 @@ pub struct Timeouts {
 pub struct Limits {
     /// Client connections in all; 0: as many as the descriptors allow.
     pub connections: usize,
+    /// Connections of one client address (an IPv6 /64); 0: no bound.
+    pub connections_per_client: usize,
     /// A request or response head.
     pub head_bytes: usize,
     /// Fields in a head.
@@ -122,6 +124,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Requests on one client connection; 0: none.
     pub requests_per_connection: u64,
+    /// Bytes a second that a request's body must come with; 0: none.
+    pub min_body_rate: u64,
 }
 
 /// The retry rule's settings.
@@ -194,11 +198,13 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 0,
+            connections_per_client: 0,
             head_bytes: 16 * 1024,
             headers: 100,
             uri_bytes: 8 * 1024,
             body_bytes: 0,
             requests_per_connection: 0,
+            min_body_rate: 0,
         }
     }
 }

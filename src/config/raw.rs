@@ -58,7 +58,16 @@ const TIMEOUTS: &[&str] = &[
     "half_closed",
     "drain",
 ];
-const LIMITS: &[&str] = &["connections", "head_bytes", "headers", "uri_bytes", "body_bytes", "requests_per_connection"];
+const LIMITS: &[&str] = &[
+    "connections",
+    "connections_per_client",
+    "head_bytes",
+    "headers",
+    "uri_bytes",
+    "body_bytes",
+    "requests_per_connection",
+    "min_body_rate",
+];
 const RETRIES: &[&str] = &["attempts", "on"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] =
@@ -281,6 +290,7 @@ fn timeouts(root: &mut Fields, timeouts: &mut Timeouts) {
 fn limits(root: &mut Fields, limits: &mut Limits) {
     let Some(mut fields) = root.object("limits", LIMITS, home_of) else { return };
     fields.whole("connections", 0..=10_000_000, &mut limits.connections);
+    fields.whole("connections_per_client", 0..=10_000_000, &mut limits.connections_per_client);
     fields.whole("head_bytes", 1024..=65536, &mut limits.head_bytes);
     fields.whole("headers", 1..=1000, &mut limits.headers);
     // The target is a part of the head: its default follows a smaller head down.
@@ -288,6 +298,7 @@ fn limits(root: &mut Fields, limits: &mut Limits) {
     fields.whole("uri_bytes", 64..=65536, &mut limits.uri_bytes);
     fields.whole("body_bytes", 0..=1 << 60, &mut limits.body_bytes);
     fields.whole("requests_per_connection", 0..=1_000_000_000, &mut limits.requests_per_connection);
+    fields.whole("min_body_rate", 0..=1_000_000_000, &mut limits.min_body_rate);
 
     if limits.uri_bytes > limits.head_bytes
         && let Some(field) = fields.find("uri_bytes")

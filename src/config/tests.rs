@@ -39,15 +39,9 @@ const WRONG: &[(&str, &[&str])] = &[
     (r#"{"limits": {"workers": 1}}"#, &["limits.workers: unknown field here, it belongs to the top level"]),
     (r#"{"limits": {"header": 1}}"#, &["limits.header: unknown field, did you mean \"headers\"?"]),
     (
-        r#"{"limits": {"connections_per_client": 1}}"#,
+        r#"{"limits": {"colour": 1}}"#,
         &[
-            "limits.connections_per_client: unknown field, known here: connections, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection",
-        ],
-    ),
-    (
-        r#"{"limits": {"min_body_rate": 1}}"#,
-        &[
-            "limits.min_body_rate: unknown field, known here: connections, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection",
+            "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate",
         ],
     ),
     (r#"{"retries": {"budget_percent": 20}}"#, &["retries.budget_percent: unknown field, known here: attempts, on"]),
@@ -278,8 +272,8 @@ fn every_field_arrives_where_it_belongs() {
         "request_timeout": "6s",
         "timeouts": {"connect": "1ms", "head": "2ms", "body_idle": "3ms", "keep_alive": "4ms",
             "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s", "drain": "0"},
-        "limits": {"connections": 1, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
-            "requests_per_connection": 6},
+        "limits": {"connections": 1, "connections_per_client": 7, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
+            "requests_per_connection": 6, "min_body_rate": 8},
         "retries": {"attempts": 1, "on": ["reset"]},
         "workers": 7,
         "trusted_proxies": ["10.1.2.3/8", "::1"],
@@ -323,11 +317,13 @@ fn every_field_arrives_where_it_belongs() {
     assert_eq!(config.timeouts, timeouts);
     let limits = Limits {
         connections: 1,
+        connections_per_client: 7,
         head_bytes: 2048,
         headers: 3,
         uri_bytes: 100,
         body_bytes: 5,
         requests_per_connection: 6,
+        min_body_rate: 8,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.retries, Retries { attempts: 1, on_connect: false, on_reset: true });

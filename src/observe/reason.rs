@@ -44,10 +44,14 @@ reasons! {
     BodyTooLarge = "body_too_large",
     /// Its body stalled for `timeouts.body_idle`.
     BodyTimeout = "body_timeout",
+    /// Its body came below `limits.min_body_rate`.
+    BodyTooSlow = "body_too_slow",
     /// No backend is eligible.
     NoBackend = "no_backend",
     /// `limits.connections` is reached.
     ConnectionLimit = "connection_limit",
+    /// `limits.connections_per_client` is reached.
+    ClientConnectionLimit = "client_connection_limit",
     /// The backend's name has no address.
     Dns = "dns",
     /// The backend refused the connection.

@@ -1,8 +1,6 @@
 //! A client's connection, with a coroutine and without one.
 
-use std::net::SocketAddr;
-
-use super::shared::Seat;
+use super::seats::Seat;
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::Instant;
@@ -10,7 +8,6 @@ use crate::runtime::world::Instant;
 /// A client connection that a coroutine has.
 pub(super) struct Client<S> {
     pub(super) stream: S,
-    pub(super) peer: SocketAddr,
     /// Bytes read and not used up; none is held while the connection is idle.
     pub(super) buffer: Option<Buffer>,
     /// The current request's bytes at the buffer's front, while all of it is there: head and whole body.
@@ -36,7 +33,6 @@ pub(super) enum Deadline {
 /// What is kept of a client connection while no coroutine has it.
 #[derive(Debug)]
 pub struct Parked {
-    peer: SocketAddr,
     /// The bytes of half a head, in a piece of memory of just that size.
     half_head: Option<Box<[u8]>>,
     requests: u64,
@@ -45,8 +41,8 @@ pub struct Parked {
 }
 
 impl<S> Client<S> {
-    pub(super) fn new(stream: S, peer: SocketAddr, seat: Seat) -> Self {
-        Self { stream, peer, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, seat }
+    pub(super) fn new(stream: S, seat: Seat) -> Self {
+        Self { stream, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, seat }
     }
 
     /// Length of the request at the buffer's front, when all of it is there.
@@ -63,19 +59,19 @@ impl<S> Client<S> {
     /// Takes the connection apart for parking.
     pub(super) fn park(self) -> (S, Parked) {
         let half_head = self.buffer.filter(|buffer| !buffer.is_empty()).map(|buffer| buffer.filled().into());
-        let Self { stream, peer, requests, deadline, seat, .. } = self;
-        (stream, Parked { peer, half_head, requests, deadline, seat })
+        let Self { stream, requests, deadline, seat, .. } = self;
+        (stream, Parked { half_head, requests, deadline, seat })
     }
 
     /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
     pub(super) fn unpark(stream: S, parked: Parked, buffer: impl FnOnce() -> Buffer) -> Self {
-        let Parked { peer, half_head, requests, deadline, seat } = parked;
+        let Parked { half_head, requests, deadline, seat } = parked;
         let buffer = half_head.map(|bytes| {
             let mut buffer = buffer();
             buffer.append(&bytes);
             buffer
         });
-        Self { stream, peer, buffer, whole_bytes: None, requests, deadline, seat }
+        Self { stream, buffer, whole_bytes: None, requests, deadline, seat }
     }
 }
 

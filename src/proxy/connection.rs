@@ -74,9 +74,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Answers a connection that is one too many; only some of these are given time to read the answer.
-    pub(super) fn turn_away(&self, stream: &W::Stream) {
+    pub(super) fn turn_away(&self, stream: &W::Stream, failure: Failure) {
         let mut scratch = self.scratch();
-        let failure = Failure::ConnectionLimit;
         self.count(failure.view().reason);
         error::write_error_answer(&mut scratch.bytes, &failure, Representation::Text, &self.date(), true, false);
         let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);

@@ -21,10 +21,14 @@ pub enum Failure {
     RequestHeadTimeout,
     /// The body stalled for `timeouts.body_idle`.
     RequestBodyTimeout,
+    /// The body came below `limits.min_body_rate`.
+    RequestBodyTooSlow,
     /// No backend is eligible.
     NoBackend,
-    /// A limit on connections or requests in flight is reached.
+    /// `limits.connections` is reached.
     ConnectionLimit,
+    /// `limits.connections_per_client` is reached.
+    ClientConnectionLimit,
     /// The backend's name has no address.
     NameNotResolved,
     /// The backend refused the connection.
@@ -110,11 +114,15 @@ impl Failure {
             Self::BodyTooLarge => request_fault(413, Reason::BodyTooLarge, "request body over the limit"),
             Self::RequestHeadTimeout => request_fault(408, Reason::HeadTimeout, "request head took too long"),
             Self::RequestBodyTimeout => request_fault(408, Reason::BodyTimeout, "request body stalled"),
+            Self::RequestBodyTooSlow => request_fault(408, Reason::BodyTooSlow, "request body came too slowly"),
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
                 ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
             },
             Self::ConnectionLimit => over_limit(Reason::ConnectionLimit, "too many connections"),
+            Self::ClientConnectionLimit => {
+                over_limit(Reason::ClientConnectionLimit, "too many connections from this address")
+            }
             Self::NameNotResolved
             | Self::ConnectRefused
             | Self::ConnectUnroutable
@@ -235,8 +243,10 @@ mod tests {
         Failure::BodyTooLarge,
         Failure::RequestHeadTimeout,
         Failure::RequestBodyTimeout,
+        Failure::RequestBodyTooSlow,
         Failure::NoBackend,
         Failure::ConnectionLimit,
+        Failure::ClientConnectionLimit,
         Failure::NameNotResolved,
         Failure::ConnectRefused,
         Failure::ConnectUnroutable,
@@ -277,6 +287,7 @@ mod tests {
             (Failure::BodyTooLarge, 413, "http_request_error", false),
             (Failure::RequestHeadTimeout, 408, "http_request_error", false),
             (Failure::RequestBodyTimeout, 408, "http_request_error", false),
+            (Failure::RequestBodyTooSlow, 408, "http_request_error", false),
             (Failure::BadRequest(RequestError::NotImplemented("x")), 501, "http_request_error", false),
             (Failure::NoBackend, 503, "destination_unavailable", true),
             (Failure::ConnectRefused, 502, "connection_refused", false),
@@ -287,6 +298,7 @@ mod tests {
             (Failure::ClosedBeforeHead, 502, "connection_terminated", false),
             (Failure::BodyCut, 502, "http_response_incomplete", false),
             (Failure::ConnectionLimit, 503, "connection_limit_reached", true),
+            (Failure::ClientConnectionLimit, 503, "connection_limit_reached", true),
             (Failure::BadRequest(RequestError::Malformed("x")), 400, "http_request_error", false),
             (Failure::BadRequest(RequestError::UriTooLong), 414, "http_request_error", false),
             (Failure::BadRequest(RequestError::HeadTooLarge), 431, "http_request_error", false),

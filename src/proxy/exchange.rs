@@ -78,7 +78,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let facts = Facts::of(request);
         let visit = self.admit(&facts).and_then(|()| self.pick(tried));
         if let Ok(visit) = &visit {
-            self.rewrite(client.peer.ip(), request, visit, head);
+            self.rewrite(client.seat.peer(), request, visit, head);
         }
         Directions { head_bytes: 0, facts, visit }
     }

@@ -11,8 +11,10 @@ pub mod error;
 mod error_answer;
 mod exchange;
 pub mod forward;
+mod pace;
 mod pump;
 mod respond;
+mod seats;
 mod shared;
 mod transfer;
 mod tunnel;
@@ -23,6 +25,7 @@ use std::rc::Rc;
 
 use client::Client;
 pub use client::Parked;
+use seats::Seat;
 pub use shared::Shared;
 
 use crate::http1::HeadLimits;
@@ -110,9 +113,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
 impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     fn accepted(&self, stream: W::Stream, peer: SocketAddr) {
-        match self.shared.take_seat() {
-            Some(seat) => self.serve(Client::new(stream, peer, seat)),
-            None => self.turn_away(&stream),
+        match Seat::take(&self.shared, peer.ip()) {
+            Ok(seat) => self.serve(Client::new(stream, seat)),
+            Err(failure) => self.turn_away(&stream, failure),
         }
     }
 

@@ -176,9 +176,9 @@ impl Pump {
         self.written
     }
 
-    /// Some of the body was read.
-    pub(super) fn has_payload(&self) -> bool {
-        self.payload_bytes > 0
+    /// Bytes of the body read so far, its framing left out.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
     }
 
     /// Payload that is known to come still, beyond what is loaded; `None` when only its end will tell.

@@ -14,6 +14,7 @@ use super::answer::Answer;
 use super::client::{Client, Parked};
 use super::error::Failure;
 use super::exchange::{After, Facts};
+use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
 use crate::balance::Outcome;
 use crate::runtime::buffer::Buffer;
@@ -90,6 +91,7 @@ struct Wants {
 #[derive(Clone, Copy)]
 enum Expiry {
     RequestBody,
+    RequestBodyRate,
     ResponseHead,
     ResponseBody,
     ClientWrite,
@@ -134,11 +136,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         let mut download = Download::Head;
         let mut up = Stillness { since: self.began, written: 0 };
         let mut down = Stillness { since: self.began, written: 0 };
+        let mut pace = Pace::new(self.proxy.shared.config.limits.min_body_rate);
         loop {
             let mut wants = Wants::default();
             let mut yields = false;
             let mut buffer = held.take().unwrap_or_else(|| self.proxy.buffers.take());
             if let Upload::Streaming(pump) = &mut upload {
+                if let Some(pace) = &mut pace {
+                    pace.pause(world.now());
+                }
                 let from = self.client.buffer.get_or_insert_with(|| self.proxy.buffers.take());
                 let step = pump.step(&self.client.stream, from, &self.lease.stream);
                 let body_idle = self.proxy.shared.config.timeouts.body_idle;
@@ -151,11 +157,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         if step == Step::NeedsRead {
                             wants.client = true;
                             // A client that waits for a 100 isn't slow: the backend is.
-                            if self.facts.expects_continue && self.continued_at.is_none() && !pump.has_payload() {
+                            if self.facts.expects_continue && self.continued_at.is_none() && pump.payload_bytes() == 0 {
                                 let request_timeout = self.proxy.shared.config.request_timeout;
                                 wants.until(self.began + request_timeout, Expiry::ResponseHead);
                             } else {
                                 wants.until(idle_until, Expiry::RequestBody);
+                                if let Some(pace) = &mut pace {
+                                    let until = pace.wait(pump.payload_bytes(), world.now());
+                                    wants.until(until, Expiry::RequestBodyRate);
+                                }
                             }
                         } else {
                             wants.upstream = true;
@@ -232,13 +242,14 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             held = Some(buffer).filter(|buffer| !buffer.is_empty());
             self.client.buffer.take_if(|buffer| buffer.is_empty());
             if let Some(expiry) = self.wait(&wants, down.since) {
-                if matches!(download, Download::Body(_)) && matches!(expiry, Expiry::RequestBody | Expiry::ResponseHead)
-                {
+                let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
+                if of_upload && matches!(download, Download::Body(_)) {
                     upload = Upload::Broken;
                     continue;
                 }
                 let failure = match expiry {
                     Expiry::RequestBody => Failure::RequestBodyTimeout,
+                    Expiry::RequestBodyRate => Failure::RequestBodyTooSlow,
                     Expiry::ResponseHead => Failure::ResponseTimeout,
                     Expiry::ResponseBody => Failure::ResponseBodyTimeout,
                     Expiry::ClientWrite => Failure::ClientWriteStalled,
@@ -324,6 +335,7 @@ pub(super) fn blame(failure: &Failure) -> Outcome {
         Failure::ClientGone
         | Failure::ClientWriteStalled
         | Failure::RequestBodyTimeout
+        | Failure::RequestBodyTooSlow
         | Failure::BodyTooLarge
         | Failure::BadChunk(_) => Outcome::Abandoned,
         _ => Outcome::Failed,

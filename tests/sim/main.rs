@@ -12,6 +12,7 @@ mod net;
 mod origin;
 mod peer;
 mod plan;
+mod rates;
 mod scenario;
 mod sim;
 mod temper;

@@ -1,7 +1,7 @@
 //! A client that sends exactly the bytes it is given, and curl.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,17 @@ impl Client {
     pub fn with_small_window(port: u16) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_recv_buffer_size(SMALL_WINDOW_BYTES)?;
-        socket.connect(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port))))?;
+        socket.connect(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port))))?;
         Self::over(socket.into())
+    }
+
+    /// Connects from another of this machine's loopback addresses: another client in the proxy's eyes.
+    #[track_caller]
+    pub fn connect_from(address: Ipv4Addr, port: u16) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
+        socket.bind(&SockAddr::from(SocketAddr::from((address, 0)))).expect("all of 127.0.0.0/8 is this machine's");
+        socket.connect(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port)))).expect("somebody listens");
+        Self::over(socket.into()).expect("a socket")
     }
 
     fn over(stream: TcpStream) -> io::Result<Self> {
