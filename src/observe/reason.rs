@@ -58,9 +58,9 @@ reasons! {
     ConnectRefused = "connect_refused",
     /// There is no way to the backend.
     ConnectUnroutable = "connect_unroutable",
-    /// Every local port towards the backend is in use.
+    /// Every local port towards the backend is in use, or no local address fits the backend's.
     NoLocalPort = "no_local_port",
-    /// No file descriptor is left.
+    /// No file descriptor is left for a connection to the backend.
     NoDescriptor = "no_descriptor",
     /// Connecting failed in another way.
     ConnectFailed = "connect_failed",

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::http1::{ChunkError, RequestError, ResponseError};
 use crate::observe::Reason;
+use crate::upstream::ConnectError;
 
 pub use super::error_answer::{Representation, write_error_answer};
 
@@ -35,9 +36,9 @@ pub enum Failure {
     ConnectRefused,
     /// There is no way to the backend.
     ConnectUnroutable,
-    /// Every local port towards the backend is in use.
+    /// Every local port towards the backend is in use, or no local address fits the backend's.
     NoLocalPort,
-    /// No file descriptor is left.
+    /// No file descriptor is left for a connection to the backend.
     NoDescriptor,
     /// Connecting failed in another way.
     ConnectFailed(io::ErrorKind),
@@ -90,22 +91,6 @@ const NO_BACKEND_RETRY_SECONDS: u32 = 5;
 const LIMIT_RETRY_SECONDS: u32 = 1;
 
 impl Failure {
-    /// What an attempt to connect to a backend has failed of.
-    pub fn of_connect(error: &io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => return Self::NoDescriptor,
-            Some(libc::EADDRNOTAVAIL) => return Self::NoLocalPort,
-            _ => {}
-        }
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::ConnectUnroutable,
-            io::ErrorKind::AddrNotAvailable => Self::NoLocalPort,
-            io::ErrorKind::TimedOut => Self::ConnectTimeout,
-            other => Self::ConnectFailed(other),
-        }
-    }
-
     /// Its four views.
     pub fn view(self) -> View {
         match self {
@@ -166,10 +151,13 @@ impl Failure {
     /// Of those that happen before a byte could be sent to the backend.
     fn connect_view(self) -> View {
         let (status, proxy_status, reason, detail) = match self {
-            Self::NoLocalPort => {
-                return over_limit(Reason::NoLocalPort, "no local port left to connect from");
+            Self::NoDescriptor => {
+                return over_limit(Reason::NoDescriptor, "no file descriptor left to connect with");
             }
-            Self::NoDescriptor => return over_limit(Reason::NoDescriptor, "no file descriptor left"),
+            // RFC 9209 §2.3: an error that has nothing to do with the backend.
+            Self::NoLocalPort => {
+                (502, "proxy_internal_error", Reason::NoLocalPort, "no local port or address left to connect from")
+            }
             Self::NameNotResolved => (502, "dns_error", Reason::Dns, "backend name has no address"),
             Self::ConnectRefused => {
                 (502, "connection_refused", Reason::ConnectRefused, "backend refused the connection")
@@ -181,6 +169,21 @@ impl Failure {
             _ => (502, "destination_unavailable", Reason::ConnectFailed, "could not connect"),
         };
         backend_fault(status, proxy_status, reason, detail)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::NotResolved => Self::NameNotResolved,
+            ConnectError::Refused => Self::ConnectRefused,
+            ConnectError::Unroutable => Self::ConnectUnroutable,
+            ConnectError::Timeout => Self::ConnectTimeout,
+            ConnectError::NoLocalPort => Self::NoLocalPort,
+            ConnectError::NoDescriptor => Self::NoDescriptor,
+            ConnectError::Failed(kind) => Self::ConnectFailed(kind),
+            ConnectError::ClientGone => Self::ClientGone,
+        }
     }
 }
 
@@ -293,6 +296,9 @@ mod tests {
             (Failure::ConnectRefused, 502, "connection_refused", false),
             (Failure::ConnectUnroutable, 502, "destination_ip_unroutable", false),
             (Failure::NameNotResolved, 502, "dns_error", false),
+            (Failure::NoLocalPort, 502, "proxy_internal_error", false),
+            (Failure::NoDescriptor, 503, "connection_limit_reached", true),
+            (Failure::ConnectFailed(io::ErrorKind::Other), 502, "destination_unavailable", false),
             (Failure::ConnectTimeout, 504, "connection_timeout", false),
             (Failure::ResponseTimeout, 504, "http_response_timeout", false),
             (Failure::ClosedBeforeHead, 502, "connection_terminated", false),
@@ -309,22 +315,6 @@ mod tests {
             assert_eq!(view.status, Some(status), "{failure:?}");
             assert_eq!(view.proxy_status, proxy_status, "{failure:?}");
             assert_eq!(view.retry_after_seconds.is_some(), retry, "{failure:?}");
-        }
-    }
-
-    #[test]
-    fn connect_errors_are_told_apart() {
-        for (code, want) in [
-            (libc::ECONNREFUSED, Failure::ConnectRefused),
-            (libc::EHOSTUNREACH, Failure::ConnectUnroutable),
-            (libc::ENETUNREACH, Failure::ConnectUnroutable),
-            (libc::ETIMEDOUT, Failure::ConnectTimeout),
-            (libc::EADDRNOTAVAIL, Failure::NoLocalPort),
-            (libc::EMFILE, Failure::NoDescriptor),
-            (libc::ENFILE, Failure::NoDescriptor),
-            (libc::EACCES, Failure::ConnectFailed(io::ErrorKind::PermissionDenied)),
-        ] {
-            assert_eq!(Failure::of_connect(&io::Error::from_raw_os_error(code)), want);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::forward::{self, RequestForwarding};
 use super::pump::{self, Pump, PumpError};
 use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
-use crate::balance::{Outcome, Report};
+use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, Version};
 use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
@@ -203,29 +203,21 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let deadline = self.world.now() + self.shared.config.timeouts.connect;
         visit.lease_new(&self.world, &client.stream, deadline).map_err(|error| {
-            let reports = &self.shared.fleet.reports;
-            let failure = match error {
-                ConnectError::Refused => {
-                    let _ = reports.try_send(Report::Refused(visit.shared_backend()));
-                    Failure::ConnectRefused
+            let report = match error {
+                ConnectError::Refused => Some(Report::Refused(visit.shared_backend())),
+                ConnectError::NotResolved | ConnectError::Unroutable => {
+                    Some(Report::Unreachable(visit.shared_backend()))
                 }
-                ConnectError::NotResolved | ConnectError::Unroutable(_) => {
-                    let _ = reports.try_send(Report::Unreachable(visit.shared_backend()));
-                    if error == ConnectError::NotResolved {
-                        Failure::NameNotResolved
-                    } else {
-                        Failure::ConnectUnroutable
-                    }
-                }
-                ConnectError::Timeout => Failure::ConnectTimeout,
-                ConnectError::NoLocalPort => Failure::NoLocalPort,
-                ConnectError::NoDescriptor => Failure::NoDescriptor,
-                ConnectError::ClientGone => Failure::ClientGone,
+                _ => None,
             };
-            let gone = error == ConnectError::ClientGone;
-            visit.backend().record(self.world.worker(), if gone { Outcome::Abandoned } else { Outcome::Failed });
-            // Nothing was sent, so any method may be tried elsewhere.
-            Miss { failure, again: self.shared.config.retries.on_connect && !gone }
+            if let Some(report) = report {
+                let _ = self.shared.fleet.reports.try_send(report);
+            }
+            let failure = Failure::from(error);
+            visit.backend().record(self.world.worker(), blame(&failure));
+            // Nothing was sent, so any method may be tried elsewhere, unless that would change nothing.
+            let hopeless = matches!(error, ConnectError::ClientGone | ConnectError::NoDescriptor);
+            Miss { failure, again: self.shared.config.retries.on_connect && !hopeless }
         })
     }
 

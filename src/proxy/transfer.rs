@@ -337,7 +337,9 @@ pub(super) fn blame(failure: &Failure) -> Outcome {
         | Failure::RequestBodyTimeout
         | Failure::RequestBodyTooSlow
         | Failure::BodyTooLarge
-        | Failure::BadChunk(_) => Outcome::Abandoned,
+        | Failure::BadChunk(_)
+        | Failure::NoLocalPort
+        | Failure::NoDescriptor => Outcome::Abandoned,
         _ => Outcome::Failed,
     }
 }

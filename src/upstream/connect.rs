@@ -13,13 +13,15 @@ pub enum ConnectError {
     /// Every address refused.
     Refused,
     /// No address could be reached.
-    Unroutable(io::ErrorKind),
+    Unroutable,
     /// The deadline passed.
     Timeout,
-    /// No local port was free (`EADDRNOTAVAIL`).
+    /// No local port was free towards it, or no local address fits it (`EADDRNOTAVAIL`).
     NoLocalPort,
-    /// No descriptor was free.
+    /// No descriptor was free (`EMFILE`, `ENFILE`).
     NoDescriptor,
+    /// The system said no in another way.
+    Failed(io::ErrorKind),
     /// The client reset its connection meanwhile.
     ClientGone,
 }
@@ -28,7 +30,8 @@ pub enum ConnectError {
 /// address gets its share of the time that is left. Returns the stream and the number of its address.
 ///
 /// # Errors
-/// When no address took the connection: what was wrong with the last one, but `Refused` only when all refused.
+/// When no address took the connection: what was wrong with the last one that tells anything of the backend, but
+/// `Refused` only when all that could be asked refused.
 pub fn connect<W: World>(
     world: &W,
     addresses: &[SocketAddr],
@@ -48,8 +51,7 @@ pub fn connect<W: World>(
             Ok(stream) => return Ok((stream, number)),
             // Another address changes nothing about these.
             Err(error @ (ConnectError::ClientGone | ConnectError::NoDescriptor)) => return Err(error),
-            Err(ConnectError::Refused) if failure.is_some() => {}
-            Err(error) => failure = Some(error),
+            Err(error) => failure = Some(more_telling(failure, error)),
         }
     }
     Err(failure.unwrap_or(ConnectError::NotResolved))
@@ -75,12 +77,67 @@ fn attempt<W: World>(
     Ok(stream)
 }
 
+/// Which of two addresses' failures says more of the backend.
+fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
+    match (before, now) {
+        // A local shortage says nothing. `localhost` on a machine without IPv6 begins with one.
+        (None | Some(ConnectError::NoLocalPort), now) => now,
+        (Some(before), ConnectError::Refused | ConnectError::NoLocalPort) => before,
+        (Some(_), now) => now,
+    }
+}
+
 fn classify(error: &io::Error) -> ConnectError {
+    if let Some(libc::EMFILE | libc::ENFILE) = error.raw_os_error() {
+        return ConnectError::NoDescriptor;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ConnectError::Refused,
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         io::ErrorKind::AddrNotAvailable => ConnectError::NoLocalPort,
-        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => ConnectError::NoDescriptor,
-        kind => ConnectError::Unroutable(kind),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            ConnectError::Unroutable
+        }
+        kind => ConnectError::Failed(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ConnectError::{Failed, NoDescriptor, NoLocalPort, Refused, Timeout, Unroutable};
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_told_apart() {
+        for (code, want) in [
+            (libc::ECONNREFUSED, Refused),
+            (libc::EHOSTUNREACH, Unroutable),
+            (libc::ENETUNREACH, Unroutable),
+            (libc::ETIMEDOUT, Timeout),
+            (libc::EADDRNOTAVAIL, NoLocalPort),
+            (libc::EMFILE, NoDescriptor),
+            (libc::ENFILE, NoDescriptor),
+            (libc::EACCES, Failed(io::ErrorKind::PermissionDenied)),
+            (libc::ENOMEM, Failed(io::ErrorKind::OutOfMemory)),
+        ] {
+            assert_eq!(classify(&io::Error::from_raw_os_error(code)), want);
+        }
+    }
+
+    #[test]
+    fn of_several_addresses_the_failure_is_told_that_says_most_of_the_backend() {
+        for (failures, want) in [
+            (vec![Refused, Refused], Refused),
+            (vec![NoLocalPort, Refused], Refused),
+            (vec![Refused, NoLocalPort], Refused),
+            (vec![NoLocalPort, NoLocalPort], NoLocalPort),
+            (vec![Refused, Timeout], Timeout),
+            (vec![Timeout, Refused], Timeout),
+            (vec![Timeout, NoLocalPort, Refused], Timeout),
+            (vec![Timeout, Unroutable], Unroutable),
+        ] {
+            let told = failures.iter().fold(None, |before, &now| Some(more_telling(before, now)));
+            assert_eq!(told, Some(want), "{failures:?}");
+        }
     }
 }

@@ -1,0 +1,130 @@
+//! Out of local ports, out of descriptors: what clients get when no more connections to a backend can be made.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use socket2::SockRef;
+use support::{Gate, Origin, Proxy, eventually};
+
+/// Set for the test that runs in a namespace.
+const IN_NAMESPACE: &str = "MAYPOLE_TEST_NAMESPACE";
+/// Local ports that there are in it, towards each address and port.
+const PORTS: usize = 16;
+
+#[test]
+fn without_a_local_port_towards_its_backend_a_request_gets_502_until_there_is_one() {
+    // As root of the machine, or of a user namespace of one's own.
+    let ways: [&[&str]; 2] = [&["--net"], &["--net", "--map-root-user"]];
+    let way = ways.into_iter().find(|way| unshared(way, "true", &[]).is_ok_and(|output| output.status.success()));
+    let Some(way) = way else {
+        let why = unshared(ways[1], "true", &[]).map_or_else(|e| e.to_string(), |output| said(&output));
+        // Past the test's capture: a test that didn't run shouldn't look as if it had.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no network namespace can be made here: {why}");
+        return;
+    };
+    let narrowed = format!(
+        "ip link set lo up && echo 40000 {} >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"",
+        40_000 + PORTS - 1
+    );
+    let this = std::env::current_exe().expect("its own path");
+    let this = this.to_str().expect("UTF-8");
+    let inner = [this, "--exact", "--ignored", "--nocapture", "in_a_namespace_with_few_ports"];
+    let output = unshared(way, &narrowed, &inner).expect("sh runs");
+    assert!(output.status.success() && said(&output).contains("1 passed"), "{}", said(&output));
+}
+
+/// Runs a line of shell in a network namespace of its own, with arguments.
+fn unshared(way: &[&str], line: &str, arguments: &[&str]) -> std::io::Result<Output> {
+    let mut command = Command::new("unshare");
+    command.args(way).args(["sh", "-c", line, "sh"]).args(arguments).env(IN_NAMESPACE, "yes").output()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+#[ignore = "the test above runs it where few ports are"]
+fn in_a_namespace_with_few_ports() {
+    assert!(std::env::var_os(IN_NAMESPACE).is_some(), "this is to be run by the test above");
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::over(&[&origin]);
+    eventually("the backend was probed", || origin.probes() > 0);
+    let mut taken = Vec::new();
+    let shortage = loop {
+        match TcpStream::connect(("127.0.0.1", origin.port())) {
+            Ok(stream) => taken.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(shortage.kind(), std::io::ErrorKind::AddrNotAvailable, "{shortage}");
+    assert!((PORTS / 2..=PORTS).contains(&taken.len()), "{} ports", taken.len());
+
+    for tries in 1..=3 {
+        let answer = proxy.client().send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").answer();
+        assert_eq!(answer.status(), 502, "{answer:?}");
+        let status = answer.list("proxy-status");
+        assert!(status.contains("error=proxy_internal_error; details=\"no local port or address"), "{status}");
+        assert_eq!(proxy.status()["failures"]["no_local_port"], tries);
+    }
+    assert!(proxy.is_alive(&origin), "it is no fault of the backend's");
+    assert_eq!(proxy.admin("GET", "/backends", "").json()[0]["totals"]["failed"], 0);
+
+    // A reset leaves nothing behind that holds the port.
+    let one = taken.pop().expect("some were taken");
+    SockRef::from(&one).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(one);
+    eventually("one free port is enough", || proxy.get("/").status() == 200);
+}
+
+#[test]
+fn without_a_descriptor_for_its_backend_a_request_gets_503_and_those_that_need_none_are_served() {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let origin = Origin::start(move |exchange| {
+        if exchange.request.target() == "/hold" {
+            held.wait();
+        }
+        exchange.answer(200, "ok");
+    });
+    let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
+    let (mut first, mut second) = (proxy.client(), proxy.client());
+    first.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the first is on its way", || origin.count() == 1);
+    eventually("the second was accepted", || proxy.status()["connections"]["open"] == 2);
+
+    // No new descriptor can have so low a number; those that are open stay.
+    let descriptors_max = limit_descriptors(&proxy, "3");
+    let answer = second.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").answer();
+    assert_eq!(answer.status(), 503, "{answer:?}");
+    assert!(answer.field("retry-after").is_some(), "{answer:?}");
+    let status = answer.list("proxy-status");
+    assert!(status.contains("error=connection_limit_reached; details=\"no file descriptor"), "{status}");
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    // It has left its connection in the pool.
+    assert_eq!(second.get("/").status(), 200);
+
+    limit_descriptors(&proxy, &descriptors_max);
+    assert_eq!(proxy.get("/").status(), 200);
+    assert_eq!(proxy.status()["failures"]["no_descriptor"], 1);
+    assert!(proxy.is_alive(&origin), "it is no fault of the backend's");
+}
+
+/// Sets the soft limit of open descriptors of the running proxy; returns the hard one.
+fn limit_descriptors(proxy: &Proxy, soft: &str) -> String {
+    let pid = proxy.program.pid();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit that Linux has");
+    let hard = line.split_whitespace().nth(4).expect("soft and hard").to_owned();
+    let arguments = ["--pid", &pid.to_string(), &format!("--nofile={soft}:{hard}")];
+    let status = Command::new("prlimit").args(arguments).status();
+    assert!(status.expect("prlimit runs").success(), "prlimit {arguments:?}");
+    hard
+}
