@@ -12,15 +12,17 @@ fn limited(origin: &Origin, limits: &Value) -> Proxy {
     Proxy::with(&[origin], json!({ "limits": limits }))
 }
 
-/// Sends the request, expects that answer and the connection's end, and that no backend saw anything.
+/// Sends the request, expects that answer and the connection's end, and that no backend saw anything; it has to be the
+/// first to be counted under its reason.
 #[track_caller]
-fn refused(proxy: &Proxy, origin: &Origin, request: &str, status: u16) -> Message {
+fn refused(proxy: &Proxy, origin: &Origin, request: &str, status: u16, reason: &str) -> Message {
     let mut client = proxy.client();
     let answer = client.send(request).answer();
     assert_eq!(answer.status(), status, "{answer:?}");
     assert!(answer.list("proxy-status").contains("error=http_request_error"), "{answer:?}");
     client.wait_for_end();
     assert_eq!(origin.count(), 0, "{:?}", origin.requests());
+    assert_eq!(proxy.status()["failures"][reason], 1);
     answer
 }
 
@@ -42,6 +44,7 @@ fn a_head_that_is_too_large_gets_431() {
         client.rest();
     }
     assert_eq!(origin.count(), before);
+    assert_eq!(proxy.status()["failures"]["head_too_large"], 2);
 }
 
 #[test]
@@ -49,7 +52,7 @@ fn too_many_fields_get_431() {
     let origin = Origin::answering("ok");
     let proxy = limited(&origin, &json!({ "headers": 10 }));
     let fields = |count: usize| (1..count).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>().concat();
-    refused(&proxy, &origin, &format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(11)), 431);
+    refused(&proxy, &origin, &format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(11)), 431, "too_many_fields");
     let fitting = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(10));
     assert_eq!(proxy.client().send(fitting).answer().status(), 200);
 }
@@ -58,7 +61,7 @@ fn too_many_fields_get_431() {
 fn a_target_that_is_too_long_gets_414() {
     let origin = Origin::answering("ok");
     let proxy = limited(&origin, &json!({ "uri_bytes": 1000 }));
-    refused(&proxy, &origin, &format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(1000)), 414);
+    refused(&proxy, &origin, &format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(1000)), 414, "uri_too_long");
     assert_eq!(proxy.get(&format!("/{}", "x".repeat(999))).status(), 200);
 }
 
@@ -66,7 +69,7 @@ fn a_target_that_is_too_long_gets_414() {
 fn a_body_announced_too_large_gets_413_before_any_of_it_is_sent() {
     let origin = Origin::answering("ok");
     let proxy = limited(&origin, &json!({ "body_bytes": 1000 }));
-    refused(&proxy, &origin, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", 413);
+    refused(&proxy, &origin, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", 413, "body_too_large");
 }
 
 #[test]
@@ -81,6 +84,7 @@ fn a_chunked_body_that_grows_too_large_gets_413() {
     };
     assert_eq!(proxy.client().send(request(1000)).answer().status(), 200);
     assert_eq!(proxy.client().send(request(1001)).answer().status(), 413);
+    assert_eq!(proxy.status()["failures"]["body_too_large"], 1);
     assert!(origin.requests().iter().all(|seen| !seen.complete || seen.body.len() <= 1000));
 }
 
@@ -101,7 +105,7 @@ fn half_a_head_gets_408_in_time_however_it_trickles() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "timeouts": {"head": "600ms"} }));
     let began = Instant::now();
-    refused(&proxy, &origin, "GET / HTTP/1.1\r\nHost: a", 408);
+    refused(&proxy, &origin, "GET / HTTP/1.1\r\nHost: a", 408, "head_timeout");
     assert!((Duration::from_millis(500)..Duration::from_secs(3)).contains(&began.elapsed()), "{:?}", began.elapsed());
 
     let mut client = proxy.client();
@@ -127,12 +131,16 @@ fn half_a_head_gets_408_in_time_however_it_trickles() {
 fn half_a_body_then_silence_gets_408_in_time() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "timeouts": {"body_idle": "400ms"} }));
-    let mut client = proxy.client();
-    let began = Instant::now();
-    let answer = client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello").answer();
-    assert_eq!(answer.status(), 408, "{answer:?}");
-    assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&began.elapsed()), "{:?}", began.elapsed());
-    client.wait_for_end();
+    for framing in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+        let mut client = proxy.client();
+        let began = Instant::now();
+        let answer = client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}")).answer();
+        let took = began.elapsed();
+        assert_eq!(answer.status(), 408, "{answer:?}");
+        assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&took), "{took:?}");
+        client.wait_for_end();
+    }
+    assert_eq!(proxy.status()["failures"]["body_timeout"], 2);
     assert!(origin.requests().iter().all(|seen| !seen.complete));
 }
 
@@ -223,8 +231,9 @@ fn silence_from_the_start_ends_quietly() {
     let origin = Origin::answering("ok");
     let quick = json!({ "timeouts": {"head": "300ms", "keep_alive": "300ms"} });
     let proxy = Proxy::with(&[&origin], quick);
-    let rest = proxy.client().rest();
-    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&rest));
+    let silent = proxy.client().wait_for_end();
+    assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&silent), "closed after {silent:?}");
+    assert_eq!(proxy.status()["failures"]["head_timeout"], 0, "nobody waited for an answer");
 }
 
 #[test]
@@ -247,6 +256,7 @@ fn a_connection_over_the_limit_gets_503_and_the_others_live_on() {
     assert!(answer.field("retry-after").is_some(), "{answer:?}");
     assert!(answer.list("proxy-status").contains("error=connection_limit_reached"), "{answer:?}");
     over.wait_for_end();
+    assert_ne!(proxy.status()["failures"]["connection_limit"], 0);
     for client in &mut within {
         assert_eq!(client.get("/").status(), 200);
     }
@@ -284,11 +294,17 @@ fn a_client_over_its_own_limit_gets_503_and_others_are_served() {
 
 #[test]
 fn an_answer_whose_head_is_too_large_is_a_502() {
-    let origin = Origin::start(|exchange| {
-        exchange.answer_with(200, &[&format!("X: {}", "x".repeat(100_000))], "ok");
+    let origin = Origin::start(|exchange| match exchange.request.target() {
+        "/large" => exchange.answer_with(200, &[&format!("X: {}", "x".repeat(100_000))], "ok"),
+        _ => exchange.answer_with(200, &["X: 1"; 100], "ok"),
     });
     let proxy = Proxy::over(&[&origin]);
-    assert_eq!(proxy.get("/").status(), 502);
+    for (target, reason) in [("/large", "response_head_too_large"), ("/many", "response_too_many_fields")] {
+        let answer = proxy.get(target);
+        assert_eq!(answer.status(), 502, "{target}");
+        assert!(answer.list("proxy-status").contains("error=http_response_header_section_size"), "{answer:?}");
+        assert_eq!(proxy.status()["failures"][reason], 1);
+    }
 }
 
 #[test]
@@ -305,11 +321,12 @@ fn a_client_that_does_not_read_is_let_go_in_time() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     ended.recv_timeout(support::PATIENCE).expect("the proxy gives it up");
     eventually("nothing is in flight", || proxy.in_flight(&origin) == 0);
+    assert_eq!(proxy.status()["failures"]["client_write_stalled"], 1);
 }
 
 #[test]
 fn what_can_not_be_served_gets_501() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::over(&[&origin]);
-    refused(&proxy, &origin, "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", 501);
+    refused(&proxy, &origin, "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", 501, "not_implemented");
 }

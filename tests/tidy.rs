@@ -219,3 +219,22 @@ fn every_link_within_the_papers_leads_somewhere() {
     }
     assert_none("links that lead nowhere", &found);
 }
+
+#[test]
+fn every_test_that_the_papers_name_exists() {
+    let mut found = Vec::new();
+    let mut named = 0;
+    for paper in fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path()) {
+        let Ok(text) = fs::read_to_string(&paper) else { continue };
+        let spans = text.split('`').skip(1).step_by(2);
+        for (file, test) in spans.filter_map(|span| span.strip_prefix("tests/")?.split_once("::")) {
+            named += 1;
+            let source = fs::read_to_string(root().join("tests").join(file)).unwrap_or_default();
+            if !source.contains(&format!("fn {test}()")) {
+                found.push(format!("{}: tests/{file}::{test}", paper.display()));
+            }
+        }
+    }
+    assert_none("tests that aren't there", &found);
+    assert!(named > 20, "the papers don't name tests as they did");
+}

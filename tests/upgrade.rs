@@ -128,6 +128,7 @@ fn a_tunnel_in_which_nothing_moves_is_closed_in_time() {
     assert_eq!(client.send("a").read_bytes(1), b"a");
     let idle = client.wait_for_end();
     assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&idle), "closed after {idle:?}");
+    assert_eq!(proxy.status()["failures"]["tunnel_idle"], 1);
 }
 
 #[test]
