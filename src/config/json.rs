@@ -122,21 +122,3 @@ impl From<Value<'_>> for Node {
         Self { at, value }
     }
 }
-
-/// For what arrives as a request's body, parsed already: it has no places.
-impl From<&serde_json::Value> for Node {
-    fn from(value: &serde_json::Value) -> Self {
-        use serde_json::Value;
-        let value = match value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(*value),
-            Value::Number(number) => Json::Number(number.to_string()),
-            Value::String(text) => Json::Text(text.clone()),
-            Value::Array(list) => Json::List(list.iter().map(Node::from).collect()),
-            Value::Object(members) => Json::Object(
-                members.iter().map(|(name, value)| Member { name: name.clone(), at: 0, node: value.into() }).collect(),
-            ),
-        };
-        Self { at: 0, value }
-    }
-}

@@ -12,7 +12,7 @@ use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
 use super::url::BackendUrl;
-use super::{FieldPlace, expect, url};
+use super::{FieldPlace, expect, json, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
@@ -87,16 +87,39 @@ pub(super) fn check(root: &Node, text: &str) -> (Config, Vec<FieldPlace>, Vec<Fi
     (config, places, problems.into_errors())
 }
 
-/// Reads one backend as the admin API takes it: a URL string, or an object with `url` and, if wanted, `name`. Reports
-/// everything that is wrong; whether its URL and name are free is the caller's to know.
-pub fn parse_backend(json: &serde_json::Value) -> Result<BackendConfig, Vec<FieldError>> {
+/// Reads one backend as the admin API takes it, in JSON: an object with `url` and, if wanted, `name`. Reports everything
+/// that is wrong; whether its URL and name are free is the caller's to know.
+pub fn parse_backend(text: &str) -> Result<BackendConfig, Vec<FieldError>> {
+    read_object(text, |root, problems| backend(root, |_| None, problems).map(|(backend, _)| backend))
+}
+
+/// Reads what names a backend in the admin API, in JSON: an object with `url` and nothing else. Reports everything that
+/// is wrong.
+pub fn parse_backend_url(text: &str) -> Result<BackendUrl, Vec<FieldError>> {
+    read_object(text, |root, problems| {
+        let url = root.open(&["url"], |_| None, problems)?.find("url");
+        let Some(url) = url else {
+            problems.note("url", root.node.at, Problem::Missing { wanted: "the backend's URL" });
+            return None;
+        };
+        backend_url(&url, problems)
+    })
+}
+
+/// Reads JSON that has to be an object. Its errors have no places but that of bad syntax: such texts are short, and to
+/// find the place of each of many errors takes time that a stranger shouldn't command.
+fn read_object<T>(text: &str, read: impl FnOnce(&Field, &mut Problems) -> Option<T>) -> Result<T, Vec<FieldError>> {
+    let node = json::parse(text).map_err(|error| vec![error])?;
+    let root = Field { path: String::new(), node: &node };
     let mut problems = Problems::new(None);
-    let node = Node::from(json);
-    let read = backend(&Field { path: String::new(), node: &node }, |_| None, &mut problems);
-    match read {
-        Some((backend, _)) => Ok(backend),
-        None => Err(problems.into_errors()),
-    }
+    let value = if matches!(node.value, Json::Object(_)) {
+        read(&root, &mut problems)
+    } else {
+        root.unfit(&mut problems, "an object with the backend's \"url\"");
+        None
+    };
+    let errors = problems.into_errors();
+    value.filter(|_| errors.is_empty()).ok_or(errors)
 }
 
 fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {

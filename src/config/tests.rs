@@ -403,25 +403,43 @@ fn what_is_right_in_a_wrong_file_is_kept_for_look_ups() {
 
 #[test]
 fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
-    let good = parse_backend(&json!({"url": "http://Localhost:8085/", "name": "five"})).expect("it is right");
+    let good = parse_backend(r#"{"url": "http://Localhost:8085/", "name": "five"}"#).expect("it is right");
     assert_eq!((good.name.as_str(), good.url.normalized.as_str()), ("five", "http://localhost:8085"));
-    let text = parse_backend(&json!("http://[::1]:8085")).expect("it is right");
-    assert_eq!(text.name, "[::1]:8085");
+    let alone = parse_backend(r#"{"url": "http://[::1]:8085"}"#).expect("it is right");
+    assert_eq!(alone.name, "[::1]:8085");
 
     let cases = [
-        (json!(null), "found null, wanted a URL or an object with \"url\" and \"name\""),
-        (json!([]), "found a list, wanted a URL or an object with \"url\" and \"name\""),
-        (json!({}), "url: missing, wanted the backend's URL"),
-        (json!({"url": 7}), "url: found 7, wanted a URL such as \"http://localhost:8082\""),
+        ("null", "found null, wanted an object with the backend's \"url\""),
+        ("[]", "found a list, wanted an object with the backend's \"url\""),
+        (r#""http://a""#, "found \"http://a\", wanted an object with the backend's \"url\""),
+        ("{}", "url: missing, wanted the backend's URL"),
+        (r#"{"url": 7}"#, "url: found 7, wanted a URL such as \"http://localhost:8082\""),
         (
-            json!({"url": "https://a"}),
+            r#"{"url": "https://a"}"#,
             "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
         ),
-        (json!({"url": "http://a", "weight": 1}), "weight: unknown field, known here: url, name"),
-        (json!({"url": "http://a", "port": 1}), "port: unknown field, known here: url, name"),
+        (r#"{"url": "http://a", "weight": 1}"#, "weight: unknown field, known here: url, name"),
+        (r#"{"url": "http://a", "port": 1}"#, "port: unknown field, known here: url, name"),
+        (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
     ];
     for (body, wanted) in cases {
-        let errors = parse_backend(&body).expect_err("it is wrong");
+        let errors = parse_backend(body).expect_err("it is wrong");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [wanted], "{body}");
+    }
+}
+
+#[test]
+fn a_backend_is_named_by_its_url_and_nothing_else() {
+    let url = parse_backend_url(r#"{"url": "http://Localhost:80"}"#).expect("it is right");
+    assert_eq!(url.normalized, "http://localhost");
+    for (body, wanted) in [
+        ("{}", "url: missing, wanted the backend's URL"),
+        ("7", "found 7, wanted an object with the backend's \"url\""),
+        (r#"{"url": "http://a", "name": "x"}"#, "name: unknown field, known here: url"),
+        (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
+    ] {
+        let errors = parse_backend_url(body).expect_err("it is wrong");
         let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(told, [wanted], "{body}");
     }

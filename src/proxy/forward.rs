@@ -145,7 +145,7 @@ fn speaks_for_client(name: &str) -> bool {
             .zip(lower)
             .all(|(&byte, &wanted)| byte.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && byte == b'_'))
     };
-    name.eq_ignore_ascii_case("forwarded") || (name.len() > FAMILY.len() && matches(name.as_bytes(), FAMILY))
+    name.eq_ignore_ascii_case("forwarded") || (name.len() >= FAMILY.len() && matches(name.as_bytes(), FAMILY))
 }
 
 /// What a response's head is rewritten with.

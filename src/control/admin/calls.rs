@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::ReadCounts;
+use super::bodies;
 use super::views::{FullBackend, Status, millis};
 use crate::balance::Backend;
-use crate::config::{BackendUrl, parse_backend, parse_duration};
+use crate::config::parse_duration;
 use crate::control::ControlPlane;
 use crate::control::entry::Which;
 use crate::control::server::{Answer, Call};
@@ -61,11 +62,7 @@ pub(super) fn readyz(control: &ControlPlane, call: &Call) -> Outcome {
 
 pub(super) fn add(control: &ControlPlane, call: &Call) -> Outcome {
     Parameters::none(call)?;
-    let body = object(call)?;
-    let config = parse_backend(&body).map_err(|errors| {
-        let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        Answer::problem(400, &reasons.join("; "))
-    })?;
+    let config = bodies::backend(&call.body)?;
     let entry = control.add(config).map_err(|error| Answer::problem(409, &error.to_string()))?;
     let place = format!("/backends/{}", encode(&entry.config.name));
     Ok(Answer::json(201, &FullBackend::from(&entry)).with("Location", place))
@@ -73,7 +70,7 @@ pub(super) fn add(control: &ControlPlane, call: &Call) -> Outcome {
 
 pub(super) fn remove_by_url(control: &ControlPlane, call: &Call) -> Outcome {
     let wait = Parameters::wait(call)?;
-    let url = url_of(&object(call)?)?;
+    let url = bodies::url(&call.body)?;
     let removed = control.remove(Which::Url(&url.normalized));
     let backend = removed.ok_or_else(|| Answer::problem(404, &format!("there is no backend at {url}")))?;
     Ok(drained(&backend, wait))
@@ -130,44 +127,6 @@ impl Parameters {
     fn unknown(name: &str, known: &str) -> Answer {
         Answer::problem(400, &format!("unknown query parameter {name:?}: {known}"))
     }
-}
-
-/// The body as a JSON object.
-fn object(call: &Call) -> Result<Value, Answer> {
-    let refuse = |detail: String| Err(Answer::problem(400, &detail));
-    if call.body.is_empty() {
-        return refuse("a JSON body is missing: {\"url\": \"http://host:port\"}".into());
-    }
-    match serde_json::from_slice(&call.body) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(other) => refuse(format!("the body should be a JSON object with a \"url\", but is {}", kind(&other))),
-        Err(error) => refuse(format!("the body isn't JSON: {error}")),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// `{"url": …}` and nothing else.
-fn url_of(body: &Value) -> Result<BackendUrl, Answer> {
-    let refuse = |detail: String| Answer::problem(400, &detail);
-    let fields = body.as_object().into_iter().flatten();
-    if let Some((other, _)) = fields.into_iter().find(|(name, _)| *name != "url") {
-        return Err(refuse(format!("unknown field {other:?}: the body is {{\"url\": …}}")));
-    }
-    let url = body.get("url").ok_or_else(|| refuse("\"url\" is missing".into()))?;
-    let Value::String(text) = url else {
-        return Err(refuse(format!("\"url\" should be a string, but is {}", kind(url))));
-    };
-    BackendUrl::parse(text).map_err(|error| refuse(format!("{text:?} is no backend's URL: {error}")))
 }
 
 fn no_such_name(name: &str) -> Answer {

@@ -1,5 +1,6 @@
 //! The admin API: which call does what. Fields, codes and examples: `docs/admin-api.md`.
 
+pub mod bodies;
 mod calls;
 mod guard;
 mod views;
