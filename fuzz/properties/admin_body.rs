@@ -1,0 +1,38 @@
+//! The bodies of admin calls: what is taken is sound, and the configuration takes it too and means the same; what isn't
+//! is answered with a short problem document.
+
+use maypole::config;
+use maypole::control::admin::bodies;
+use maypole::control::server::Answer;
+use serde_json::{Value, json};
+
+/// See the module.
+pub fn check(bytes: &[u8]) {
+    match bodies::backend(bytes) {
+        Ok(backend) => {
+            super::config::is_sound(&backend.url);
+            let body = std::str::from_utf8(bytes).expect("JSON is UTF-8");
+            let file = config::parse(&format!("{{\"backends\": [{body}]}}")).expect("the configuration takes it too");
+            assert_eq!(file.backends, std::slice::from_ref(&backend));
+            let written = json!({ "url": backend.url.written, "name": backend.name }).to_string();
+            assert_eq!(bodies::backend(written.as_bytes()).as_ref(), Ok(&backend), "written as {written}");
+            let named = json!({ "url": backend.url.written }).to_string();
+            assert_eq!(bodies::url(named.as_bytes()).as_ref(), Ok(&backend.url), "named as {named}");
+        }
+        Err(answer) => is_a_problem(&answer),
+    }
+    match bodies::url(bytes) {
+        // Who can name a backend so can add it so.
+        Ok(url) => assert_eq!(bodies::backend(bytes).expect("it has a URL").url, url),
+        Err(answer) => is_a_problem(&answer),
+    }
+}
+
+/// 400, on one line, and short whatever the body was.
+fn is_a_problem(answer: &Answer) {
+    assert_eq!(answer.status(), 400);
+    assert!(answer.body().len() < 8 * 1024, "{} bytes", answer.body().len());
+    let document: Value = serde_json::from_slice(answer.body()).expect("JSON");
+    let detail = document["detail"].as_str().expect("a detail");
+    assert!(!detail.is_empty() && !detail.chars().any(char::is_control), "{detail:?}");
+}

@@ -1,0 +1,148 @@
+//! A configuration: what is taken is within its documented bounds and survives being written out in full; what isn't is
+//! told in whole sentences with places that are there.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use maypole::config::{self, Config, ConfigErrors, Strategy};
+use serde_json::{Value, json};
+
+/// See the module.
+pub fn check(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match config::parse(text) {
+        Ok(config) => {
+            is_within_bounds(&config);
+            let written = written(&config).to_string();
+            assert_eq!(config::parse(&written).as_ref(), Ok(&config), "written as {written}");
+        }
+        Err(errors) => are_told(&errors, text),
+    }
+}
+
+/// The bounds of docs/configuration.md.
+fn is_within_bounds(config: &Config) {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let tick = Duration::from_millis(1);
+    assert!((1..=64).contains(&config.bind.len()) && config.admin_bind.is_loopback());
+    let shared = config.port != 0 && config.port == config.admin_port && config.bind.contains(&config.admin_bind);
+    assert!(!shared, "two listeners on one address");
+    assert!((1..=1024).contains(&config.workers) && config.trusted_proxies.len() <= 1024);
+
+    assert!(config.backends.len() <= config::BACKENDS_MAX);
+    let urls: HashSet<_> = config.backends.iter().map(|backend| &backend.url.normalized).collect();
+    let names: HashSet<_> = config.backends.iter().map(|backend| &backend.name).collect();
+    assert!(urls.len() == config.backends.len() && names.len() == config.backends.len());
+    for backend in &config.backends {
+        is_sound(&backend.url);
+        assert!((1..=2100).contains(&backend.name.len()) && backend.name.is_ascii());
+    }
+
+    let check = &config.health_check;
+    assert!(
+        (tick * 10..=YEAR).contains(&check.interval) && (tick * 10..=check.interval).contains(&check.fast_interval)
+    );
+    assert!((tick..=YEAR).contains(&check.timeout) && (0.0..=1.0).contains(&check.jitter));
+    assert!(check.path.starts_with('/') && check.path.len() <= 1024 && check.path.is_ascii());
+    assert!(["GET", "HEAD", "OPTIONS"].contains(&check.method.as_str()));
+    assert!((1..=1000).contains(&check.rise) && (1..=1000).contains(&check.fall));
+    assert!(!check.expect.is_empty());
+    let codes =
+        |range: &std::ops::RangeInclusive<u16>| *range.start() >= 100 && *range.end() <= 599 && !range.is_empty();
+    assert!(check.expect.iter().all(codes));
+
+    let times = &config.timeouts;
+    for time in [times.connect, times.head, times.body_idle, times.keep_alive, times.upstream_keep_alive] {
+        assert!((tick..=YEAR).contains(&time));
+    }
+    for time in [times.tunnel_idle, times.write, config.request_timeout] {
+        assert!((tick..=YEAR).contains(&time));
+    }
+    assert!(times.half_closed <= YEAR && times.drain <= YEAR);
+
+    let limits = &config.limits;
+    assert!((1024..=65536).contains(&limits.head_bytes) && (1..=1000).contains(&limits.headers));
+    assert!((64..=limits.head_bytes).contains(&limits.uri_bytes) && limits.body_bytes <= 1 << 60);
+    assert!((1..=10).contains(&config.retries.attempts));
+}
+
+/// A backend's URL that has been taken is one, its normal form is that of its own, and its parts fit into heads.
+pub fn is_sound(url: &config::BackendUrl) {
+    let again = config::BackendUrl::parse(&url.normalized).expect("the normal form is a URL");
+    assert_eq!(again.normalized, url.normalized);
+    assert_eq!((&again.host, again.port, &again.base_path), (&url.host, url.port, &url.base_path));
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    assert!(plain(&url.written) && plain(&url.host) && plain(&url.base_path) && !url.host.is_empty());
+    assert!(url.port > 0 && url.written.len() <= 2048);
+    assert!(url.base_path.is_empty() || url.base_path.starts_with('/') && !url.base_path.ends_with('/'));
+    assert!(!url.written.contains(['@', '?', '#']) || url.base_path.contains('@'));
+}
+
+/// Every mistake is one line of printable text, whatever the file held, and points into the file.
+pub fn are_told(errors: &ConfigErrors, text: &str) {
+    assert!(!errors.errors.is_empty());
+    let told = errors.to_string();
+    assert_eq!(told.split('\n').count(), errors.errors.len(), "not a line for each: {told:?}");
+    assert!(!told.chars().any(|c| c.is_control() && c != '\n'), "a control character is printed: {told:?}");
+    let lines: Vec<_> = text.split('\n').collect();
+    for place in errors.errors.iter().filter_map(|error| error.position) {
+        let line = lines.get(place.line - 1).unwrap_or_else(|| panic!("there is no line {}", place.line));
+        assert!((1..=line.chars().count() + 2).contains(&place.column), "{place:?}");
+    }
+}
+
+/// A configuration with every field said.
+fn written(config: &Config) -> Value {
+    let time = |time: Duration| format!("{}ns", time.as_nanos());
+    let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
+    let ranges: Vec<_> = check.expect.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
+    let backends = config.backends.iter().map(|backend| json!({ "url": backend.url.written, "name": backend.name }));
+    let on = [("connect", retries.on_connect), ("reset", retries.on_reset)];
+    let on: Vec<_> = on.iter().filter(|(_, on)| *on).map(|(word, _)| word).collect();
+    json!({
+        "port": config.port,
+        "bind": config.bind,
+        "admin_port": config.admin_port,
+        "admin_bind": config.admin_bind,
+        "strategy": match config.strategy { Strategy::RoundRobin => "round-robin", Strategy::LeastConn => "least-conn" },
+        "backends": backends.collect::<Vec<_>>(),
+        "health_check_frequency": time(check.interval),
+        "health_check": {
+            "path": check.path,
+            "method": check.method,
+            "host": check.host,
+            "timeout": time(check.timeout),
+            "expect": ranges.join(","),
+            "body_contains": check.body_contains,
+            "rise": check.rise,
+            "fall": check.fall,
+            "fast_interval": time(check.fast_interval),
+            "jitter": check.jitter,
+        },
+        "request_timeout": time(config.request_timeout),
+        "timeouts": {
+            "connect": time(times.connect),
+            "head": time(times.head),
+            "body_idle": time(times.body_idle),
+            "keep_alive": time(times.keep_alive),
+            "upstream_keep_alive": time(times.upstream_keep_alive),
+            "tunnel_idle": time(times.tunnel_idle),
+            "write": time(times.write),
+            "half_closed": time(times.half_closed),
+            "drain": time(times.drain),
+        },
+        "limits": {
+            "connections": limits.connections,
+            "head_bytes": limits.head_bytes,
+            "headers": limits.headers,
+            "uri_bytes": limits.uri_bytes,
+            "body_bytes": limits.body_bytes,
+            "requests_per_connection": limits.requests_per_connection,
+            "connections_per_client": limits.connections_per_client,
+            "min_body_rate": limits.min_body_rate,
+        },
+        "retries": { "attempts": retries.attempts, "on": on },
+        "workers": config.workers,
+        "trusted_proxies": config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
