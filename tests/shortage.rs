@@ -1,15 +1,17 @@
-//! Out of local ports, out of descriptors: what clients get when no more connections to a backend can be made.
+//! What clients get when the machine runs short: of local ports, of descriptors, of kernel memory.
 
 mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::SockRef;
+use support::proxy::empty_folder;
 use support::{Gate, Origin, Proxy, eventually};
 
 /// Set for the test that runs in a namespace.
@@ -24,9 +26,7 @@ fn without_a_local_port_towards_its_backend_a_request_gets_502_until_there_is_on
     let way = ways.into_iter().find(|way| unshared(way, "true", &[]).is_ok_and(|output| output.status.success()));
     let Some(way) = way else {
         let why = unshared(ways[1], "true", &[]).map_or_else(|e| e.to_string(), |output| said(&output));
-        // Past the test's capture: a test that didn't run shouldn't look as if it had.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no network namespace can be made here: {why}");
-        return;
+        return skip(&format!("no network namespace can be made here: {why}"));
     };
     let narrowed = format!(
         "ip link set lo up && echo 40000 {} >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"",
@@ -43,6 +43,11 @@ fn without_a_local_port_towards_its_backend_a_request_gets_502_until_there_is_on
 fn unshared(way: &[&str], line: &str, arguments: &[&str]) -> std::io::Result<Output> {
     let mut command = Command::new("unshare");
     command.args(way).args(["sh", "-c", line, "sh"]).args(arguments).env(IN_NAMESPACE, "yes").output()
+}
+
+/// Says so past the test's capture: a test that didn't run shouldn't look as if it had.
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 fn said(output: &Output) -> String {
@@ -115,6 +120,69 @@ fn without_a_descriptor_for_its_backend_a_request_gets_503_and_those_that_need_n
     assert_eq!(proxy.get("/").status(), 200);
     assert_eq!(proxy.status()["failures"]["no_descriptor"], 1);
     assert!(proxy.is_alive(&origin), "it is no fault of the backend's");
+}
+
+#[test]
+fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_up() {
+    let (origin, other) = (Origin::answering("ok"), Origin::answering("ok"));
+    let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
+    eventually("the harness's own connection has gone", || proxy.status()["connections"]["open"] == 0);
+    // The client and the connection to its backend can still be registered, and nothing after them.
+    let Some(tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC:when=3+") else { return };
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    eventually("it is on its way", || origin.count() == 1);
+    // Answered once the worker has passed its mailbox, which one that spins doesn't.
+    let began = Instant::now();
+    assert_eq!(proxy.mutate("POST", &other).status(), 201);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(client.send("world").answer().status(), 200);
+    assert_eq!(origin.only_request().text(), "helloworld");
+    let failed = tracer.read("calls").lines().filter(|line| line.contains("INJECTED")).count();
+    assert!((1..1000).contains(&failed), "{failed} failed calls");
+}
+
+/// strace on a running proxy; ended when dropped.
+struct Tracer {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Tracer {
+    /// Follows the proxy's calls of `epoll_ctl`, with that fault. None, with a word on why, where it isn't allowed to.
+    fn attach(proxy: &Proxy, fault: &str) -> Option<Self> {
+        let folder = empty_folder();
+        let said = std::fs::File::create(folder.join("said")).expect("writable");
+        let child = Command::new("strace")
+            .args(["-f", "-e", "trace=epoll_ctl", "-e", fault, "-o", "calls", "-p", &proxy.program.pid().to_string()])
+            .current_dir(&folder)
+            .stderr(said)
+            .spawn()
+            .expect("strace runs (./x test installs it)");
+        let tracer = Self { child, folder };
+        let mut said = String::new();
+        eventually("strace is attached", || {
+            said = tracer.read("said");
+            said.contains(" attached") || said.contains("not permitted")
+        });
+        if said.contains("not permitted") {
+            skip(&said);
+            return None;
+        }
+        Some(tracer)
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.folder.join(file)).expect("strace writes it")
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// Sets the soft limit of open descriptors of the running proxy; returns the hard one.

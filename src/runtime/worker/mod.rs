@@ -138,17 +138,18 @@ impl<P: 'static> Handle<P> {
         }
     }
 
-    fn arm_lot(&self, stream: &MayStream<P>, mode: Mode) {
+    /// Has the lot watch a stream. False when it can't: the kernel has no memory for it, or counts no more watches.
+    fn arm_lot(&self, stream: &MayStream<P>, mode: Mode) -> bool {
         let mut slots = self.0.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(stream.key) else { return };
-        if slot.lot_mode == mode && mode != Mode::Parked {
-            return;
+        let Some(slot) = slots.get_mut(stream.key) else { return false };
+        if slot.lot_mode == mode {
+            return true;
         }
-        match self.0.lot.arm(stream.fd(), stream.key, slot.lot_mode, mode) {
-            Ok(()) => slot.lot_mode = mode,
-            // Out of kernel memory or watches: the stream is treated as ready, so that nothing waits for ever.
-            Err(_) => slot.lot_events |= libc::EPOLLIN as u32,
+        let armed = self.0.lot.arm(stream.fd(), stream.key, slot.lot_mode, mode).is_ok();
+        if armed {
+            slot.lot_mode = mode;
         }
+        armed
     }
 
     /// One stretch of waiting on `on`. True when the deadline ended it, and nothing else happened.

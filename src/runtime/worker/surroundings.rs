@@ -18,6 +18,9 @@ use crate::runtime::{clock, homing};
 /// costs a system call.
 const WATCH_AFTER: Duration = Duration::from_millis(5);
 
+/// How often a second stream that the kernel doesn't watch is looked at.
+const UNWATCHED_LOOK: Duration = Duration::from_millis(20);
+
 impl<P: 'static> World for MayWorld<P> {
     type Stream = MayStream<P>;
     type Parked = P;
@@ -75,10 +78,15 @@ impl<P: 'static> World for MayWorld<P> {
             }
         }
         self.0.set_wakes(second.key, Some(on.key));
-        self.0.arm_lot(second, if watch == Watch::Everything { Mode::Everything } else { Mode::Hangup });
-        let expired = !second.pull() && self.0.wait_on(on, deadline);
+        let armed = self.0.arm_lot(second, if watch == Watch::Everything { Mode::Everything } else { Mode::Hangup });
+        let until = match watch {
+            Watch::Everything if !armed => deadline.min(clock::now() + UNWATCHED_LOOK),
+            // Without a watch a hang-up is seen when the deadline or the backend's answer comes.
+            _ => deadline,
+        };
+        let expired = !second.pull() && self.0.wait_on(on, until);
         self.0.set_wakes(second.key, None);
-        if expired && !second.pull() { Wake::Deadline } else { Wake::Event }
+        if expired && until == deadline && !second.pull() { Wake::Deadline } else { Wake::Event }
     }
 
     fn yield_now(&self, on: &Self::Stream) {
