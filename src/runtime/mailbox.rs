@@ -1,6 +1,7 @@
 //! How other threads reach a worker: a queue of messages and an eventfd that wakes its mailbox coroutine.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,8 @@ pub(super) type Message = Box<dyn FnOnce(&dyn Controls) + Send>;
 
 /// What messages may do to a worker.
 pub(super) trait Controls {
+    /// Serves a connection that another worker accepted.
+    fn take_over(&self, socket: OwnedFd, peer: SocketAddr);
     /// Accepts what is queued, then stops listening.
     fn stop_accepting(&self);
     /// Resumes every parked stream.
@@ -45,6 +48,11 @@ impl Mailboxes {
         }
         let deadline = Instant::now() + patience;
         self.0.iter().all(|_| passed.recv_deadline(deadline).is_ok())
+    }
+
+    /// Sends a connection that was just accepted to another worker.
+    pub(super) fn hand_over(&self, worker: usize, socket: OwnedFd, peer: SocketAddr) {
+        self.0[worker].post(Box::new(move |worker| worker.take_over(socket, peer)));
     }
 
     /// Has every worker accept what is queued, stop listening, and resume its parked streams.

@@ -1,8 +1,14 @@
-//! Accepting connections.
+//! Accepting connections, and sharing them out fairly.
+//!
+//! The kernel spreads connections over the workers' listeners by a hash, so of a few long ones most may land on one
+//! worker. One that is ahead of another hands what it accepts over to it: then and never later, since what was read or
+//! written of a connection binds it to its worker. Short ones stay where they are: the next moment deals anew.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use may::io::WaitIo;
@@ -16,6 +22,9 @@ const ACCEPT_BATCH: usize = 64;
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A worker may be ahead of another by one part in this many: handing over costs a wake-up, and among many connections
+/// chance is fair enough.
+const LEAD_PARTS: u64 = 8;
 /// How often failing accepts are logged.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 
@@ -66,10 +75,68 @@ impl<P: 'static> Handle<P> {
     }
 
     fn accepted(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
+        let Some(other) = self.one_behind() else { return self.take_in(socket, peer) };
+        self.0.team.counters[other].arriving.fetch_add(1, Ordering::Relaxed);
+        self.0.team.mailboxes.hand_over(other, socket, peer);
+        Ok(())
+    }
+
+    /// The worker with the fewest connections, when this one is ahead of it by more than it may be. None while it
+    /// stops: the others may have looked into their mailboxes for the last time.
+    fn one_behind(&self) -> Option<usize> {
+        let worker = &self.0;
+        if !worker.lifetimes.are_long() {
+            return None;
+        }
+        let (fewest, other) = worker.team.counters.iter().map(|each| each.open()).zip(0..).min()?;
+        let ahead = worker.counters.open() > fewest + fewest / LEAD_PARTS;
+        (ahead && worker.accepting.get()).then_some(other)
+    }
+
+    /// Takes a connection that another worker accepted.
+    pub(super) fn take_over(&self, socket: OwnedFd, peer: SocketAddr) {
+        self.0.counters.arriving.fetch_sub(1, Ordering::Relaxed);
+        if self.take_in(socket, peer).is_err() {
+            self.0.counters.accept_errors.bump();
+        }
+    }
+
+    fn take_in(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
         let stream = self.adopt(socket, libc::EPOLLIN as u32 | libc::EPOLLOUT as u32)?;
+        if let Some(slot) = self.0.slots.borrow_mut().get_mut(stream.key) {
+            slot.accepted_at = Some(clock::now_coarse());
+        }
         self.0.counters.accepted.bump();
         self.run(Job::Accepted(stream, peer));
         Ok(())
+    }
+}
+
+/// The mean of how long accepted connections lived, over the last few.
+pub(super) struct Lifetimes {
+    mean_ns: Cell<u64>,
+}
+
+impl Lifetimes {
+    /// From here on a connection is worth a wake-up of another worker.
+    const LONG_NS: u64 = 100_000_000;
+    /// None counts as longer, so that a few short ones tell.
+    const MAX_NS: u64 = 1_000_000_000;
+
+    /// Supposes that they are long.
+    pub(super) const fn new() -> Self {
+        Self { mean_ns: Cell::new(Self::MAX_NS) }
+    }
+
+    /// Counts a connection that has ended.
+    pub(super) fn add(&self, lived: Duration) {
+        let lived_ns = u64::try_from(lived.as_nanos()).unwrap_or(u64::MAX).min(Self::MAX_NS);
+        let mean_ns = self.mean_ns.get();
+        self.mean_ns.set(mean_ns - mean_ns / 8 + lived_ns / 8);
+    }
+
+    fn are_long(&self) -> bool {
+        self.mean_ns.get() >= Self::LONG_NS
     }
 }
 

@@ -2,16 +2,29 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One worker's counts, written by it alone. Two cache lines of their own: processors fetch them in pairs.
+/// One worker's counts, written by it alone but for one. Two cache lines of their own: processors fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Connections accepted.
+    /// Connections accepted, those that came from another worker included.
     pub accepted: Counter,
+    /// Accepted connections that have ended.
+    pub ended: Counter,
     /// Accepts that failed for want of descriptors or memory, or because too many connections were busy.
     pub accept_errors: Counter,
     /// Panics caught; each ended one connection.
     pub panics: Counter,
+    /// Connections on their way from other workers, which count them up.
+    pub(super) arriving: AtomicU64,
+}
+
+impl Counters {
+    /// Accepted connections that are open or on their way here.
+    pub fn open(&self) -> u64 {
+        let began = self.accepted.value() + self.arriving.load(Ordering::Relaxed);
+        // Another thread may see the end of a connection before its beginning.
+        began.saturating_sub(self.ended.value())
+    }
 }
 
 /// A count with one writer and any number of readers.

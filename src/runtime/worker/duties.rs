@@ -1,7 +1,8 @@
 //! The worker's own coroutines: its clock, its parking lot and its mailbox.
 
 use std::cell::Cell;
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use may::io::{CoIo, WaitIo};
@@ -143,6 +144,10 @@ impl<P: 'static> Handle<P> {
 }
 
 impl<P: 'static> Controls for Handle<P> {
+    fn take_over(&self, socket: OwnedFd, peer: SocketAddr) {
+        self.take_over(socket, peer);
+    }
+
     fn stop_accepting(&self) {
         self.0.accepting.set(false);
         for key in self.0.acceptors.borrow_mut().drain(..) {

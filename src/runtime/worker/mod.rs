@@ -20,16 +20,17 @@ use may::io::{WaitIo, WaitIoWaker};
 use may::net::TcpStream;
 use slab::Slab;
 
+use self::accept::Lifetimes;
 pub use self::counters::{Counter, Counters};
 pub use self::start::{Options, start};
 use self::timer::Timer;
-use super::homing;
 use super::lot::{Lot, Mode};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Mailboxes};
 use super::runner::Runners;
 use super::stream::MayStream;
 use super::wheel::Wheel;
 use super::world::{Instant, Service, Wake};
+use super::{clock, homing};
 
 /// A handle to the worker's surroundings; see [`World`].
 pub struct MayWorld<P: 'static>(Handle<P>);
@@ -62,14 +63,25 @@ struct Worker<P: 'static> {
     yielded: RefCell<Vec<usize>>,
     accepting: Cell<bool>,
     acceptors: RefCell<Vec<usize>>,
+    lifetimes: Lifetimes,
     random: Cell<u64>,
     counters: Arc<Counters>,
+    team: Team,
+}
+
+/// What each worker can reach of all of them.
+#[derive(Clone)]
+struct Team {
+    mailboxes: Mailboxes,
+    counters: Arc<[Arc<Counters>]>,
 }
 
 /// A registered descriptor's place: its deadline, its lot, and who to wake.
 struct Slot<P> {
     fd: RawFd,
     waker: WaitIoWaker,
+    /// Of a connection that was accepted.
+    accepted_at: Option<Instant>,
     deadline: u64,
     expired: bool,
     lot_mode: Mode,
@@ -105,6 +117,7 @@ impl<P: 'static> Handle<P> {
         self.0.slots.borrow_mut().insert(Slot {
             fd,
             waker,
+            accepted_at: None,
             deadline: u64::MAX,
             expired: false,
             lot_mode: Mode::Absent,
@@ -117,7 +130,11 @@ impl<P: 'static> Handle<P> {
     /// Drops a stream's slot; its descriptor is about to be closed.
     pub(super) fn forget(&self, key: usize) {
         self.0.wheel.borrow_mut().remove(key);
-        self.0.slots.borrow_mut().try_remove(key);
+        let slot = self.0.slots.borrow_mut().try_remove(key);
+        if let Some(accepted_at) = slot.and_then(|slot| slot.accepted_at) {
+            self.0.counters.ended.bump();
+            self.0.lifetimes.add(clock::now_coarse().since(accepted_at));
+        }
     }
 
     #[inline]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::accept::Lifetimes;
 use super::timer::Timer;
-use super::{Counters, Handle, Job, MayWorld, Worker};
+use super::{Counters, Handle, Job, MayWorld, Team, Worker};
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
@@ -41,7 +42,7 @@ pub struct Options {
 pub fn start<P, S>(
     options: Options,
     serve: impl Fn(MayWorld<P>) -> S + Send + Sync + 'static,
-) -> io::Result<(Mailboxes, Vec<Arc<Counters>>)>
+) -> io::Result<(Mailboxes, Arc<[Arc<Counters>]>)>
 where
     P: 'static,
     S: Service<MayWorld<P>>,
@@ -56,52 +57,47 @@ where
             sockets[worker].push(socket);
         }
     }
-    let mut mailboxes = Vec::new();
-    let mut counters = Vec::new();
+    let mailboxes = (0..workers).map(|id| Mailbox::new()?.homed(id, workers).map(Arc::new));
+    let team = Team {
+        mailboxes: Mailboxes(mailboxes.collect::<io::Result<_>>()?),
+        counters: (0..workers).map(|_| Arc::default()).collect(),
+    };
     for (id, sockets) in sockets.into_iter().enumerate() {
-        let mailbox = Arc::new(Mailbox::new()?.homed(id, workers)?);
         let lot = homing::home(Lot::open()?, id, workers)?;
         let timer = homing::home(Timer::open()?, id, workers)?;
-        let (count, serve) = (Arc::new(Counters::default()), Arc::clone(&serve));
-        mailboxes.push(Arc::clone(&mailbox));
-        counters.push(Arc::clone(&count));
+        let (team, serve) = (team.clone(), Arc::clone(&serve));
         let begin = move || {
             homing::enter(id);
-            let worker = Worker::begin(id, workers, mailbox, lot, timer, count);
+            let worker = Worker::begin(id, team, lot, timer);
             let service = serve(MayWorld(worker.clone()));
             worker.open(Box::new(service), sockets);
         };
         // SAFETY: the coroutine starts on worker `id`, which its descriptors are homed for, and never leaves it.
         unsafe { may::coroutine::Builder::new().id(id).spawn(begin)? };
     }
-    Ok((Mailboxes(mailboxes.into()), counters))
+    Ok((team.mailboxes, team.counters))
 }
 
 impl<P: 'static> Worker<P> {
-    fn begin(
-        id: usize,
-        workers: usize,
-        mailbox: Arc<Mailbox>,
-        lot: OwnedFd,
-        timer: OwnedFd,
-        counters: Arc<Counters>,
-    ) -> Handle<P> {
+    fn begin(id: usize, team: Team, lot: OwnedFd, timer: OwnedFd) -> Handle<P> {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Handle(Rc::new(Self {
             id,
-            workers,
+            workers: team.counters.len(),
             slots: RefCell::new(Slab::new()),
             wheel: RefCell::new(Wheel::new(clock::now().0)),
             timer: Timer { fd: timer, set_to_ns: Cell::new(u64::MAX) },
             lot: Lot::over(lot),
-            mailbox,
+            mailbox: Arc::clone(&team.mailboxes.0[id]),
             runners: OnceCell::new(),
             service: OnceCell::new(),
             yielded: RefCell::new(Vec::new()),
             accepting: Cell::new(true),
             acceptors: RefCell::new(Vec::new()),
+            lifetimes: Lifetimes::new(),
             random: Cell::new(seed | 1),
-            counters,
+            counters: Arc::clone(&team.counters[id]),
+            team,
         }))
     }
 }

@@ -1,0 +1,66 @@
+//! Workers get fair shares of few long connections, whichever listener the kernel chose for them.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use maypole::runtime::listen::listen;
+use maypole::runtime::world::{Service, Wake, World};
+use maypole::runtime::{MayWorld, Options, start};
+
+const WORKERS: usize = 2;
+/// The kernel alone deals eight connections out evenly in one round of four.
+const ROUNDS: usize = 6;
+/// How long connections live at least, to count as long.
+const LIFETIME: Duration = Duration::from_millis(150);
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Keeps each connection until its client closes it.
+struct Keep(MayWorld<()>);
+
+impl Service<MayWorld<()>> for Keep {
+    fn accepted(&self, stream: <MayWorld<()> as World>::Stream, _peer: SocketAddr) {
+        self.0.park(stream, (), self.0.now() + PATIENCE);
+    }
+
+    fn resumed(&self, _stream: <MayWorld<()> as World>::Stream, _parked: (), _wake: Wake) {}
+
+    fn tick(&self) {}
+}
+
+/// One test, since the workers belong to the process.
+#[test]
+fn every_worker_has_its_share_of_few_long_connections() {
+    let listeners = listen("127.0.0.1:0".parse().unwrap(), WORKERS).unwrap();
+    let address = listeners.address;
+    let (_mailboxes, counters) = start(Options { workers: WORKERS, listeners: vec![listeners] }, Keep).unwrap();
+    let open = || -> Vec<u64> { counters.iter().map(|each| each.open()).collect() };
+    let wait_for = |total: u64| {
+        let deadline = Instant::now() + PATIENCE;
+        while open().iter().sum::<u64>() != total {
+            assert!(Instant::now() < deadline, "{total} connections should be open: {:?}", open());
+            std::thread::yield_now();
+        }
+    };
+
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let mut clients = Vec::new();
+        for total in 1..=8 {
+            clients.push(TcpStream::connect(address).unwrap());
+            wait_for(total);
+        }
+        assert_eq!(open(), [4, 4]);
+        std::thread::sleep(LIFETIME.saturating_sub(began.elapsed()));
+        drop(clients);
+        wait_for(0);
+    }
+
+    // All at once, so that many are on their way to another worker at the same time.
+    let clients: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
+    wait_for(400);
+    let (fewest, most) = (*open().iter().min().unwrap(), *open().iter().max().unwrap());
+    assert!(most <= fewest + fewest / 8 + 2, "{:?}", open());
+    drop(clients);
+    wait_for(0);
+}
