@@ -142,6 +142,19 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
     assert!((1..1000).contains(&failed), "{failed} failed calls");
 }
 
+#[test]
+fn an_idle_connection_that_the_kernel_can_not_watch_ends_and_is_counted() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
+    eventually("the harness's own connection has gone", || proxy.status()["connections"]["open"] == 0);
+    let Some(_tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC:when=2+") else { return };
+    // Well before a silent connection's time is over.
+    let took = proxy.client().wait_for_end();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(proxy.status()["connections"]["accept_errors"], 1);
+    assert_eq!(proxy.status()["connections"]["open"], 0);
+}
+
 /// strace on a running proxy; ended when dropped.
 struct Tracer {
     child: Child,

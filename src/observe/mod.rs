@@ -15,8 +15,8 @@ pub struct Counts {
     pub connections_open: usize,
     /// Client connections accepted.
     pub accepted: u64,
-    /// Client connections that could not be accepted, or not be served once they were: no descriptor, no memory, or
-    /// too many of them busy at once.
+    /// Client connections that could not be accepted, or not be served or kept once they were: no descriptor, no
+    /// memory, or too many of them busy at once.
     pub accept_errors: u64,
     /// Exchanges that failed, by reason: in the order of [`Reason::ALL`].
     pub failures: Vec<(Reason, u64)>,

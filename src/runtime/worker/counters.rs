@@ -10,7 +10,8 @@ pub struct Counters {
     pub accepted: Counter,
     /// Accepted connections that have ended.
     pub ended: Counter,
-    /// Accepts that failed for want of descriptors or memory, or because too many connections were busy.
+    /// Connections that could not be accepted, served or kept, for want of descriptors or memory, or because too many
+    /// were busy.
     pub accept_errors: Counter,
     /// Panics caught; each ended one connection.
     pub panics: Counter,

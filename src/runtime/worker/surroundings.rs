@@ -101,10 +101,10 @@ impl<P: 'static> World for MayWorld<P> {
         {
             let mut slots = self.0.0.slots.borrow_mut();
             let Some(slot) = slots.get_mut(key) else { return };
-            if let Err(error) = self.0.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Parked) {
-                // The kernel has no memory for it: the connection ends rather than wait unwatched.
-                drop(slots);
-                return log::warn!("worker {}: an idle connection was closed: {error}", self.0.0.id);
+            if self.0.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Parked).is_err() {
+                // The kernel has no memory for it: the connection ends rather than wait unwatched. Accepting fails of
+                // the same, and logs it now and then; a line for each connection here would hold the worker up.
+                return self.0.0.counters.accept_errors.bump();
             }
             slot.lot_mode = Mode::Parked;
             slot.parked = stream.io.take().map(|io| Parked { io, ready, what: parked });
