@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -196,6 +197,43 @@ impl Drop for Tracer {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+#[test]
+fn the_last_descriptor_goes_from_an_idle_connection_to_the_backend_that_is_asked() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::with(&[&a, &b], json!({ "workers": 1 }));
+    eventually("both were probed", || a.probes() > 0 && b.probes() > 0);
+    let mut client = proxy.client();
+    let first = client.get("/").text();
+    // Clients that say nothing take the numbers that were given back meanwhile, until one has to go beyond all others.
+    let mut others = Vec::new();
+    let next = loop {
+        let before = descriptors(&proxy);
+        others.push(proxy.client());
+        eventually("it is accepted", || descriptors(&proxy).len() > before.len());
+        let last = descriptors(&proxy).pop_last();
+        if last > before.last().copied() {
+            break last.expect("it has some") + 1;
+        }
+    };
+    // From here on whoever needs a descriptor has to find one that was just given back.
+    limit_descriptors(&proxy, &next.to_string());
+    // In turn: now the one that nobody is connected to, then the one whose connection was given up.
+    let mut answers = vec![first];
+    for _ in 0..3 {
+        let answer = client.get("/");
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        answers.push(answer.text());
+    }
+    answers.sort();
+    assert_eq!(answers, ["a", "a", "b", "b"]);
+}
+
+/// The numbers of the proxy's open descriptors.
+fn descriptors(proxy: &Proxy) -> BTreeSet<u32> {
+    let folder = std::fs::read_dir(format!("/proc/{}/fd", proxy.program.pid())).expect("it runs");
+    folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Sets the soft limit of open descriptors of the running proxy; returns the hard one.

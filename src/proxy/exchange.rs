@@ -202,7 +202,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             return Ok(lease);
         }
         let deadline = self.world.now() + self.shared.config.timeouts.connect;
-        visit.lease_new(&self.world, &client.stream, deadline).map_err(|error| {
+        let connect = || visit.lease_new(&self.world, &client.stream, deadline);
+        let leased = match connect() {
+            // What another backend's idle connection holds is of more use here.
+            Err(ConnectError::NoDescriptor) if self.pools.close_oldest_idle() => connect(),
+            leased => leased,
+        };
+        leased.map_err(|error| {
             let report = match error {
                 ConnectError::Refused => Some(Report::Refused(visit.shared_backend())),
                 ConnectError::NotResolved | ConnectError::Unroutable => {

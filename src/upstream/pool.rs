@@ -104,6 +104,15 @@ impl<W: World> Pools<W> {
         }
     }
 
+    /// Closes the connection that has been idle for longest, to whichever backend, so that its descriptor is free. False
+    /// when none is idle.
+    pub fn close_oldest_idle(&self) -> bool {
+        let table = self.table.borrow();
+        let since = |pool: &Pool<W>| pool.idle.borrow().front().map_or(Instant::NEVER, |idle| idle.since);
+        let oldest = table.iter().flatten().min_by_key(|pool| since(pool));
+        oldest.is_some_and(|pool| pool.idle.borrow_mut().pop_front().is_some())
+    }
+
     /// Idle connections over all pools.
     pub fn idle(&self) -> usize {
         self.table.borrow().iter().flatten().map(|pool| pool.idle.borrow().len()).sum()
