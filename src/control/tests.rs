@@ -215,11 +215,12 @@ fn what_is_wrong_is_told_and_changes_nothing() {
     scene.wait_for(|scene| scene.version() == 2); // it is down
     for (method, path, body, status, told) in [
         ("POST", "/backends", "", 400, "missing"),
-        ("POST", "/backends", "{\"url\": ", 400, "line 1 column 8"),
-        ("POST", "/backends", "\n{\"url\" 7}", 400, "line 2 column 8"),
+        ("POST", "/backends", "{\"url\": ", 400, "line 1 column 9: not JSON"),
+        ("POST", "/backends", "\n{\"url\" 7}", 400, "line 2 column 8: not JSON"),
         ("POST", "/backends", "[]", 400, "a list"),
-        ("POST", "/backends", "\"http://a\"", 400, "a string"),
+        ("POST", "/backends", "\"http://a\"", 400, "an object"),
         ("POST", "/backends", "{}", 400, "url"),
+        ("POST", "/backends", "{\"url\": \"http://a\", \"url\": \"http://b\"}", 400, "twice"),
         ("POST", "/backends", "{\"url\": 7}", 400, "url"),
         ("POST", "/backends", "{\"url\": \"ftp://a\"}", 400, "scheme"),
         ("POST", "/backends", "{\"url\": \"https://a\"}", 400, "https"),
@@ -229,6 +230,7 @@ fn what_is_wrong_is_told_and_changes_nothing() {
         ("DELETE", "/backends", "", 400, "missing"),
         ("DELETE", "/backends", "{\"url\": \"nonsense\"}", 400, "nonsense"),
         ("DELETE", "/backends", "{\"name\": \"x\"}", 400, "name"),
+        ("DELETE", "/backends", "{\"url\": \"http://127.0.0.1:1\", \"url\": \"http://b\"}", 400, "twice"),
         ("DELETE", "/backends", "{\"url\": \"http://127.0.0.1:1\"}", 404, "127.0.0.1:1"),
         ("DELETE", "/backends?wait=soon", &json!({ "url": url }).to_string(), 400, "soon"),
         ("DELETE", "/backends?wait=2h", &json!({ "url": url }).to_string(), 400, "hour"),
