@@ -38,6 +38,19 @@ fn a_get_that_meets_a_dead_connection_is_sent_again() {
 }
 
 #[test]
+fn a_request_that_is_sent_again_keeps_its_id() {
+    let origin = closes_on_reuse();
+    let proxy = with_one_worker(&origin);
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    let ids: Vec<_> = origin.requests().iter().map(|request| request.list("x-request-id")).collect();
+    assert_eq!(ids.len(), 3, "the second was sent twice: {ids:?}");
+    assert!(ids[0] != ids[1] && ids[1] == ids[2], "{ids:?}");
+}
+
+#[test]
 fn a_post_that_meets_a_dead_connection_is_never_sent_twice() {
     let origin = closes_on_reuse();
     let proxy = with_one_worker(&origin);

@@ -37,7 +37,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     pub(super) fn serve(&self, mut client: Client<W::Stream>) {
         loop {
             let after = match self.read_head(&mut client) {
-                Ok((directions, scratch)) => self.exchange(&mut client, directions, scratch),
+                Ok((directions, scratch)) => self.exchange_or_cut(&mut client, directions, scratch),
                 Err(Pause::Park) => {
                     let deadline = client.deadline.instant();
                     let (stream, parked) = client.park();
@@ -98,7 +98,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             if !buffer.is_empty() && news {
                 let mut scratch = self.scratch();
                 let parsed = http1::parse_request(buffer.filled(), &self.limits, |request| {
-                    self.direct(client, request, &mut scratch.bytes, &[])
+                    self.direct(client, request, &mut scratch.bytes, &[], None)
                 });
                 match parsed {
                     Ok(Parsed::Complete { head_bytes, value }) => {

@@ -13,6 +13,7 @@ use super::client::{Client, Parked};
 use super::error::{Failure, Representation};
 use super::forward::{self, RequestForwarding};
 use super::pump::{self, Pump, PumpError};
+use super::request_id::RequestId;
 use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
@@ -54,6 +55,8 @@ pub(super) struct Directions<W: World> {
     /// Its length in the client's buffer.
     pub(super) head_bytes: usize,
     pub(super) facts: Facts,
+    /// The same at each try.
+    pub(super) id: RequestId,
     /// Where it goes; its rewritten head is in the scratch then.
     pub(super) visit: Result<Visit<W>, Failure>,
 }
@@ -66,21 +69,36 @@ struct Miss {
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
-    /// Admits a request, picks a backend for it, and rewrites its head into `head` for that one. Never waits, so that
-    /// whoever swaps the snapshot knows when its last reader has gone.
+    /// Admits a request, picks a backend for it, and rewrites its head into `head` for that one. `again` has the id that
+    /// it got at its first try. Never waits, so that whoever swaps the snapshot knows when its last reader has gone.
     pub(super) fn direct(
         &self,
         client: &Client<W::Stream>,
         request: &Request<'_, '_>,
         head: &mut Vec<u8>,
         tried: &[u64],
+        again: Option<RequestId>,
     ) -> Directions<W> {
         let facts = Facts::of(request);
+        let peer = client.seat.peer();
+        let trusted = self.trusts(peer);
+        let id = again.unwrap_or_else(|| self.identify(request, trusted));
         let visit = self.admit(&facts).and_then(|()| self.pick(tried));
         if let Ok(visit) = &visit {
-            self.rewrite(client.seat.peer(), request, visit, head);
+            let backend = visit.backend();
+            let how = RequestForwarding {
+                base_path: backend.base_path.as_bytes(),
+                default_host: backend.authority.as_bytes(),
+                peer,
+                trusted,
+                scheme: "http",
+                request_id: id.as_bytes(),
+                upgrade: request.upgrade.is_some(),
+            };
+            head.clear();
+            forward::write_request_head(head, request, &how);
         }
-        Directions { head_bytes: 0, facts, visit }
+        Directions { head_bytes: 0, facts, id, visit }
     }
 
     fn admit(&self, facts: &Facts) -> Result<(), Failure> {
@@ -98,20 +116,18 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Ok(self.pools.visit(backend))
     }
 
-    fn rewrite(&self, peer: IpAddr, request: &Request<'_, '_>, visit: &Visit<W>, head: &mut Vec<u8>) {
-        let backend = visit.backend();
+    /// Is what this peer says of the client before it believed?
+    fn trusts(&self, peer: IpAddr) -> bool {
         let trusted = &self.shared.config.trusted_proxies;
-        let how = RequestForwarding {
-            base_path: backend.base_path.as_bytes(),
-            default_host: backend.authority.as_bytes(),
-            peer,
-            trusted: !trusted.is_empty() && trusted.iter().any(|net| net.contains(&peer.to_canonical())),
-            scheme: "http",
-            request_id: &self.request_id(),
-            upgrade: request.upgrade.is_some(),
+        !trusted.is_empty() && trusted.iter().any(|net| net.contains(&peer.to_canonical()))
+    }
+
+    fn identify(&self, request: &Request<'_, '_>, trusted: bool) -> RequestId {
+        let random = || {
+            let bits = (u128::from(self.world.random()) << 64) | u128::from(self.world.random());
+            RequestId::random(bits)
         };
-        head.clear();
-        forward::write_request_head(head, request, &how);
+        forward::kept_request_id(request, trusted).map_or_else(random, RequestId::sent)
     }
 
     /// Sends the request on, tries again where the retry rule allows it, and answers.
@@ -121,7 +137,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         directions: Directions<W>,
         mut scratch: Scratch,
     ) -> After {
-        let Directions { head_bytes, facts, mut visit } = directions;
+        let Directions { head_bytes, facts, id, mut visit } = directions;
         client.whole_bytes = client.whole_request(head_bytes, facts.framing);
         let mut tried = [0; TRIES_MAX];
         let mut deadline = None;
@@ -141,7 +157,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             if !miss.again || tries >= tries_max {
                 return self.answer_failure(client, &facts, miss.failure, &mut scratch);
             }
-            visit = self.direct_again(client, &mut scratch, &tried[..tries]);
+            visit = self.direct_again(client, &mut scratch, &tried[..tries], id);
         }
         After::Cut
     }
@@ -152,10 +168,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &Client<W::Stream>,
         scratch: &mut Scratch,
         tried: &[u64],
+        id: RequestId,
     ) -> Result<Visit<W>, Failure> {
         let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
         let again = crate::http1::parse_request(bytes, &self.limits, |request| {
-            self.direct(client, request, &mut scratch.bytes, tried).visit
+            self.direct(client, request, &mut scratch.bytes, tried, Some(id)).visit
         });
         match again {
             Ok(crate::http1::Parsed::Complete { value, .. }) => value,
@@ -273,17 +290,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Err(PumpError::Write) => Ok(Upload::Broken),
             Err(error) => Err(Miss { failure: upload_failure(&error), again: false }),
         }
-    }
-
-    /// 128 random bits in hexadecimal.
-    fn request_id(&self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut id = [0; 32];
-        let bits = (u128::from(self.world.random()) << 64) | u128::from(self.world.random());
-        for (n, digit) in id.iter_mut().enumerate() {
-            *digit = DIGITS[(bits >> (4 * n)) as usize & 15];
-        }
-        id
     }
 }
 

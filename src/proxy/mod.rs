@@ -7,12 +7,14 @@
 mod answer;
 mod client;
 mod connection;
+mod defect;
 pub mod error;
 mod error_answer;
 mod exchange;
 pub mod forward;
 mod pace;
 mod pump;
+mod request_id;
 mod respond;
 mod seats;
 mod shared;

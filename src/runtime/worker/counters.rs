@@ -13,7 +13,7 @@ pub struct Counters {
     /// Connections that could not be accepted, served or kept, for want of descriptors or memory, or because too many
     /// were busy.
     pub accept_errors: Counter,
-    /// Panics caught; each ended one connection.
+    /// Panics caught; each ended one connection, or a round of housekeeping.
     pub panics: Counter,
     /// Connections on their way from other workers, which count them up.
     pub(super) arriving: AtomicU64,

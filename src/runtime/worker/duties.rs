@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use may::io::{CoIo, WaitIo};
@@ -32,14 +33,20 @@ impl<P: 'static> Handle<P> {
             }
             if now >= next_tick {
                 next_tick = now + TICK;
-                if let Some(service) = worker.service.get() {
-                    service.tick();
-                }
+                self.tick();
             }
             let next = worker.wheel.borrow().next_ns().unwrap_or(u64::MAX).min(next_tick.0);
             worker.timer.set(next);
             timer.wait_io();
             homing::check(worker.id);
+        }
+    }
+
+    /// The service's housekeeping. A panic in it must not take the worker's clock along.
+    fn tick(&self) {
+        let Some(service) = self.0.service.get() else { return };
+        if catch_unwind(AssertUnwindSafe(|| service.tick())).is_err() {
+            self.0.counters.panics.bump();
         }
     }
 
