@@ -128,17 +128,18 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
     let (origin, other) = (Origin::answering("ok"), Origin::answering("ok"));
     let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
     eventually("the harness's own connection has gone", || proxy.status()["connections"]["open"] == 0);
-    // The client and the connection to its backend can still be registered, and nothing after them.
-    let Some(tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC:when=3+") else { return };
     let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    eventually("the client is parked", || is_parked(&proxy));
+    let Some(tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC") else { return };
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
-    eventually("it is on its way", || origin.count() == 1);
+    eventually("it is on its way", || origin.count() == 2);
     // Answered once the worker has passed its mailbox, which one that spins doesn't.
     let began = Instant::now();
     assert_eq!(proxy.mutate("POST", &other).status(), 201);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(client.send("world").answer().status(), 200);
-    assert_eq!(origin.only_request().text(), "helloworld");
+    assert_eq!(origin.requests()[1].text(), "helloworld");
     let failed = tracer.read("calls").lines().filter(|line| line.contains("INJECTED")).count();
     assert!((1..1000).contains(&failed), "{failed} failed calls");
 }
@@ -154,6 +155,15 @@ fn an_idle_connection_that_the_kernel_can_not_watch_ends_and_is_counted() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(proxy.status()["connections"]["accept_errors"], 1);
     assert_eq!(proxy.status()["connections"]["open"], 0);
+}
+
+/// Whether a connection of the proxy waits without a coroutine: a second epoll, the parking lot, watches it then.
+fn is_parked(proxy: &Proxy) -> bool {
+    let folder = std::fs::read_dir(format!("/proc/{}/fdinfo", proxy.program.pid())).expect("it runs");
+    let epolls = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok()).collect::<String>();
+    let watched = epolls.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
+    let mut seen = BTreeSet::new();
+    watched.into_iter().any(|number| !seen.insert(number))
 }
 
 /// strace on a running proxy; ended when dropped.
@@ -228,6 +238,32 @@ fn the_last_descriptor_goes_from_an_idle_connection_to_the_backend_that_is_asked
     }
     answers.sort();
     assert_eq!(answers, ["a", "a", "b", "b"]);
+}
+
+#[test]
+fn a_shortage_of_descriptors_takes_no_healthy_backend_out() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::with(
+        &[&origin],
+        json!({
+            "workers": 1,
+            "health_check_frequency": "50ms",
+            "health_check": {"fast_interval": "10ms", "fall": 1, "rise": 1000},
+        }),
+    );
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    eventually("it is known to be healthy", || proxy.admin("GET", "/backends", "").json()[0]["health"] == "up");
+    let descriptors_max = limit_descriptors(&proxy, "3");
+    // Many probes would have come and failed in this time; the client's requests need no new descriptor.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        assert_eq!(client.get("/").status(), 200, "after {:?}", began.elapsed());
+    }
+    limit_descriptors(&proxy, &descriptors_max);
+    assert!(proxy.is_alive(&origin));
+    let before = origin.probes();
+    eventually("it is probed again", || origin.probes() > before);
 }
 
 /// The numbers of the proxy's open descriptors.

@@ -64,6 +64,11 @@ impl Judge {
         Self { health: Health::Unknown, against: 0, down_since: now }
     }
 
+    /// The last result that counted was good.
+    pub(super) fn is_up(&self) -> bool {
+        self.health == Health::Up
+    }
+
     /// Takes in a probe's result; the new health when it changes.
     pub(super) fn observe(&mut self, passed: bool, rules: &Rules, now: Instant) -> Option<Health> {
         let seen = if passed { Health::Up } else { Health::Down };

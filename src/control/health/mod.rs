@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 pub use self::judge::Health;
 use self::judge::Rules;
 use self::probe::{Finding, Probe};
-use self::schedule::{PROBERS_MAX, Probed, Schedule, spread};
+use self::schedule::{PROBERS_MAX, Probed, Schedule, Verdict, spread};
 use super::crew::Crew;
 use super::random::Random;
 use crate::balance::{Backend, Report};
@@ -24,6 +24,8 @@ use crate::config::HealthCheck;
 
 /// `ureq` needs about 20 KiB in release builds; debug builds are hungrier.
 const PROBER_STACK_BYTES: usize = 256 * 1024;
+/// When a probe is tried again for which this machine lacked something.
+const PUT_OFF: Duration = Duration::from_secs(1);
 /// Lateness that is worth a line in the log (at most one a minute).
 const LATE_WARNED: Duration = Duration::from_secs(1);
 const WARN_GAP: Duration = Duration::from_secs(60);
@@ -160,6 +162,7 @@ struct Finished {
     id: u64,
     probed: Probed,
     reason: String,
+    of_shortage: bool,
 }
 
 impl Thread {
@@ -229,20 +232,28 @@ impl Thread {
             let (probe, finish) = (Arc::clone(&self.probe), self.finish.clone());
             let submitted = self.crew.submit(move || {
                 let started = Instant::now();
-                let Finding { passed, reason } = probe.run(&backend);
+                let Finding { passed, reason, of_shortage } = probe.run(&backend);
                 let probed = Probed { started, ended: Instant::now(), passed };
-                let _ = finish.send(Finished { id, probed, reason });
+                let _ = finish.send(Finished { id, probed, reason, of_shortage });
             });
             if let Err(error) = submitted {
                 log::warn!("no thread for health checks, will try again in a second: {error}");
-                self.schedule.put_off(id, now + Duration::from_secs(1));
+                self.schedule.put_off(id, now + PUT_OFF);
             }
         }
     }
 
     fn take_in(&mut self, finished: Finished) {
-        let Finished { id, probed, reason } = finished;
-        let Some(verdict) = self.schedule.finish(id, probed, self.random.fraction()) else { return };
+        let Finished { id, probed, reason, of_shortage } = finished;
+        let verdict = if of_shortage && self.schedule.is_up(id) {
+            // Taking healthy backends out would turn a shortage here into an outage. One that was never reached is
+            // judged: where no local address fits its own, that is how it stays.
+            self.schedule.put_off(id, Instant::now() + PUT_OFF);
+            Some(Verdict { changed: None, late: Duration::ZERO })
+        } else {
+            self.schedule.finish(id, probed, self.random.fraction())
+        };
+        let Some(verdict) = verdict else { return };
         self.lateness.note(verdict.late, Instant::now());
         let probe = LastProbe {
             at: SystemTime::now(),

@@ -36,6 +36,8 @@ pub(super) struct Finding {
     pub(super) passed: bool,
     /// Why, in words for an operator: `200`, `connection refused`.
     pub(super) reason: String,
+    /// It failed of what this machine lacks (a descriptor, a local port, memory), which says nothing of the backend.
+    pub(super) of_shortage: bool,
 }
 
 impl Probe {
@@ -70,7 +72,7 @@ impl Probe {
     pub(super) fn run(&self, backend: &Backend) -> Finding {
         match self.ask(backend) {
             Ok(finding) => finding,
-            Err(error) => Finding { passed: false, reason: self.explain(&error) },
+            Err(error) => Finding { passed: false, reason: self.explain(&error), of_shortage: is_of_shortage(&error) },
         }
     }
 
@@ -96,7 +98,7 @@ impl Probe {
     }
 
     fn judge(&self, status: u16, body: &[u8], broken: Option<&io::Error>) -> Finding {
-        let found = |passed, reason| Finding { passed, reason };
+        let found = |passed, reason| Finding { passed, reason, of_shortage: false };
         if !self.expect.iter().any(|range| range.contains(&status)) {
             return found(false, format!("answered {status}, expected {}", ranges(&self.expect)));
         }
@@ -118,6 +120,14 @@ impl Probe {
             other => other.to_string(),
         }
     }
+}
+
+fn is_of_shortage(error: &Error) -> bool {
+    let code = match error {
+        Error::Io(error) => error.raw_os_error(),
+        _ => None,
+    };
+    matches!(code, Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM))
 }
 
 fn explain_io(error: &io::Error) -> String {

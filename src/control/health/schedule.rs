@@ -166,7 +166,12 @@ impl Schedule {
         (!overtaken).then_some(Verdict { changed, late })
     }
 
-    /// Puts a probe off that could not be started for want of a thread.
+    /// Whether a backend is known to be healthy.
+    pub(super) fn is_up(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.judge.is_up())
+    }
+
+    /// Puts a probe off that this machine lacked something for: a thread, a descriptor.
     pub(super) fn put_off(&mut self, id: u64, until: Instant) {
         let Some(slow) = self.running.remove(&id) else { return };
         self.running_slow -= usize::from(slow);

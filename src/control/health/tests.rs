@@ -144,7 +144,7 @@ fn finding(check: &HealthCheck, answer: &'static str) -> (bool, String) {
 fn a_probe_asks_for_the_path_at_the_hosts_root_once_and_closes() {
     let server = Server::answering("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n");
     let finding = Probe::new(&check()).run(&backend(1, server.address));
-    assert_eq!(finding, Finding { passed: true, reason: "answered 302".into() });
+    assert_eq!(finding, Finding { passed: true, reason: "answered 302".into(), of_shortage: false });
     let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
     assert!(head.starts_with("get /health http/1.1\r\n"), "{head}");
     assert!(head.contains(&format!("\r\nhost: {}\r\n", server.address)), "{head}");
@@ -186,11 +186,11 @@ fn a_reason_says_what_went_wrong() {
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let quick = HealthCheck { timeout: Duration::from_millis(50), ..check() };
     let finding = Probe::new(&quick).run(&backend(1, hanging.local_addr().unwrap()));
-    assert_eq!(finding, Finding { passed: false, reason: "no answer within 50ms".into() });
+    assert_eq!(finding, Finding { passed: false, reason: "no answer within 50ms".into(), of_shortage: false });
     let address = hanging.local_addr().unwrap();
     drop(hanging);
     let finding = Probe::new(&check()).run(&backend(1, address));
-    assert_eq!(finding, Finding { passed: false, reason: "connection refused".into() });
+    assert_eq!(finding, Finding { passed: false, reason: "connection refused".into(), of_shortage: false });
     let nameless = backend(1, address);
     nameless.addresses.store(Arc::default());
     assert_eq!(Probe::new(&check()).run(&nameless).reason, "its name has no address");
