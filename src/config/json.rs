@@ -49,12 +49,19 @@ pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
     // The parser above says best what is wrong, but lets some of it through (raw control characters in strings, odd
     // white space). What serde_json refuses is refused.
     serde_json::from_str::<IgnoredAny>(text).map_err(|found| {
-        let position = Position { line: found.line(), column: found.column() };
+        let position = Position::of(text, byte_at(text, found.line(), found.column()));
         let message = found.to_string();
         let told = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
         error(position, told.to_owned())
     })?;
     Ok(root.into())
+}
+
+/// Where a line's column is that counts bytes, as `serde_json` does; both count from 1.
+fn byte_at(text: &str, line: usize, column_bytes: usize) -> usize {
+    let line_start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let at = (line_start + column_bytes.saturating_sub(1)).min(text.len());
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 const STRICT: ParseOptions = ParseOptions {
