@@ -449,7 +449,7 @@ fn a_backend_is_named_by_its_url_and_nothing_else() {
 fn columns_count_characters_whoever_found_the_mistake() {
     // The first is found by the one parser, the second by the other, which counts bytes (up to the one before).
     for (text, wanted) in
-        [("{\n\"\u{e9}\u{e9}\": x}", "2:7: not JSON:"), ("{\n\"\u{e9}\u{e9}\": \"\u{1}\"}", "2:8: not JSON:")]
+        [("{\n\"\u{e9}\u{e9}\": x}", "2:7: not JSON:"), ("{\n\"\u{e9}\u{e9}\": \"\u{1}\"}", "2:7: not JSON:")]
     {
         let told = parse(text).expect_err("it is wrong").to_string();
         assert!(told.starts_with(wanted), "{told}");
