@@ -155,6 +155,8 @@ impl std::error::Error for RequestError {}
 ///
 /// # Errors
 /// See [`RequestError`]; RFC 9112 §2–§3 and §5–§6 say what is refused.
+// Not inlined: the table of fields would lie in the stack of whoever waits for what this returns.
+#[inline(never)]
 pub fn parse_request<'b, R>(
     bytes: &'b [u8],
     limits: &HeadLimits,

@@ -93,6 +93,8 @@ impl std::error::Error for ResponseError {}
 ///
 /// # Errors
 /// See [`ResponseError`]; RFC 9112 §4–§6 say what is refused.
+// Not inlined: the table of fields would lie in the stack of whoever waits for what this returns.
+#[inline(never)]
 pub fn parse_response<'b, R>(
     bytes: &'b [u8],
     method: Method,

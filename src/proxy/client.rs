@@ -1,5 +1,7 @@
 //! A client's connection, with a coroutine and without one.
 
+use super::closing::Closing;
+use super::patience::bytes_alone;
 use super::seats::Seat;
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
@@ -32,7 +34,20 @@ pub(super) enum Deadline {
 
 /// What is kept of a client connection while no coroutine has it.
 #[derive(Debug)]
-pub struct Parked {
+pub struct Parked(pub(super) Stage);
+
+/// What a parked connection is there for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// It waits for a head.
+    Waiting(Waiting),
+    /// Its last answer is written.
+    Closing(Closing),
+}
+
+/// A connection between two exchanges, or with half a head.
+#[derive(Debug)]
+pub(super) struct Waiting {
     /// The bytes of half a head, in a piece of memory of just that size.
     half_head: Option<Box<[u8]>>,
     requests: u64,
@@ -58,14 +73,14 @@ impl<S> Client<S> {
 
     /// Takes the connection apart for parking.
     pub(super) fn park(self) -> (S, Parked) {
-        let half_head = self.buffer.filter(|buffer| !buffer.is_empty()).map(|buffer| buffer.filled().into());
+        let half_head = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()).map(bytes_alone);
         let Self { stream, requests, deadline, seat, .. } = self;
-        (stream, Parked { half_head, requests, deadline, seat })
+        (stream, Parked(Stage::Waiting(Waiting { half_head, requests, deadline, seat })))
     }
 
     /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
-    pub(super) fn unpark(stream: S, parked: Parked, buffer: impl FnOnce() -> Buffer) -> Self {
-        let Parked { half_head, requests, deadline, seat } = parked;
+    pub(super) fn unpark(stream: S, waiting: Waiting, buffer: impl FnOnce() -> Buffer) -> Self {
+        let Waiting { half_head, requests, deadline, seat } = waiting;
         let buffer = half_head.map(|bytes| {
             let mut buffer = buffer();
             buffer.append(&bytes);

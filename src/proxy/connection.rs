@@ -1,27 +1,18 @@
-//! A client's connection from exchange to exchange: waiting for heads, parking when none comes, and closing so that
-//! the last answer arrives.
+//! A client's connection from exchange to exchange: waiting for heads, and parking when none comes.
 
 use std::io;
 use std::time::Duration;
 
-use super::client::{Client, Deadline, Parked};
-use super::error::{self, Failure, Representation};
+use super::client::{Client, Deadline, Parked, Waiting};
+use super::error::Failure;
 use super::exchange::{After, Directions};
+use super::patience::bytes_alone;
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
 use crate::runtime::world::{Stream, Wake, World};
 
 /// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
 const LINGER: Duration = Duration::from_millis(10);
-/// How long and how much a closing connection is still read, so that no reset eats its last answer (RFC 9112 §9.6).
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
-/// A client that is silent this long has nothing on its way.
-const CLOSE_SILENCE: Duration = Duration::from_millis(500);
-const CLOSE_BYTES_MAX: usize = 1 << 20;
-
-/// Connections over the limit that a worker lets read their answer at the same time.
-const TURNED_AWAY_MAX: usize = 64;
-
 /// What came instead of a head.
 enum Pause {
     /// Nothing for a while: the connection needs no coroutine.
@@ -57,8 +48,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Takes a parked connection up again. None when it ended while it was parked.
-    pub(super) fn unpark(&self, stream: W::Stream, parked: Parked, wake: Wake) -> Option<Client<W::Stream>> {
-        let mut client = Client::unpark(stream, parked, || self.buffers.take());
+    pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, wake: Wake) -> Option<Client<W::Stream>> {
+        let mut client = Client::unpark(stream, waiting, || self.buffers.take());
         let half_head = client.buffer.is_some();
         match wake {
             Wake::Event => Some(client),
@@ -70,20 +61,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
             Wake::Recalled if half_head => Some(client),
             Wake::Deadline | Wake::Recalled => None,
-        }
-    }
-
-    /// Answers a connection that is one too many; only some of these are given time to read the answer.
-    pub(super) fn turn_away(&self, stream: &W::Stream, failure: Failure) {
-        let mut scratch = self.scratch();
-        self.count(failure.view().reason);
-        error::write_error_answer(&mut scratch.bytes, &failure, Representation::Text, &self.date(), true, false);
-        let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
-        drop(scratch);
-        if self.turned_away.get() < TURNED_AWAY_MAX {
-            self.turned_away.set(self.turned_away.get() + 1);
-            self.drain_and_close(stream);
-            self.turned_away.set(self.turned_away.get() - 1);
         }
     }
 
@@ -141,14 +118,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 client.buffer = Some(buffer);
                 return Err(Pause::Park);
             }
-            // An empty buffer serves others meanwhile.
-            if buffer.is_empty() {
-                drop(buffer);
-                self.world.wait(&client.stream, None, until);
-                buffer = self.buffers.take();
-            } else {
-                self.world.wait(&client.stream, None, until);
-            }
+            // Buffers serve others meanwhile.
+            let half_head = Some(&buffer).filter(|buffer| !buffer.is_empty()).map(bytes_alone);
+            drop(buffer);
+            self.world.wait(&client.stream, None, until);
+            buffer = half_head.map_or_else(|| self.buffers.take(), |bytes| self.buffer_with(&bytes));
         }
     }
 
@@ -167,34 +141,5 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Deadline::Idle(_) if has_bytes => Deadline::Head(self.world.now() + timeouts.head),
             running => running,
         };
-    }
-
-    /// Ends a connection so that what was written last arrives although bytes may be unread.
-    fn close(&self, client: Client<W::Stream>) {
-        drop(client.buffer);
-        self.drain_and_close(&client.stream);
-    }
-
-    fn drain_and_close(&self, stream: &W::Stream) {
-        stream.shutdown_write();
-        let mut deadline = self.world.now() + CLOSE_SILENCE;
-        let last = self.world.now() + CLOSE_PATIENCE;
-        let mut drained = 0;
-        let mut buffer = self.buffers.take();
-        while drained < CLOSE_BYTES_MAX {
-            match stream.try_read(buffer.spare()) {
-                Ok(0) => return,
-                Ok(n) => {
-                    drained += n;
-                    deadline = last.min(self.world.now() + CLOSE_SILENCE);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.world.wait(stream, None, deadline) == Wake::Deadline {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
     }
 }

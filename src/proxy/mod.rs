@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod closing;
 mod connection;
 mod defect;
 pub mod error;
@@ -13,6 +14,7 @@ mod error_answer;
 mod exchange;
 pub mod forward;
 mod pace;
+mod patience;
 mod pump;
 mod request_id;
 mod respond;
@@ -25,8 +27,8 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use client::Client;
 pub use client::Parked;
+use client::{Client, Stage};
 use seats::Seat;
 pub use shared::Shared;
 
@@ -55,7 +57,7 @@ pub struct Proxy<W: World<Parked = Parked>> {
     scratches: Rc<RefCell<Vec<Vec<u8>>>>,
     date: RefCell<Date>,
     /// Connections over the limit that are being ended.
-    turned_away: Cell<usize>,
+    turned_away: Rc<Cell<usize>>,
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -69,7 +71,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             body_buffers: Buffers::new(BODY_BUFFER_BYTES, BODY_BUFFERS_KEPT),
             scratches: Rc::default(),
             date: RefCell::new(Date { unix_seconds: u64::MAX, text: [0; 29] }),
-            turned_away: Cell::new(0),
+            turned_away: Rc::default(),
             world,
             shared,
             limits,
@@ -117,13 +119,18 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     fn accepted(&self, stream: W::Stream, peer: SocketAddr) {
         match Seat::take(&self.shared, peer.ip()) {
             Ok(seat) => self.serve(Client::new(stream, seat)),
-            Err(failure) => self.turn_away(&stream, failure),
+            Err(failure) => self.turn_away(stream, &failure),
         }
     }
 
     fn resumed(&self, stream: W::Stream, parked: Parked, wake: Wake) {
-        if let Some(client) = self.unpark(stream, parked, wake) {
-            self.serve(client);
+        match parked.0 {
+            Stage::Waiting(waiting) => {
+                if let Some(client) = self.unpark(stream, waiting, wake) {
+                    self.serve(client);
+                }
+            }
+            Stage::Closing(closing) => self.resume_closing(stream, closing, wake),
         }
     }
 

@@ -13,6 +13,11 @@ pub(super) const TURN_BYTES: usize = 1 << 20;
 /// Up to this size, copying a body behind its head is cheaper than writing from two places.
 pub(super) const COPY_BYTES_MAX: usize = 2048;
 
+/// A buffer larger than this is filled with no more than its receiver takes at once.
+const BUFFER_BYTES_UNASKED: usize = 32 * 1024;
+/// What is read at least: it has to meet with no room before the stream says that there is room again.
+const PIECE_BYTES_MIN: usize = 2048;
+
 /// A body on its way.
 pub(super) struct Pump {
     reader: Reader,
@@ -157,7 +162,10 @@ impl Pump {
                 if !from.is_readable() {
                     return Ok(Step::NeedsRead);
                 }
-                match from.try_read(buffer.spare()) {
+                let piece_bytes = piece_bytes(buffer.capacity(), to);
+                let spare = buffer.spare();
+                let piece_bytes = piece_bytes.min(spare.len());
+                match from.try_read(&mut spare[..piece_bytes]) {
                     Ok(0) => self.end_of_stream()?,
                     Ok(n) => {
                         turn += n;
@@ -310,6 +318,12 @@ impl Block {
             self.trailers.drain(..of_trailers);
         }
     }
+}
+
+/// How much to read at once. What a slow receiver doesn't take stays in the buffer for as long as it is slow: of a large
+/// one that would be most of it, and thousands of them are a memory full.
+fn piece_bytes<S: Stream>(buffer_bytes: usize, to: &S) -> usize {
+    if buffer_bytes <= BUFFER_BYTES_UNASKED { buffer_bytes } else { to.room().clamp(PIECE_BYTES_MIN, buffer_bytes) }
 }
 
 /// Writes the pieces in one call, leaving out the empty ones.

@@ -15,6 +15,7 @@ use super::client::{Client, Parked};
 use super::error::Failure;
 use super::exchange::{After, Facts};
 use super::pace::Pace;
+use super::patience::{For, SLOW_AFTER};
 use super::pump::{Pump, PumpError, Step};
 use crate::balance::Outcome;
 use crate::runtime::buffer::Buffer;
@@ -71,6 +72,8 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     began: Instant,
     /// When the answer's head must be there, over all tries; set once the request is sent.
     head_deadline: &'a mut Option<Instant>,
+    /// When a wait has become a long one.
+    slow_at: Instant,
     /// The client closed its sending side at this moment.
     half_closed_at: Option<Instant>,
     /// Interim answers that were sent on.
@@ -122,6 +125,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             visit,
             began,
             head_deadline,
+            slow_at: began + SLOW_AFTER,
             half_closed_at: None,
             interim: 0,
             continued_at: None,
@@ -238,10 +242,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 world.yield_now(&self.lease.stream);
                 continue;
             }
-            // Nothing is held for a wait but what has bytes in it.
-            held = Some(buffer).filter(|buffer| !buffer.is_empty());
-            self.client.buffer.take_if(|buffer| buffer.is_empty());
-            if let Some(expiry) = self.wait(&wants, down.since) {
+            held = Some(buffer);
+            if let Some(expiry) = self.wait(&wants, down.since, &mut held) {
                 let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
                 if of_upload && matches!(download, Download::Body(_)) {
                     upload = Upload::Broken;
@@ -265,8 +267,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         *self.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
     }
 
-    /// Waits for either stream. Says which deadline has passed, if one has.
-    fn wait(&mut self, wants: &Wants, still_since: Instant) -> Option<Expiry> {
+    /// Waits for either stream, with `held` of the answer. Says which deadline has passed, if one has.
+    fn wait(&mut self, wants: &Wants, still_since: Instant, held: &mut Option<Buffer>) -> Option<Expiry> {
         let (mut deadline, mut expiry) = wants.deadline.unwrap_or((Instant::NEVER, Expiry::ResponseHead));
         if !wants.client {
             match self.client.stream.peer_state() {
@@ -282,12 +284,14 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 PeerState::Open => {}
             }
         }
-        let (world, client) = (&self.proxy.world, &self.client.stream);
-        let wake = match (wants.client, wants.upstream) {
-            (true, true) => world.wait(&self.lease.stream, Some((client, Watch::Everything)), deadline),
-            (true, false) => world.wait(client, None, deadline),
-            (false, _) => world.wait(&self.lease.stream, Some((client, Watch::Hangup)), deadline),
+        let (upstream, client) = (&self.lease.stream, &self.client.stream);
+        let (whom, on, also) = match (wants.client, wants.upstream) {
+            (true, true) => (For::Client, upstream, Some((client, Watch::Everything))),
+            (true, false) => (For::Client, client, None),
+            (false, _) => (For::Backend, upstream, Some((client, Watch::Hangup))),
         };
+        let wake =
+            self.proxy.wait_holding([held, &mut self.client.buffer], whom, on, also, deadline, &mut self.slow_at);
         (wake == Wake::Deadline).then_some(expiry)
     }
 

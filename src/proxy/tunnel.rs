@@ -4,6 +4,7 @@ use super::Proxy;
 use super::client::{Client, Parked};
 use super::error::Failure;
 use super::exchange::After;
+use super::patience::{For, SLOW_AFTER};
 use super::pump::{Pump, PumpError, Step};
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
@@ -32,12 +33,16 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         {
             return After::Cut;
         }
+        let (mut from_client, mut from_upstream) = (Some(from_client), Some(from_upstream));
         let mut client_ended = false;
         let (mut moved, mut since) = (0, self.world.now());
+        let mut slow_at = since + SLOW_AFTER;
         loop {
+            let outbound = from_client.get_or_insert_with(|| self.buffers.take());
+            let inbound = from_upstream.get_or_insert_with(|| self.buffers.take());
             let steps = (
-                if client_ended { Ok(Step::Done) } else { up.step(&client.stream, &mut from_client, upstream) },
-                down.step(upstream, &mut from_upstream, &client.stream),
+                if client_ended { Ok(Step::Done) } else { up.step(&client.stream, outbound, upstream) },
+                down.step(upstream, inbound, &client.stream),
             );
             let (up_step, down_step) = match steps {
                 (_, Ok(Step::Done)) => return After::Close,
@@ -64,7 +69,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 _ if client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
                 _ => (timeouts.tunnel_idle, Some(Failure::TunnelIdle)),
             };
-            if self.world.wait(upstream, Some((&client.stream, Watch::Everything)), since + patience) == Wake::Deadline
+            let buffers = [&mut from_client, &mut from_upstream];
+            let also = Some((&client.stream, Watch::Everything));
+            if self.wait_holding(buffers, For::Client, upstream, also, since + patience, &mut slow_at) == Wake::Deadline
             {
                 if let Some(failure) = failure {
                     self.count(failure.view().reason);

@@ -15,6 +15,7 @@ mod lot;
 mod mailbox;
 mod runner;
 pub mod signals;
+mod stack;
 mod stream;
 mod wheel;
 mod worker;

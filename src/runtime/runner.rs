@@ -9,6 +9,8 @@ use std::rc::Rc;
 
 use may::coroutine::{self, Builder, Coroutine};
 
+use super::stack;
+
 /// Runners kept when idle; each holds the pages of stack that it ever touched.
 const KEPT_MAX: usize = 256;
 
@@ -66,13 +68,18 @@ impl<J: 'static> Runners<J> {
             return true;
         }
         let runner = Rc::new(Runner { job: Cell::new(Some(job)), coroutine: OnceCell::new() });
-        let shared = Rc::clone(shared);
-        spawn_here(move || shared.serve(&runner))
+        let serving = Rc::clone(shared);
+        let started = spawn_here(move || serving.serve(&runner));
+        if !started {
+            shared.running.set(shared.running.get() - 1);
+        }
+        started
     }
 }
 
 impl<J> Shared<J> {
     fn serve(&self, runner: &Rc<Runner<J>>) {
+        stack::enter();
         let _ = runner.coroutine.set(coroutine::current());
         loop {
             while let Some(job) = runner.job.take() {
@@ -90,11 +97,13 @@ impl<J> Shared<J> {
     }
 }
 
-/// Starts a coroutine on this worker; it runs until its first wait before this returns. False when it can't be made.
+/// Starts a coroutine on this worker; it runs until its first wait before this returns. False when it can't be made: the
+/// system has no memory for its stack.
 pub(super) fn spawn_here(work: impl FnOnce() + 'static) -> bool {
     let work = StaysHere(work);
     // SAFETY: the coroutine stays on this thread (see StaysHere) and has no more thread-local state across a wait than
     // this thread itself; its stack is guarded by `generator`, and nothing here cancels coroutines.
-    let started = unsafe { Builder::new().spawn_local(move || (work.into_inner())()) };
-    started.is_ok()
+    let start = || unsafe { Builder::new().spawn_local(move || (work.into_inner())()) };
+    // `generator` panics where it can't map a stack. What the new coroutine itself panics with stays in it.
+    catch_unwind(AssertUnwindSafe(start)).is_ok_and(|started| started.is_ok())
 }

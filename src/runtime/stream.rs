@@ -18,6 +18,11 @@ const GONE: u32 = libc::EPOLLHUP as u32 | libc::EPOLLERR as u32;
 /// The end is in sight: a short read doesn't mean that nothing follows.
 const ENDING: u32 = libc::EPOLLRDHUP as u32 | GONE;
 
+/// Figures that `SO_MEMINFO` brings, and which of them are asked for here.
+const SOCKET_MEMORY: usize = libc::SK_MEMINFO_DROPS as usize + 1;
+const SEND_BUFFER: usize = libc::SK_MEMINFO_SNDBUF as usize;
+const SEND_QUEUE: usize = libc::SK_MEMINFO_WMEM_QUEUED as usize;
+
 /// A stream of a `may` worker. Never leaves the worker's thread.
 pub struct MayStream<P: 'static> {
     pub(super) worker: Handle<P>,
@@ -144,6 +149,21 @@ impl<P: 'static> Stream for MayStream<P> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    fn room(&self) -> usize {
+        let mut memory = [0_u32; SOCKET_MEMORY];
+        let mut bytes = size_of_val(&memory) as libc::socklen_t;
+        // SAFETY: `memory` has room for `bytes` bytes, both live through the call, and the descriptor is open.
+        let known = unsafe {
+            let into = memory.as_mut_ptr().cast();
+            libc::getsockopt(self.fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, into, &raw mut bytes)
+        };
+        if known != 0 {
+            return usize::MAX;
+        }
+        // Of what the kernel counts, up to a half is its own.
+        (memory[SEND_BUFFER].saturating_sub(memory[SEND_QUEUE]) / 2) as usize
     }
 
     fn shutdown_write(&self) {

@@ -91,6 +91,12 @@ pub trait Stream: 'static {
     /// After [`World::connect`], once writable: the outcome of connecting.
     fn take_connect_error(&self) -> io::Result<()>;
 
+    /// Bytes that a write would take now without waiting, as far as that is known; an estimate, at the price of a system
+    /// call.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
     /// Closes the sending side (FIN); errors are ignored.
     fn shutdown_write(&self);
 
@@ -127,6 +133,12 @@ pub trait World: Clone + 'static {
 
     /// Gives the worker's other coroutines and the network a turn although `on` could go on; for loops that stream.
     fn yield_now(&self, on: &Self::Stream);
+
+    /// As [`World::wait`], for a wait that is expected to be long: gives back what memory the coroutine doesn't use
+    /// meanwhile, at the price of some system calls.
+    fn wait_long(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
+        self.wait(on, also, deadline)
+    }
 
     /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is
     /// recalled; then [`Service::resumed`] gets it on a fresh coroutine.

@@ -17,10 +17,8 @@ use crate::runtime::mailbox::{Mailbox, Mailboxes};
 use crate::runtime::runner::{Runners, spawn_here};
 use crate::runtime::wheel::Wheel;
 use crate::runtime::world::Service;
-use crate::runtime::{clock, homing};
+use crate::runtime::{clock, homing, stack};
 
-/// A coroutine's stack, in words of 8 bytes; only pages that were touched take memory.
-const STACK_WORDS: usize = 0x2000;
 /// Stacks that `may` makes at its start and keeps.
 const STACKS_KEPT: usize = 64;
 /// Each stack is two mappings, of which a process may have 65,530 by default.
@@ -48,7 +46,7 @@ where
     S: Service<MayWorld<P>>,
 {
     let workers = options.workers;
-    may::config().set_workers(workers).set_pool_capacity(STACKS_KEPT).set_stack_size(STACK_WORDS);
+    may::config().set_workers(workers).set_pool_capacity(STACKS_KEPT).set_stack_size(stack::WORDS);
     may::config().set_worker_pin(false);
     let serve = Arc::new(serve);
     let mut sockets: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();

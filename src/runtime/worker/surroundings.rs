@@ -12,7 +12,7 @@ use crate::runtime::lot::Mode;
 use crate::runtime::mailbox::Controls;
 use crate::runtime::stream::MayStream;
 use crate::runtime::world::{Instant, Wake, Watch, World};
-use crate::runtime::{clock, homing};
+use crate::runtime::{clock, homing, stack};
 
 /// How long the first wait on a backend goes without watching the client: most answers come sooner, and watching
 /// costs a system call.
@@ -94,6 +94,10 @@ impl<P: 'static> World for MayWorld<P> {
         self.0.0.yielded.borrow_mut().push(on.key);
         self.0.0.mailbox.ring();
         self.0.wait_on(on, Instant::NEVER);
+    }
+
+    fn wait_long(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
+        stack::without_unused(|| self.wait(on, also, deadline))
     }
 
     fn park(&self, mut stream: Self::Stream, parked: P, deadline: Instant) {

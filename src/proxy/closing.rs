@@ -1,0 +1,106 @@
+//! Closing so that the last answer arrives. The sending side is shut down, and what the client still sends is read for a
+//! while: closed with bytes unread, a connection is reset, and the reset eats the answer (RFC 9112 §9.6). A connection that
+//! only waits for its client's end needs no coroutine.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Proxy;
+use super::client::{Client, Parked, Stage};
+use super::error::{self, Failure, Representation};
+use super::seats::Seat;
+use crate::runtime::world::{Instant, Stream, Wake, World};
+
+/// How long and how much a closing connection is still read.
+const PATIENCE: Duration = Duration::from_secs(2);
+const BYTES_MAX: usize = 1 << 20;
+/// A client that is silent this long has nothing on its way.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Connections over a limit that a worker lets read their answer at the same time.
+const TURNED_AWAY_MAX: usize = 64;
+
+/// A connection that only has to be read to its end.
+#[derive(Debug)]
+pub(super) struct Closing {
+    until: Instant,
+    read_bytes: usize,
+    _place: Place,
+}
+
+/// What a closing connection counts against.
+#[derive(Debug)]
+enum Place {
+    Served(#[expect(dead_code, reason = "held until it is dropped")] Seat),
+    TurnedAway(#[expect(dead_code, reason = "held until it is dropped")] Ticket),
+}
+
+/// One of the [`TURNED_AWAY_MAX`].
+#[derive(Debug)]
+struct Ticket(Rc<Cell<usize>>);
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Ends a client's connection behind its last answer.
+    pub(super) fn close(&self, client: Client<W::Stream>) {
+        let Client { stream, seat, .. } = client;
+        self.begin_closing(stream, Place::Served(seat));
+    }
+
+    /// Answers a connection that is one too many; only some of these are given time to read the answer.
+    pub(super) fn turn_away(&self, stream: W::Stream, failure: &Failure) {
+        let mut scratch = self.scratch();
+        self.count(failure.view().reason);
+        error::write_error_answer(&mut scratch.bytes, failure, Representation::Text, &self.date(), true, false);
+        let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
+        drop(scratch);
+        if let Some(ticket) = Ticket::take(&self.turned_away) {
+            self.begin_closing(stream, Place::TurnedAway(ticket));
+        }
+    }
+
+    fn begin_closing(&self, stream: W::Stream, place: Place) {
+        stream.shutdown_write();
+        let until = self.world.now() + PATIENCE;
+        self.go_on_closing(stream, Closing { until, read_bytes: 0, _place: place });
+    }
+
+    /// Goes on with a closing connection that was parked.
+    pub(super) fn resume_closing(&self, stream: W::Stream, closing: Closing, wake: Wake) {
+        if wake != Wake::Deadline {
+            self.go_on_closing(stream, closing);
+        }
+    }
+
+    /// Reads what is there, and parks until more comes.
+    fn go_on_closing(&self, stream: W::Stream, mut closing: Closing) {
+        let mut buffer = self.buffers.take();
+        while closing.read_bytes < BYTES_MAX {
+            match stream.try_read(buffer.spare()) {
+                Ok(0) => return,
+                Ok(n) => closing.read_bytes += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let until = closing.until.min(self.world.now() + SILENCE);
+                    return self.world.park(stream, Parked(Stage::Closing(closing)), until);
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Ticket {
+    fn take(taken: &Rc<Cell<usize>>) -> Option<Self> {
+        let fits = taken.get() < TURNED_AWAY_MAX;
+        fits.then(|| {
+            taken.set(taken.get() + 1);
+            Self(Rc::clone(taken))
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
