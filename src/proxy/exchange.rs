@@ -17,7 +17,7 @@ use super::request_id::RequestId;
 use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
-use crate::http1::{Framing, Method, Request, Version};
+use crate::http1::{Framing, Method, Request, RequestError, Version};
 use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
@@ -83,7 +83,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let peer = client.seat.peer();
         let trusted = self.trusts(peer);
         let id = again.unwrap_or_else(|| self.identify(request, trusted));
-        let visit = self.admit(&facts).and_then(|()| self.pick(tried));
+        let visit = self.admit(request).and_then(|()| self.pick(tried));
         if let Ok(visit) = &visit {
             let backend = visit.backend();
             let how = RequestForwarding {
@@ -101,9 +101,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Directions { head_bytes: 0, facts, id, visit }
     }
 
-    fn admit(&self, facts: &Facts) -> Result<(), Failure> {
+    fn admit(&self, request: &Request<'_, '_>) -> Result<(), Failure> {
+        // RFC 9110 §7.6.2: it must not be forwarded, but be answered here, which isn't done for these two methods.
+        if request.max_forwards == Some(0) {
+            return Err(Failure::BadRequest(RequestError::NotImplemented("Max-Forwards is used up")));
+        }
         let body_max = self.shared.config.limits.body_bytes;
-        match facts.framing {
+        match request.framing {
             Framing::Length(n) if body_max > 0 && n > body_max => Err(Failure::BodyTooLarge),
             _ => Ok(()),
         }
