@@ -35,7 +35,7 @@ fn is_within_bounds(config: &Config) {
     assert!(urls.len() == config.backends.len() && names.len() == config.backends.len());
     for backend in &config.backends {
         is_sound(&backend.url);
-        assert!((1..=2100).contains(&backend.name.len()) && backend.name.is_ascii());
+        assert!((1..=260).contains(&backend.name.len()) && backend.name.is_ascii());
     }
 
     let check = &config.health_check;

@@ -19,7 +19,8 @@ pub const BACKENDS_MAX: usize = 4096;
 
 const ADDRESSES_MAX: usize = 64;
 const TRUSTED_PROXIES_MAX: usize = 1024;
-const NAME_BYTES_MAX: usize = 128;
+/// Room for the name that a backend has by default: a DNS name of 253 bytes with a port.
+const NAME_BYTES_MAX: usize = 260;
 const TEXT_BYTES_MAX: usize = 1024;
 /// Shorter deadlines than the timers can tell apart are of no use.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -246,7 +247,7 @@ fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
 
 /// What fits into a path of the admin API (`/backends/{name}`) and into a metric's label without being escaped.
 fn backend_name<'n>(field: &Field<'n>, problems: &mut Problems) -> Option<&'n str> {
-    let wanted = "a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]";
+    let wanted = "a name of 1 to 260 letters, digits and any of - . _ ~ : @ [ ]";
     let name = field.text(problems, wanted)?;
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:@[]".contains(&byte));

@@ -206,7 +206,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (
         r#"{"backends": [{"url": "http://a", "name": "a/b"}]}"#,
-        &["backends[0].name: found \"a/b\", wanted a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]"],
+        &["backends[0].name: found \"a/b\", wanted a name of 1 to 260 letters, digits and any of - . _ ~ : @ [ ]"],
     ),
     (
         r#"{"backends": ["http://a", {"url": "HTTP://A:80/", "name": "b"}]}"#,
@@ -222,7 +222,7 @@ const WRONG: &[(&str, &[&str])] = &[
         &[
             "backends[0].url: missing, wanted the backend's URL",
             "backends[0].uri: unknown field, did you mean \"url\"?",
-            "backends[0].name: found \"\", wanted a name of 1 to 128 letters, digits and any of - . _ ~ : @ [ ]",
+            "backends[0].name: found \"\", wanted a name of 1 to 260 letters, digits and any of - . _ ~ : @ [ ]",
             "backends[1]: found \"ftp://b\", wanted http://HOST[:PORT][/BASE]: its scheme isn't http",
             "port: found \"x\", wanted a whole number from 0 to 65535",
             "timeouts.head: found \"1\", wanted a duration such as \"30s\" or \"1m30s\": a number needs a unit after it (ns, us, ms, s, m, h)",

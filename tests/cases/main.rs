@@ -61,7 +61,7 @@ fn every_case_has_a_name_of_its_own_and_a_rule() {
 
 /// A case that is wrong in one thing each.
 const WRONG: &str = r"wrong status | RFC 9112 §3 | GET / HTTP/1.1\r\nHost: a\r\n\r\n | 400 closed
-wrong number of answers | RFC 9112 §3 | GET / HTTP/1.1\r\nHost: a\r\n\r\n | 200 200 kept
+wrong number of answers | RFC 9112 §3 | GET / HTTP/1.0\r\n\r\n | 200 200 closed
 an answer that nobody wants | RFC 9112 §3 | \{GET / HTTP/1.1\r\nHost: a\r\n\r\n*2} | 200 kept
 kept, not closed | RFC 9112 §3 | GET / HTTP/1.0\r\nHost: a\r\n\r\n | 200 kept
 wrong line | RFC 9112 §3 | GET / HTTP/1.1\r\nHost: a\r\n\r\n | 200 kept; line GET /x HTTP/1.1
