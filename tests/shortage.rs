@@ -127,7 +127,6 @@ fn without_a_descriptor_for_its_backend_a_request_gets_503_and_those_that_need_n
 fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_up() {
     let (origin, other) = (Origin::answering("ok"), Origin::answering("ok"));
     let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
-    eventually("the harness's own connection has gone", || proxy.status()["connections"]["open"] == 0);
     let mut client = proxy.client();
     assert_eq!(client.get("/").status(), 200);
     eventually("the client is parked", || is_parked(&proxy));
@@ -148,7 +147,6 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
 fn an_idle_connection_that_the_kernel_can_not_watch_ends_and_is_counted() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
-    eventually("the harness's own connection has gone", || proxy.status()["connections"]["open"] == 0);
     let Some(_tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC:when=2+") else { return };
     // Well before a silent connection's time is over.
     let took = proxy.client().wait_for_end();

@@ -175,6 +175,11 @@ impl Proxy {
                 && proxy.admin("GET", "/healthz", "").status() == 200
                 && Client::try_connect(port).is_ok()
         });
+        // So that a test counts only its own.
+        eventually("the harness's connection has come and gone", || {
+            let connections = &proxy.status()["connections"];
+            connections["accepted"] == 1 && connections["open"] == 0
+        });
         proxy
     }
 
