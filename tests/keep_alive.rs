@@ -192,6 +192,14 @@ fn a_connection_may_carry_only_so_many_requests() {
     assert_ne!(client.get("/2").list("connection"), "close");
     assert_eq!(client.get("/3").list("connection"), "close");
     client.wait_for_end();
+    // The proxy's own answers count as well.
+    assert_eq!(proxy.mutate("DELETE", &origin).status(), 204);
+    let mut client = proxy.client();
+    for last in [false, false, true] {
+        let answer = client.get("/");
+        assert_eq!((answer.status(), answer.list("connection") == "close"), (503, last), "{answer:?}");
+    }
+    client.wait_for_end();
 }
 
 #[test]

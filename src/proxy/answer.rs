@@ -92,13 +92,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     fn rewrite_answer(&self, response: &Response<'_, '_>, sent: bool, scratch: &mut Vec<u8>) -> Head {
         let shared = &self.proxy.shared;
         let (to_client, must_close) = forward::client_framing(response, self.facts.version);
-        let requests_max = shared.config.limits.requests_per_connection;
         // While more of the request is to come nobody knows where the next one would begin.
-        let close = must_close
-            || !sent
-            || !self.facts.keep_alive
-            || (requests_max > 0 && self.client.requests >= requests_max)
-            || shared.is_draining();
+        let close = must_close || !sent || !self.facts.keep_alive || shared.is_last(self.client.requests);
         let date = if response.has_date { [0; 29] } else { self.proxy.date() };
         let how = ResponseForwarding {
             client_version: self.facts.version,

@@ -30,7 +30,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if let (Some(whole_bytes), Some(buffer)) = (whole_bytes, client.buffer.as_mut()) {
             buffer.consume(whole_bytes);
         }
-        let close = !facts.keep_alive || whole_bytes.is_none() || self.shared.is_draining();
+        let close = !facts.keep_alive || whole_bytes.is_none() || self.shared.is_last(client.requests);
         let head_only = facts.method == Method::Head;
         self.write_failure(client, &failure, representation, &mut scratch.bytes, close, head_only)
     }

@@ -39,6 +39,12 @@ impl Shared {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether a client's connection ends with the answer to this request of it, counted from 1.
+    pub(super) fn is_last(&self, request: u64) -> bool {
+        let requests_max = self.config.limits.requests_per_connection;
+        self.is_draining() || (requests_max > 0 && request >= requests_max)
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
