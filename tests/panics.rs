@@ -162,7 +162,8 @@ impl Scene {
                 Served { faults: Arc::clone(&faults), proxy: Proxy::new(world, Arc::clone(&shared)) }
             }
         };
-        let (_mailboxes, counters) = start(Options { workers: 1, listeners: vec![listeners] }, serve).expect("started");
+        let (_mailboxes, counters) =
+            start(Options { workers: 1, listeners: vec![listeners], sockets_below: i32::MAX }, serve).expect("started");
         Self { faults, shared, backend, counters, port }
     }
 

@@ -13,15 +13,15 @@ use crate::control::admin::AdminServer;
 use crate::control::server::Serving;
 use crate::observe::Counts;
 use crate::proxy::{Proxy, Shared};
+use crate::runtime::descriptors::Shares;
 use crate::runtime::listen::{Listeners, listen};
 use crate::runtime::signals::StopSignals;
 use crate::runtime::{self, Counter, Counters, Mailboxes, Options, descriptors};
 
-/// Descriptors that aren't given to client connections: the workers' own, the admin API's, the health checks', and some
-/// towards the backends.
-const DESCRIPTORS_RESERVED: u64 = 512;
-/// The least share of all descriptors that client connections may have.
-const CONNECTIONS_MIN: usize = 64;
+/// The admin API's part of the control plane's descriptors, for its connections; as many may be on their way out.
+const ADMIN_PARTS: usize = 4;
+/// With a table of hardly any descriptors an operator still wants to be heard.
+const ADMIN_CONNECTIONS_MIN: usize = 4;
 /// How long an admin call waits for a worker to pass its mailbox; one that takes longer is stuck.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a draining proxy looks whether all connections have ended.
@@ -111,11 +111,17 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
         };
         Arc::new(ControlPlane::start(&config, Arc::clone(&fleet), reports, workers, Box::new(barrier))?)
     };
-    let connections_max = connections_max(config.limits.connections, descriptors::raise_limit()?);
+    let room = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
+    let connections_max = match config.limits.connections {
+        0 => room.clients_max,
+        configured => configured.min(room.clients_max),
+    };
     let shared = Shared::new(config, fleet, connections_max);
     let started = {
         let shared = Arc::clone(&shared);
-        runtime::start(Options { workers, listeners }, move |world| Proxy::new(world, Arc::clone(&shared)))?
+        runtime::start(Options { workers, listeners, sockets_below: room.sockets_below }, move |world| {
+            Proxy::new(world, Arc::clone(&shared))
+        })?
     };
     let (started, counters) = started;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
@@ -124,7 +130,8 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
         let shared = Arc::clone(&shared);
         move || counts(&shared, &counters)
     };
-    let admin = admin.serve(Arc::clone(&control), Box::new(counts))?;
+    let admin_connections_max = (room.reserve / ADMIN_PARTS).max(ADMIN_CONNECTIONS_MIN);
+    let admin = admin.serve(Arc::clone(&control), Box::new(counts), admin_connections_max)?;
     Ok((Parts { shared, mailboxes, control, _admin: admin }, running))
 }
 
@@ -138,12 +145,6 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
         failures: shared.failures.all(),
         panics: sum(|worker| &worker.panics),
     }
-}
-
-fn connections_max(configured: usize, descriptors: u64) -> usize {
-    let possible = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
-    let possible = possible.max(CONNECTIONS_MIN);
-    if configured == 0 { possible } else { configured.min(possible) }
 }
 
 impl Parts {
@@ -167,18 +168,5 @@ impl Parts {
         }
         self.control.stop();
         ExitCode::SUCCESS
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_bounded_by_the_configuration_and_by_the_descriptors() {
-        assert_eq!(connections_max(0, 20_000), 19_488);
-        assert_eq!(connections_max(100, 20_000), 100);
-        assert_eq!(connections_max(50_000, 20_000), 19_488);
-        assert_eq!(connections_max(0, 256), 64);
     }
 }

@@ -74,7 +74,7 @@ impl Scene {
         let control = Arc::new(control);
         control.set_serving();
         let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let admin = admin.serve(Arc::clone(&control), Box::new(counts)).unwrap();
+        let admin = admin.serve(Arc::clone(&control), Box::new(counts), 64).unwrap();
         Self { fleet, control, admin, settled }
     }
 

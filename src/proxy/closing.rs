@@ -18,8 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BYTES_MAX: usize = 1 << 20;
 /// A client that is silent this long has nothing on its way.
 const SILENCE: Duration = Duration::from_millis(500);
-/// Connections over a limit that a worker lets read their answer at the same time.
+/// Connections over a limit that a worker lets read their answer at the same time, at most, and as a part of those
+/// within it.
 const TURNED_AWAY_MAX: usize = 64;
+const TURNED_AWAY_PARTS: usize = 16;
 
 /// A connection that only has to be read to its end.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ enum Place {
     TurnedAway(#[expect(dead_code, reason = "held until it is dropped")] Ticket),
 }
 
-/// One of the [`TURNED_AWAY_MAX`].
+/// One of those that are let read their answer.
 #[derive(Debug)]
 struct Ticket(Rc<Cell<usize>>);
 
@@ -49,12 +51,15 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// Answers a connection that is one too many; only some of these are given time to read the answer.
     pub(super) fn turn_away(&self, stream: W::Stream, failure: &Failure) {
+        // Closed with its request unread, it would be reset, and hardly ever see the answer.
+        let _ = stream.try_read(self.buffers.take().spare());
         let mut scratch = self.scratch();
         self.count(failure.view().reason);
         error::write_error_answer(&mut scratch.bytes, failure, Representation::Text, &self.date(), true, false);
         let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
         drop(scratch);
-        if let Some(ticket) = Ticket::take(&self.turned_away) {
+        let turned_away_max = self.shared.connections_max() / self.shared.config.workers / TURNED_AWAY_PARTS;
+        if let Some(ticket) = Ticket::take(&self.turned_away, turned_away_max.clamp(1, TURNED_AWAY_MAX)) {
             self.begin_closing(stream, Place::TurnedAway(ticket));
         }
     }
@@ -90,8 +95,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 }
 
 impl Ticket {
-    fn take(taken: &Rc<Cell<usize>>) -> Option<Self> {
-        let fits = taken.get() < TURNED_AWAY_MAX;
+    fn take(taken: &Rc<Cell<usize>>, turned_away_max: usize) -> Option<Self> {
+        let fits = taken.get() < turned_away_max;
         fits.then(|| {
             taken.set(taken.get() + 1);
             Self(Rc::clone(taken))

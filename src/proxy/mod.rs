@@ -134,6 +134,10 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
         }
     }
 
+    fn spare_descriptor(&self) -> bool {
+        self.pools.close_oldest_idle()
+    }
+
     fn tick(&self) {
         let snapshot = self.shared.fleet.snapshot.load();
         self.pools.sweep(&snapshot, self.shared.config.timeouts.upstream_keep_alive);

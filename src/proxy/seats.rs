@@ -86,6 +86,10 @@ impl Seats {
         Self { taken: AtomicUsize::new(0), connections_max, by_client }
     }
 
+    pub(super) fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }

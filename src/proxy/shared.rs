@@ -34,6 +34,10 @@ impl Shared {
         self.seats.taken()
     }
 
+    pub(super) fn connections_max(&self) -> usize {
+        self.seats.connections_max()
+    }
+
     /// From now on each answer ends its connection, and idle connections end as they are found.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);

@@ -1,6 +1,46 @@
-//! The process's descriptor limit.
+//! The process's descriptors: their limit, and who may have how many of them.
 
 use std::io;
+use std::os::fd::RawFd;
+
+/// The control plane's reserve, at most.
+const RESERVE_MAX: usize = 1024;
+/// What a worker has of its own, listeners aside: its selector and that one's bell, its timer, mailbox and parking lot.
+const OF_A_WORKER: usize = 5;
+/// Connections to backends that are left to each worker when clients have all of their share, unless half is less.
+const TO_BACKENDS_MAX: usize = 1024;
+
+/// How the process's descriptors are shared out.
+///
+/// The system gives the lowest free number. So what keeps to numbers below a bound leaves all those above it to others,
+/// without anything to count: the workers' sockets stay below [`Shares::sockets_below`], and the control plane (the admin
+/// API, health checks, names) finds a number whatever clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Workers' sockets have numbers below this.
+    pub sockets_below: RawFd,
+    /// Numbers that only the control plane has.
+    pub reserve: usize,
+    /// Client connections over all workers, so that as many connections to backends fit beside them (or 1024 for each
+    /// worker).
+    pub clients_max: usize,
+}
+
+impl Shares {
+    /// For a process with `limit` descriptors, and workers with `listeners` addresses each.
+    pub fn of(limit: u64, workers: usize, listeners: usize) -> Self {
+        // No more than the numbers that there are.
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(RawFd::MAX as usize);
+        let reserve = (limit / 8).min(RESERVE_MAX);
+        // The control plane takes low numbers too, as many as it has in all.
+        let of_workers = limit.saturating_sub(2 * reserve + workers * (OF_A_WORKER + listeners));
+        let to_backends = (of_workers / 2).min(TO_BACKENDS_MAX * workers);
+        // Those that are turned away take a place for a moment.
+        let turned_away = of_workers / 16;
+        let clients_max = (of_workers - to_backends - turned_away).max(1);
+        Self { sockets_below: RawFd::try_from(limit - reserve).unwrap_or(RawFd::MAX), reserve, clients_max }
+    }
+}
 
 /// Raises the soft limit of open descriptors to the hard one, and returns what it is now.
 pub fn raise_limit() -> io::Result<u64> {
@@ -18,4 +58,32 @@ pub fn raise_limit() -> io::Result<u64> {
         limit = raised;
     }
     Ok(limit.rlim_cur)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_table_is_shared_between_clients_and_backends() {
+        let shares = Shares::of(256, 2, 1);
+        assert_eq!(shares, Shares { sockets_below: 224, reserve: 32, clients_max: 79 });
+    }
+
+    #[test]
+    fn a_large_table_belongs_to_clients_for_the_most_part() {
+        let shares = Shares::of(20_000, 2, 1);
+        assert_eq!(shares, Shares { sockets_below: 18_976, reserve: 1024, clients_max: 14_771 });
+    }
+
+    #[test]
+    fn any_table_leaves_something_to_everyone() {
+        for limit in [0, 16, 64, 256, 1024, 1 << 20, u64::MAX] {
+            for workers in [1, 2, 64] {
+                let shares = Shares::of(limit, workers, 2);
+                assert!(shares.clients_max > 0, "{limit} {workers} {shares:?}");
+                assert!(u64::from(shares.sockets_below.unsigned_abs()) <= limit);
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 thread_local! {
@@ -22,8 +22,16 @@ static MOVES: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// `EMFILE` when the process has no descriptor of that remainder left.
 pub fn home(fd: OwnedFd, worker: usize, workers: usize) -> io::Result<OwnedFd> {
+    home_below(fd, worker, workers, RawFd::MAX).map_err(|(error, _)| error)
+}
+
+/// The same with a number less than `below`.
+///
+/// # Errors
+/// `EMFILE` when none of these is left, with `fd` as it was.
+pub fn home_below(fd: OwnedFd, worker: usize, workers: usize, below: RawFd) -> Result<OwnedFd, (io::Error, OwnedFd)> {
     let belongs = |fd: &OwnedFd| usize::try_from(fd.as_raw_fd()).is_ok_and(|n| n % workers == worker);
-    if belongs(&fd) {
+    if fd.as_raw_fd() < below && belongs(&fd) {
         return Ok(fd);
     }
     // Each try asks for the lowest free number at or above the next one that would fit; only a gap that others fill
@@ -37,10 +45,13 @@ pub fn home(fd: OwnedFd, worker: usize, workers: usize) -> io::Result<OwnedFd> {
         // SAFETY: `fd` is open for as long as `fd` lives; F_DUPFD_CLOEXEC makes a descriptor that nobody else owns.
         let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first_try(&missed, worker, fitting)) };
         if copy < 0 {
-            return Err(io::Error::last_os_error());
+            return Err((io::Error::last_os_error(), fd));
         }
         // SAFETY: fcntl just returned it, and nobody else has it.
         let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        if copy.as_raw_fd() >= below {
+            return Err((io::Error::from_raw_os_error(libc::EMFILE), fd));
+        }
         if belongs(&copy) {
             return Ok(copy);
         }
@@ -92,5 +103,12 @@ mod tests {
                 assert_eq!(usize::try_from(fd.as_raw_fd()).unwrap() % workers, worker);
             }
         }
+    }
+    #[test]
+    fn what_does_not_fit_below_the_bound_comes_back_as_it_was() {
+        let socket = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let number = socket.as_raw_fd();
+        let (error, socket) = home_below(socket, 0, 1, 0).unwrap_err();
+        assert_eq!((error.raw_os_error(), socket.as_raw_fd()), (Some(libc::EMFILE), number));
     }
 }

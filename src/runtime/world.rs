@@ -156,6 +156,11 @@ pub trait Service<W: World>: 'static {
     /// A parked connection came back.
     fn resumed(&self, stream: W::Stream, parked: W::Parked, wake: Wake);
 
+    /// Descriptors are short: closes a connection that nobody uses, if there is one. Must not wait.
+    fn spare_descriptor(&self) -> bool {
+        false
+    }
+
     /// Once a second, for housekeeping. Must not wait.
     fn tick(&self);
 }

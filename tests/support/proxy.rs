@@ -35,8 +35,21 @@ impl Program {
 
     /// As [`Program::start`], in a folder of the test's choice.
     pub fn start_in(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_maypole"))
-            .args(arguments)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maypole"));
+        command.args(arguments);
+        Self::run_in(folder, command)
+    }
+
+    /// As [`Program::start_in`], with so many descriptors and no more.
+    pub fn start_with_descriptors(folder: &Path, arguments: &[&str], descriptors: usize) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_maypole")]);
+        command.args(arguments);
+        Self::run_in(folder, command)
+    }
+
+    fn run_in(folder: &Path, mut command: Command) -> Self {
+        let mut child = command
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -162,12 +175,32 @@ impl Proxy {
     /// Starts it with exactly this configuration, and waits until it answers.
     #[track_caller]
     pub fn start(config: &Value) -> Self {
-        let port_of = |name: &str| u16::try_from(config[name].as_u64().expect("a port")).expect("a port");
-        let (port, admin_port) = (port_of("port"), port_of("admin_port"));
         let folder = empty_folder();
         let file = folder.join("maypole.json");
         std::fs::write(&file, config.to_string()).expect("writable");
         let program = Program::start_in(&folder, &["--config", file.to_str().expect("UTF-8")]);
+        Self::answering(program, config, folder)
+    }
+
+    /// As [`Proxy::with`], with so many descriptors and no more.
+    #[track_caller]
+    pub fn with_descriptors(origins: &[&Origin], on_top: Value, descriptors: usize) -> Self {
+        let backends: Vec<_> = origins.iter().map(|origin| origin.url()).collect();
+        let mut config = settings(&backends);
+        merge(&mut config, on_top);
+        let folder = empty_folder();
+        let file = folder.join("maypole.json");
+        std::fs::write(&file, config.to_string()).expect("writable");
+        let arguments = ["--config", file.to_str().expect("UTF-8")];
+        let program = Program::start_with_descriptors(&folder, &arguments, descriptors);
+        Self::answering(program, &config, folder)
+    }
+
+    /// Waits until it answers where its configuration says.
+    #[track_caller]
+    fn answering(program: Program, config: &Value, folder: PathBuf) -> Self {
+        let port_of = |name: &str| u16::try_from(config[name].as_u64().expect("a port")).expect("a port");
+        let (port, admin_port) = (port_of("port"), port_of("admin_port"));
         let mut proxy = Self { program, port, admin_port, folder };
         eventually("the proxy answers", || {
             assert!(proxy.program.is_running(), "it ended at once: {}", proxy.program.stderr());

@@ -31,14 +31,14 @@ impl AdminServer {
         self.0.address()
     }
 
-    /// Begins to answer, on threads of its own.
-    pub fn serve(self, control: Arc<ControlPlane>, counts: ReadCounts) -> io::Result<Serving> {
+    /// Begins to answer, on threads of its own; up to `connections_max` connections at once.
+    pub fn serve(self, control: Arc<ControlPlane>, counts: ReadCounts, connections_max: usize) -> io::Result<Serving> {
         let listener = self.address().ip();
         let answer = move |call: &Call| match guard::check(call, listener) {
             Ok(()) => route(&control, &counts, call),
             Err(reason) => Answer::problem(403, &reason),
         };
-        self.0.serve(answer, Bounds::default())
+        self.0.serve(answer, Bounds { connections: connections_max, ..Bounds::default() })
     }
 }
 

@@ -207,7 +207,7 @@ fn accept(room: &Arc<Room>) {
         match room.listener.accept() {
             Ok((stream, _)) => {
                 if let Err(stream) = seat(room, stream) {
-                    turn_away(stream, &mut turned_away);
+                    turn_away(stream, &mut turned_away, TURNED_AWAY_MAX.min(room.bounds.connections));
                 }
             }
             Err(_) if room.is_stopping() => return,
@@ -245,7 +245,7 @@ fn seat(room: &Arc<Room>, stream: TcpStream) -> Result<(), Arc<Open>> {
 
 /// Says 503 without waiting for anything, and keeps the connection for a moment: closing it at once, with its request
 /// unread, would reset it and take the answer along (RFC 9112 §9.6).
-fn turn_away(open: Arc<Open>, turned_away: &mut VecDeque<(TcpStream, Instant)>) {
+fn turn_away(open: Arc<Open>, turned_away: &mut VecDeque<(TcpStream, Instant)>, kept_max: usize) {
     let mut bytes = Vec::new();
     Answer::problem(503, "too many connections").close().write(&mut bytes, false, SystemTime::now());
     if let Some(open) = Arc::into_inner(open)
@@ -254,7 +254,7 @@ fn turn_away(open: Arc<Open>, turned_away: &mut VecDeque<(TcpStream, Instant)>) 
         let mut stream = open.stream;
         let _ = stream.write(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
-        if turned_away.len() == TURNED_AWAY_MAX {
+        if turned_away.len() >= kept_max {
             turned_away.pop_front();
         }
         turned_away.push_back((stream, Instant::now()));

@@ -102,6 +102,12 @@ impl<P: 'static> Handle<P> {
     }
 
     fn take_in(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
+        let spare = || self.0.service.get().is_some_and(|service| service.spare_descriptor());
+        let socket = match self.home(socket) {
+            Ok(socket) => socket,
+            Err((_, socket)) if spare() => self.home(socket).map_err(|(error, _)| error)?,
+            Err((error, _)) => return Err(error),
+        };
         let stream = self.adopt(socket, libc::EPOLLIN as u32 | libc::EPOLLOUT as u32)?;
         if let Some(slot) = self.0.slots.borrow_mut().get_mut(stream.key) {
             slot.accepted_at = Some(clock::now_coarse());

@@ -74,6 +74,8 @@ struct Worker<P: 'static> {
 struct Team {
     mailboxes: Mailboxes,
     counters: Arc<[Arc<Counters>]>,
+    /// The numbers of the workers' sockets are below this.
+    sockets_below: RawFd,
 }
 
 /// A registered descriptor's place: its deadline, its lot, and who to wake.
@@ -105,12 +107,17 @@ enum Job<P: 'static> {
 impl<P: 'static> Handle<P> {
     /// Homes and registers a socket, with what is supposed of its readiness.
     fn adopt(&self, socket: OwnedFd, ready: u32) -> io::Result<MayStream<P>> {
-        let socket = homing::home(socket, self.0.id, self.0.workers)?;
+        let socket = self.home(socket).map_err(|(error, _)| error)?;
         // SAFETY: the descriptor is owned, and a TCP socket. `may` panics where the kernel can't register it.
         let io = catch_unwind(AssertUnwindSafe(|| unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }));
         let io = io.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let key = self.register(io.inner().as_raw_fd(), io.waker());
         Ok(MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) })
+    }
+
+    /// Homes a socket of the data plane, which leaves the control plane's reserve alone.
+    fn home(&self, socket: OwnedFd) -> Result<OwnedFd, (io::Error, OwnedFd)> {
+        homing::home_below(socket, self.0.id, self.0.workers, self.0.team.sockets_below)
     }
 
     fn register(&self, fd: RawFd, waker: WaitIoWaker) -> usize {

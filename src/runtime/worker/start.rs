@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct Options {
     pub workers: usize,
     /// What to listen on; each with a socket for every worker.
     pub listeners: Vec<Listeners>,
+    /// Sockets of connections get descriptors below this number; see `descriptors::Shares`.
+    pub sockets_below: RawFd,
 }
 
 /// Starts the workers; each calls `serve` on its own thread to make its service.
@@ -59,6 +61,7 @@ where
     let team = Team {
         mailboxes: Mailboxes(mailboxes.collect::<io::Result<_>>()?),
         counters: (0..workers).map(|_| Arc::default()).collect(),
+        sockets_below: options.sockets_below,
     };
     for (id, sockets) in sockets.into_iter().enumerate() {
         let lot = homing::home(Lot::open()?, id, workers)?;

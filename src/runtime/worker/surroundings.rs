@@ -12,7 +12,7 @@ use crate::runtime::lot::Mode;
 use crate::runtime::mailbox::Controls;
 use crate::runtime::stream::MayStream;
 use crate::runtime::world::{Instant, Wake, Watch, World};
-use crate::runtime::{clock, homing, stack};
+use crate::runtime::{clock, stack};
 
 /// How long the first wait on a backend goes without watching the client: most answers come sooner, and watching
 /// costs a system call.
@@ -50,7 +50,7 @@ impl<P: 'static> World for MayWorld<P> {
     fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
-        let socket = homing::home(OwnedFd::from(socket), self.0.0.id, self.0.0.workers)?;
+        let socket = self.0.home(OwnedFd::from(socket)).map_err(|(error, _)| error)?;
         match socket2::SockRef::from(&socket).connect(&SockAddr::from(address)) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
