@@ -56,10 +56,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut scratch = self.scratch();
         self.count(failure.view().reason);
         error::write_error_answer(&mut scratch.bytes, failure, Representation::Text, &self.date(), true, false);
-        let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
-        drop(scratch);
         let turned_away_max = self.shared.connections_max() / self.shared.config.workers / TURNED_AWAY_PARTS;
-        if let Some(ticket) = Ticket::take(&self.turned_away, turned_away_max.clamp(1, TURNED_AWAY_MAX)) {
+        let ticket = Ticket::take(&self.turned_away, turned_away_max.clamp(1, TURNED_AWAY_MAX));
+        let Some(ticket) = ticket else {
+            let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
+            return;
+        };
+        if self.write_all(&stream, &scratch.bytes).is_ok() {
+            drop(scratch);
             self.begin_closing(stream, Place::TurnedAway(ticket));
         }
     }

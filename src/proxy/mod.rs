@@ -83,6 +83,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         self.pools.idle()
     }
 
+    /// Buffers and scratches that something of this worker holds now.
+    pub fn buffers_in_use(&self) -> usize {
+        // One count of the scratches' home is the proxy's own.
+        self.buffers.in_use() + self.body_buffers.in_use() + Rc::strong_count(&self.scratches) - 1
+    }
+
     /// Counts a failure, once for each exchange that ends by it.
     fn count(&self, reason: Reason) {
         self.shared.failures.count(self.world.worker(), reason);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A worker's free list of buffers. Taking one allocates only when the list is empty.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Buffers(Rc<Shelf>);
 
 #[derive(Debug)]
@@ -34,6 +34,12 @@ impl Buffers {
         let bytes = self.0.free.borrow_mut().pop();
         let bytes = bytes.unwrap_or_else(|| vec![0; self.0.buffer_bytes].into_boxed_slice());
         Buffer { bytes, start: 0, end: 0, home: Rc::clone(&self.0) }
+    }
+
+    /// Buffers that were taken and not dropped yet.
+    pub fn in_use(&self) -> usize {
+        // One count is the list's own.
+        Rc::strong_count(&self.0) - 1
     }
 
     /// The size of each, in bytes.
@@ -169,7 +175,9 @@ mod tests {
     fn the_free_list_keeps_no_more_than_it_may() {
         let buffers = Buffers::new(8, 2);
         let taken: Vec<Buffer> = (0..5).map(|_| buffers.take()).collect();
+        assert_eq!(buffers.in_use(), 5);
         drop(taken);
+        assert_eq!(buffers.in_use(), 0);
         assert_eq!(buffers.0.free.borrow().len(), 2);
     }
 }
