@@ -125,7 +125,12 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         let begun = pump.begin(scratch, buffer, &self.client.stream);
         let body = Body {
             pump,
-            after: if head.close { After::Close } else { After::Next },
+            // A client that doesn't expect the end may have sent its next request already.
+            after: match (head.close, self.facts.keep_alive) {
+                (false, _) => After::Next,
+                (true, false) => After::Close,
+                (true, true) => After::Linger,
+            },
             reusable: head.keep_alive && head.framing != Framing::UntilClose,
             framed: head.to_client != Framing::UntilClose,
             status: head.status,

@@ -45,7 +45,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 down.step(upstream, inbound, &client.stream),
             );
             let (up_step, down_step) = match steps {
-                (_, Ok(Step::Done)) => return After::Close,
+                (_, Ok(Step::Done)) => return if client_ended { After::Close } else { After::Linger },
                 (Ok(up_step), Ok(down_step)) => (up_step, down_step),
                 // The backend reads no more, but may have something to say.
                 (Err(PumpError::Write), Ok(down_step)) => (Step::Done, down_step),
