@@ -31,6 +31,8 @@ pub(super) struct Pump {
     payload_max: u64,
     /// Bytes written so far: grows with every progress.
     written: u64,
+    /// The stream's end says nothing of the body's.
+    close_distrusted: bool,
 }
 
 enum Reader {
@@ -93,7 +95,16 @@ impl Pump {
         };
         let payload_max = if payload_max == 0 { u64::MAX } else { payload_max };
         let ended = matches!(reader, Reader::Length(0));
-        Self { reader, chunks, ended, block: Block::new(), payload_bytes: 0, payload_max, written: 0 }
+        Self {
+            reader,
+            chunks,
+            ended,
+            block: Block::new(),
+            payload_bytes: 0,
+            payload_max,
+            written: 0,
+            close_distrusted: false,
+        }
     }
 
     /// Puts `rest` in front of the body: what could not be written of a head.
@@ -179,6 +190,11 @@ impl Pump {
         }
     }
 
+    /// From now on the end of the stream doesn't end a body that lasts until the close, but cuts it.
+    pub(super) fn distrust_close(&mut self) {
+        self.close_distrusted = true;
+    }
+
     /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.written
@@ -230,7 +246,7 @@ impl Pump {
     }
 
     fn end_of_stream(&mut self) -> Result<(), PumpError> {
-        if !matches!(self.reader, Reader::UntilClose) {
+        if self.close_distrusted || !matches!(self.reader, Reader::UntilClose) {
             return Err(PumpError::EarlyEnd);
         }
         self.ended = true;

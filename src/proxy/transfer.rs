@@ -137,6 +137,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     pub(super) fn run(mut self, mut upload: Upload, scratch: &mut Vec<u8>) -> Result<After, Interrupted> {
         let world = &self.proxy.world;
         let mut held = None;
+        // A failed write takes the error that the next read would have had: what looks like an end may be a reset.
+        let mut upstream_failed = matches!(upload, Upload::Broken);
         let mut download = Download::Head;
         let mut up = Stillness { since: self.began, written: 0 };
         let mut down = Stillness { since: self.began, written: 0 };
@@ -176,9 +178,12 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                             wants.until(idle_until, Expiry::ResponseHead);
                         }
                     }
+                    Err(PumpError::Write) => {
+                        upload = Upload::Broken;
+                        upstream_failed = true;
+                    }
                     // An answer that has begun goes on whatever becomes of the request.
                     Err(_) if matches!(download, Download::Body(_)) => upload = Upload::Broken,
-                    Err(PumpError::Write) => upload = Upload::Broken,
                     Err(error) => return self.break_off(download, upload_failure(&error)),
                 }
             }
@@ -217,6 +222,9 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 Download::Body(body) => {
                     if buffer.is_empty() && body.pump.expects().is_none_or(|left| left > buffer.capacity() as u64) {
                         buffer = self.proxy.larger(buffer);
+                    }
+                    if upstream_failed {
+                        body.pump.distrust_close();
                     }
                     match body.pump.step(&self.lease.stream, &mut buffer, &self.client.stream) {
                         Ok(Step::Done) => return Ok(self.finish(&download, &upload, &buffer)),
