@@ -3,6 +3,12 @@
 //! The map of the house. Arrows point one way: `cli → control, proxy → upstream, balance, http1, observe → runtime`;
 //! `config` is read by all and reads none; `http1` and `balance` import nothing of the house.
 
+#[cfg(all(
+    not(debug_assertions),
+    any(feature = "sabotage-retry-post", feature = "sabotage-forget-decrement", feature = "sabotage-end-cut-body")
+))]
+compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");
+
 pub mod balance;
 pub mod cli;
 pub mod config;

@@ -204,6 +204,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let transfer = Transfer::new(self, client, facts, lease, visit, began, deadline);
         transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {
             let again = self.shared.config.retries.on_reset && replayable && facts.method.is_idempotent();
+            #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
+            let again = replayable;
             Miss { failure, again }
         })
     }

@@ -310,6 +310,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         self.proxy.count(failure.view().reason);
         // A stalled client's unread bytes would keep the connection's memory: they go too.
         let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
+        #[cfg(feature = "sabotage-end-cut-body")] // Broken on purpose: ./x sabotage
+        let close = true;
         Ok(if close { After::Close } else { After::Cut })
     }
 

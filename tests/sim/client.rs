@@ -9,7 +9,11 @@ use crate::origin::chunk;
 use crate::peer::{Peer, Unsent};
 use crate::plan::{ClientMisdeed, Exchange, RequestFraming};
 use crate::sim::{SECOND, Signal, Sim, Time};
+use crate::tally::{Fault, Promise};
 use crate::wire::{Cut, Head, Pace, Wire};
+
+/// Pieces in which a request trickles in.
+const TRICKLES: usize = 6;
 
 /// One connection of a client.
 pub struct Client {
@@ -88,7 +92,7 @@ impl Client {
         sim.clone().spawn("client", move || {
             let peer = Peer::dial(&sim, session.client.from, session.client.to);
             let Ok(peer) = peer else {
-                return sim.fault("a client couldn't connect at all");
+                return sim.wrong(Promise::Answered, "a client couldn't connect at all");
             };
             let (peer, session) = (Rc::new(peer), Rc::new(session));
             let (writer, line) = (session.clone(), peer.clone());
@@ -123,6 +127,9 @@ impl Session {
             if !self.client.pipelines && !self.answered(peer, number) {
                 return;
             }
+            if self.log.answers.borrow().len() < number {
+                peer.sim.struck(Fault::ClientPipelines);
+            }
             if self.client.think > 0 && number > 0 {
                 peer.sim.sleep(peer.sim.chance.below(self.client.think));
             }
@@ -151,6 +158,12 @@ impl Session {
             RequestFraming::Chunked => chunk(&exchange.body, &mut body, &peer.sim),
         }
         self.log.begun.set(number + 1);
+        if let Some(spoilt) = exchange.spoilt() {
+            spoilt.strike(&peer.sim);
+        }
+        if exchange.too_large {
+            peer.sim.struck(Fault::ClientOverdoesBody);
+        }
         if exchange.expects {
             self.write_pieces(peer, &head, exchange, 0)?;
             let deadline = peer.sim.now() + 3 * SECOND;
@@ -168,27 +181,23 @@ impl Session {
     }
 
     fn write_pieces(&self, peer: &Rc<Peer>, bytes: &[u8], exchange: &Exchange, before: usize) -> Result<(), Stop> {
-        let last = match exchange.misdeed {
-            ClientMisdeed::Nothing => usize::MAX,
-            ClientMisdeed::StallsAfter(bytes)
-            | ClientMisdeed::FinishesAfter(bytes)
-            | ClientMisdeed::LeavesAfter(bytes)
-            | ClientMisdeed::ResetsAfter(bytes) => bytes.saturating_sub(before),
+        let (last, fault) = match exchange.misdeed {
+            ClientMisdeed::StallsAfter(bytes) => (bytes, Fault::ClientStalls),
+            ClientMisdeed::FinishesAfter(bytes) => (bytes, Fault::ClientHalfCloses),
+            ClientMisdeed::LeavesAfter(bytes) => (bytes, Fault::ClientLeaves),
+            ClientMisdeed::ResetsAfter(bytes) => (bytes, Fault::ClientResets),
+            _ => return self.write_all(peer, bytes, exchange.misdeed),
         };
-        let stops = last <= bytes.len() && exchange.misdeed != ClientMisdeed::Nothing;
-        for piece in bytes[..last.min(bytes.len())].chunks(self.client.piece) {
-            peer.send(piece, peer.sim.now() + 300 * SECOND)?;
-            if self.client.rest > 0 {
-                peer.sim.sleep(peer.sim.chance.below(self.client.rest));
-            }
-        }
-        if !stops {
+        let last = last.saturating_sub(before);
+        self.write_all(peer, &bytes[..last.min(bytes.len())], exchange.misdeed)?;
+        if last > bytes.len() {
             return Ok(());
         }
         if last == bytes.len() {
             self.log.sent_whole.set(self.log.begun.get());
             self.log.sent_at.borrow_mut().push(peer.sim.now());
         }
+        peer.sim.struck(fault);
         match exchange.misdeed {
             ClientMisdeed::FinishesAfter(_) => peer.finish(),
             ClientMisdeed::LeavesAfter(_) => {
@@ -200,13 +209,41 @@ impl Session {
                 peer.reset_on_close();
                 peer.close();
             }
-            ClientMisdeed::Nothing | ClientMisdeed::StallsAfter(_) => {}
+            _ => {}
         }
         Err(Stop)
     }
 
+    fn write_all(&self, peer: &Rc<Peer>, bytes: &[u8], misdeed: ClientMisdeed) -> Result<(), Stop> {
+        let (piece, trickles) = match misdeed {
+            ClientMisdeed::Trickles(rest) => (bytes.len() / TRICKLES + 1, Some(rest)),
+            _ => (self.client.piece, None),
+        };
+        if trickles.is_some() {
+            peer.sim.struck(Fault::ClientTrickles);
+        } else if bytes.len() > piece {
+            peer.sim.struck(Fault::ClientSplits);
+        }
+        for piece in bytes.chunks(piece) {
+            peer.send(piece, peer.sim.now() + 300 * SECOND)?;
+            if let Some(rest) = trickles {
+                peer.sim.sleep(rest);
+            } else if self.client.rest > 0 {
+                peer.sim.sleep(peer.sim.chance.below(self.client.rest));
+            }
+        }
+        Ok(())
+    }
+
     fn read(&self, peer: Rc<Peer>) {
         let sim = peer.sim.clone();
+        if let Some(late) = self.client.exchanges.iter().find_map(|exchange| match exchange.misdeed {
+            ClientMisdeed::ReadsLate(late) => Some(late),
+            _ => None,
+        }) {
+            sim.struck(Fault::ClientReadsNothing);
+            sim.sleep(late);
+        }
         let mut wire = Wire::new(peer, self.client.pace);
         let end = self.read_answers(&mut wire);
         self.gone.set(true);
@@ -304,7 +341,10 @@ impl Session {
                     return;
                 }
             }
-            if !stays {
+            if stays {
+                peer.sim.struck(Fault::TunnelStalls);
+            } else {
+                peer.sim.struck(Fault::TunnelHalfCloses);
                 peer.finish();
             }
         });

@@ -1,23 +1,27 @@
 //! The proxy in the simulated world: its workers, its fleet of origins, its clients, and what must hold at the end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use maypole::balance::{self, Backend, Fleet, Report, Snapshot};
-use maypole::config::Config;
+use maypole::balance::{self, Fleet, Report};
+use maypole::config::{self, Config};
+use maypole::control::registry::Registry;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::world::World;
 
 use crate::chance::Chance;
 use crate::client::{Client, Log};
+use crate::control::{Control, Upset};
+use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
-use crate::sim::{SECOND, Sim, Time};
+use crate::sim::{MILLISECOND, SECOND, Sim, Time};
+use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
-use crate::verdict::{Excuses, Played, judge};
+use crate::verdict::{Excuses, Judge, Played};
 use crate::world::SimWorld;
 
 /// Where clients connect.
@@ -30,18 +34,19 @@ pub struct House {
     pub sim: Sim,
     pub book: Book,
     pub shared: Arc<Shared>,
-    pub backends: Vec<Arc<Backend>>,
+    pub control: Rc<Control>,
     pub worlds: Vec<SimWorld<Parked>>,
-    /// The services live as long as their worlds.
-    _proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
-    reports: crossbeam::channel::Receiver<Report>,
+    proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
+    origins: u8,
     played: RefCell<Vec<Played>>,
-    next_client: RefCell<u8>,
+    mutants: RefCell<Vec<OwnAnswers>>,
+    next_client: Cell<u8>,
 }
 
 /// What a finished run leaves.
 pub struct Finished {
-    pub wrongs: Vec<String>,
+    pub wrongs: Vec<Wrong>,
+    pub tally: Tally,
     pub trace: u64,
     pub events: u64,
     pub taps: Vec<Tap>,
@@ -63,8 +68,14 @@ impl House {
         connections_max: usize,
     ) -> Self {
         let sim = Sim::new(seed, temper);
-        let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
-        let shared = Shared::new(Config { workers, ..config }, Arc::new(fleet), connections_max);
+        let strategy = match config.strategy {
+            config::Strategy::RoundRobin => balance::Strategy::RoundRobin,
+            config::Strategy::LeastConn => balance::Strategy::LeastConn,
+        };
+        let (fleet, reports) = Fleet::new(strategy);
+        let fleet = Arc::new(fleet);
+        let control = Control::new(Registry::new(Arc::clone(&fleet), strategy, workers), reports);
+        let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         let proxies: Vec<_> =
             worlds.iter().map(|world| Rc::new(Proxy::new(world.clone(), Arc::clone(&shared)))).collect();
@@ -75,12 +86,13 @@ impl House {
             sim,
             book: Book::default(),
             shared,
-            backends: Vec::new(),
+            control: Rc::new(control),
             worlds,
-            _proxies: proxies,
-            reports,
+            proxies,
+            origins: 0,
             played: RefCell::default(),
-            next_client: RefCell::new(0),
+            mutants: RefCell::default(),
+            next_client: Cell::new(0),
         };
         house.open_front();
         house
@@ -99,28 +111,42 @@ impl House {
     }
 
     /// Adds a backend with one address, where `origin` listens as `outcome` says.
+    #[expect(clippy::needless_pass_by_value, reason = "each caller makes one for this call")]
     pub fn add_origin(&mut self, origin: Origin, outcome: impl Fn() -> Connecting + 'static) {
-        let ip = Ipv4Addr::new(10, 0, 1, 1 + self.backends.len() as u8);
-        let address = SocketAddr::new(IpAddr::V4(ip), 8_000);
-        self.sim.listen(address, origin.listener(&self.sim, &self.book, outcome));
-        let slot = self.backends.len();
-        let origin = balance::Origin {
-            name: format!("origin{slot}"),
-            url: format!("http://{address}"),
-            host: ip.to_string(),
-            port: address.port(),
-            base_path: String::new(),
-        };
-        self.backends.push(Arc::new(Backend::new(slot as u64 + 1, slot, origin, self.worlds.len())));
-        publish(&self.shared.fleet, &self.backends);
+        self.add_origin_at(&origin, vec![Rc::new(outcome)]);
+    }
+
+    /// Adds a backend with several addresses, at each of which `origin` listens as its outcome says.
+    pub fn add_origin_at(&mut self, origin: &Origin, outcomes: Vec<Rc<dyn Fn() -> Connecting>>) {
+        self.origins += 1;
+        let mut addresses = Vec::new();
+        for (number, outcome) in (1..).zip(outcomes) {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, number, self.origins)), 8_000);
+            self.sim.listen(address, origin.clone().listener(&self.sim, &self.book, move || outcome()));
+            addresses.push(address);
+        }
+        self.control.add(addresses, &origin.site);
     }
 
     /// A client's connection with these exchanges, all plain until the caller says otherwise.
     pub fn client(&self, exchanges: Vec<Exchange>) -> Client {
         let exchanges = exchanges.into_iter().map(|exchange| self.book.add(exchange)).collect();
-        let mut next = self.next_client.borrow_mut();
-        *next = next.wrapping_add(1);
-        Client::brisk(IpAddr::V4(Ipv4Addr::new(10, 9, 0, *next)), FRONT, exchanges)
+        Client::brisk(self.next_address(), FRONT, exchanges)
+    }
+
+    fn next_address(&self) -> IpAddr {
+        self.next_client.set(self.next_client.get().wrapping_add(1));
+        IpAddr::V4(Ipv4Addr::new(10, 9, 0, self.next_client.get()))
+    }
+
+    /// Starts a client after `delay` that sends a request with bytes changed.
+    pub fn play_mutant(&self, bytes: Vec<u8>, delay: Time) {
+        self.book.mutants.set(true);
+        let from = self.next_address();
+        let own = OwnAnswers::default();
+        let counted = own.clone();
+        self.sim.after(delay, move |sim| mutant::start(sim, from, FRONT, bytes, counted));
+        self.mutants.borrow_mut().push(own);
     }
 
     /// Starts a client after `delay`.
@@ -134,9 +160,20 @@ impl House {
 
     /// After `delay`, backend `number` is no more.
     pub fn remove_after(&self, delay: Time, number: usize) {
-        let (fleet, mut rest) = (Arc::clone(&self.shared.fleet), self.backends.clone());
-        rest.remove(number);
-        self.sim.after(delay, move |_| publish(&fleet, &rest));
+        self.upset_after(delay, Upset::Remove(number));
+    }
+
+    pub fn upset_after(&self, delay: Time, upset: Upset) {
+        let control = self.control.clone();
+        self.sim.after(delay, move |sim| control.upset(sim, upset));
+    }
+
+    /// Has the control plane act on what workers report, for the next seconds.
+    pub fn heed_reports(&self) {
+        for beat in 1..40 {
+            let control = self.control.clone();
+            self.sim.after(beat * 150 * MILLISECOND, move |_| control.heed_reports());
+        }
     }
 
     /// What `look` sees after `delay`.
@@ -156,7 +193,8 @@ impl House {
     /// Does after `delay` what a signal to stop does.
     pub fn drain_after(&self, delay: Time) {
         let (shared, worlds) = (self.shared.clone(), self.worlds.clone());
-        self.sim.after(delay, move |_| {
+        self.sim.after(delay, move |sim| {
+            sim.struck(Fault::ProxyDrains);
             shared.drain();
             worlds.iter().for_each(World::resume_parked);
         });
@@ -165,39 +203,58 @@ impl House {
     /// Runs to the end and judges.
     pub fn finish(self, excuses: Excuses) -> Finished {
         self.sim.run(RUN_ENDS, PATIENCE);
-        let mut wrongs = self.sim.take_faults();
         let taps = self.sim.net.take_taps();
-        wrongs.extend(judge(&self.played.borrow(), &self.book, &taps, excuses));
-        wrongs.extend(self.sim.unfinished_tasks().into_iter().map(|name| format!("'{name}' still waits")));
-        let parked: usize = self.worlds.iter().map(SimWorld::parked).sum();
-        let counts = [
-            (parked, "connections are still parked"),
-            (self.sim.net.service_streams(), "streams are still open"),
-            (self.shared.connections(), "client connections are still counted"),
-            (self.backends.iter().map(|backend| backend.in_flight()).sum(), "requests are still counted in flight"),
-        ];
-        wrongs
-            .extend(counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        let mut tally = self.sim.take_tally();
+        let mut judge = Judge::new(&self.book, &taps, excuses, &mut tally);
+        judge.judge(&self.played.borrow());
+        self.judge_what_is_left(&mut judge);
+        let mut wrongs = self.sim.take_wrongs();
+        wrongs.extend(judge.wrongs);
+        for wrong in &wrongs {
+            tally.broke(wrong.promise);
+        }
+        tally.runs = 1;
+        tally.failed(&self.shared.failures.all());
         let (trace, events) = (self.sim.trace.hash(), self.sim.trace.events());
         self.worlds.iter().for_each(SimWorld::end);
         self.sim.end();
-        let reports = self.reports.try_iter().collect();
-        Finished { wrongs, trace, events, taps, reports }
+        let reports = self.control.take_reports();
+        Finished { wrongs, tally, trace, events, taps, reports }
+    }
+
+    /// After a run nothing may be left of it.
+    fn judge_what_is_left(&self, judge: &mut Judge<'_>) {
+        let waiting = self.sim.unfinished_tasks();
+        judge.expect(Promise::Coroutines, waiting.is_empty(), || format!("'{}' still waits", waiting.join("', '")));
+        let of_proxies =
+            |count: fn(&Proxy<SimWorld<Parked>>) -> usize| self.proxies.iter().map(|proxy| count(proxy)).sum();
+        for (promise, left) in [
+            (Promise::Parked, self.worlds.iter().map(SimWorld::parked).sum()),
+            (Promise::Streams, self.sim.net.service_streams()),
+            (Promise::Seats, self.shared.connections()),
+            (Promise::InFlight, self.control.in_flight()),
+            (Promise::Timers, self.sim.timers()),
+            (Promise::Pools, of_proxies(Proxy::idle_upstream_connections)),
+            (Promise::Buffers, of_proxies(Proxy::buffers_in_use)),
+        ] {
+            judge.expect(promise, left == 0, || format!("{left} are left"));
+        }
+        let mutants: u64 = self.mutants.borrow().iter().map(|own| own.get()).sum();
+        let answered = judge.own_answers + mutants;
+        let counted = self.shared.failures.all().iter().map(|(_, times)| times).sum::<u64>();
+        judge.expect(Promise::Counted, answered <= counted, || format!("{answered} answers, {counted} failures"));
     }
 }
 
 impl Finished {
+    /// What was wrong, in words.
+    pub fn complaints(&self) -> String {
+        self.wrongs.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
+    }
+
     /// Nothing was wrong.
     #[track_caller]
     pub fn expect_fine(&self) {
-        assert!(self.wrongs.is_empty(), "{}", self.wrongs.join("\n"));
+        assert!(self.wrongs.is_empty(), "{}", self.complaints());
     }
-}
-
-/// Swaps a snapshot in, all of whose backends get traffic.
-fn publish(fleet: &Fleet, backends: &[Arc<Backend>]) {
-    let version = fleet.snapshot.load().version + 1;
-    let (backends, eligible) = (backends.to_vec(), backends.to_vec());
-    let strategy = balance::Strategy::RoundRobin;
-    fleet.snapshot.store(Arc::new(Snapshot { version, backends, eligible, strategy }));
 }

@@ -2,19 +2,26 @@
 #![allow(clippy::struct_excessive_bools, reason = "a socket and a temper are lists of independent facts")]
 #![allow(clippy::type_complexity, reason = "what an actor shares with its test is spelled out where it is made")]
 
+mod campaign;
 mod chance;
 mod client;
+mod control;
 mod coroutine;
 mod deadlines;
+mod draw;
 mod exchanges;
 mod house;
+mod mutant;
 mod net;
 mod origin;
 mod peer;
 mod plan;
 mod rates;
+mod regressions;
 mod scenario;
 mod sim;
+mod spoilt;
+mod tally;
 mod temper;
 mod toy;
 mod trace;

@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::chance::Chance;
+use crate::control::Site;
 use crate::net::{Connecting, Holder, Listener};
 use crate::peer::{Peer, Unsent};
 use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, Seen};
 use crate::sim::{SECOND, Sim, Time};
+use crate::tally::{Fault, Promise};
 use crate::wire::{Cut, Head, Pace, Wire};
 
 /// How one origin behaves apart from what exchanges ask of it.
@@ -19,6 +22,7 @@ pub struct Origin {
     /// The longest piece that it sends at a time, with a rest of up to so long after each.
     pub piece: usize,
     pub rest: Time,
+    pub site: Rc<Site>,
 }
 
 impl Origin {
@@ -29,14 +33,20 @@ impl Origin {
             keeps_idle: 300 * SECOND,
             piece: 16_384,
             rest: 0,
+            site: Rc::default(),
         }
     }
 
-    /// Takes connections as `outcome` says.
+    /// Takes connections as `outcome` says, unless its site is down.
     pub fn listener(self, sim: &Sim, book: &Book, outcome: impl Fn() -> Connecting + 'static) -> Listener {
-        let (sim, book, origin) = (sim.clone(), book.clone(), Rc::new(self));
+        let (sim, book, site, origin) = (sim.clone(), book.clone(), self.site.clone(), Rc::new(self));
+        let outcome = move || if site.is_down() { Connecting::Refused(0) } else { outcome() };
         let accept = move |id, _| {
             let peer = Rc::new(Peer::new(&sim, id));
+            if origin.site.is_down() {
+                return peer.reset_on_close();
+            }
+            origin.site.hold(&peer);
             let connection = Connection { origin: origin.clone(), book: book.clone(), peer };
             sim.spawn("origin", move || connection.serve());
         };
@@ -73,14 +83,19 @@ impl Connection {
         let head = match wire.head() {
             Ok(head) => head,
             Err(Cut::Malformed(what)) => {
-                self.peer.sim.fault(format!("an origin got {what}"));
+                self.peer.sim.wrong(Promise::WellFormed, format!("an origin got {what}"));
                 return Err(Over);
             }
             Err(_) => return Err(Over),
         };
+        self.peer.sim.checked(Promise::WellFormed);
         let id = head.field("x-sim-id").and_then(|id| id.parse().ok());
         let Some(exchange) = id.and_then(|id| self.book.exchange(id)) else {
-            self.peer.sim.fault(format!("an origin got a request that nobody sent: {head:?}"));
+            if self.book.mutants.get() && id.is_none() {
+                return self.answer_mutant(wire, &head);
+            }
+            let what = format!("an origin got a request that nobody sent: {head:?}");
+            self.peer.sim.wrong(Promise::RequestBodies, what);
             return Err(Over);
         };
         let attempt = self.book.times_seen(exchange.id);
@@ -90,22 +105,29 @@ impl Connection {
             return self.leave(rudely);
         }
         if answering.early {
+            self.peer.sim.struck(Fault::BackendAnswersEarly);
             self.answer(&exchange, &answering, attempt)?;
-            self.read_body(wire, &head, place)?;
+            self.note_body(wire, &head, place)?;
         } else {
             if head.lists("Expect", "100-continue") {
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
-            self.read_body(wire, &head, place)?;
+            self.note_body(wire, &head, place)?;
             self.answer(&exchange, &answering, attempt)?;
         }
         if answering.status == 101 {
-            return self.echo(wire, place);
+            return self.echo(wire, place, answering.misdeed);
+        }
+        match answering.misdeed {
+            OriginMisdeed::AddsBytes => self.add_bytes()?,
+            OriginMisdeed::Mutates(_) => return Err(Over),
+            _ => {}
         }
         match answering.then {
             Afterwards::Stays if answering.framing != AnswerFraming::UntilClose => Ok(()),
             Afterwards::Stays | Afterwards::ClosesAsSaid => Err(Over),
             Afterwards::ClosesSilently(after) => {
+                self.peer.sim.struck(Fault::BackendClosesIdle);
                 self.peer.sim.sleep(after);
                 Err(Over)
             }
@@ -126,19 +148,27 @@ impl Connection {
         seen.len() - 1
     }
 
-    fn read_body(&self, wire: &mut Wire, head: &Head, place: usize) -> Result<(), Over> {
+    /// Reads a request's body, and notes what came of it.
+    fn note_body(&self, wire: &mut Wire, head: &Head, place: usize) -> Result<(), Over> {
         let mut body = Vec::new();
-        let end = if head.lists("Transfer-Encoding", "chunked") {
-            wire.chunked(&mut body)
-        } else {
-            let length = head.field("Content-Length").and_then(|length| length.parse().ok()).unwrap_or(0);
-            wire.exactly(length, &mut body).map(|()| Vec::new())
-        };
+        let end = read_body(wire, head, &mut body);
         let ok = end.is_ok();
         let mut seen = self.book.seen.borrow_mut();
         seen[place].body = body;
         seen[place].body_end = Some(end.map(|trailers| seen[place].trailers = trailers));
         if ok { Ok(()) } else { Err(Over) }
+    }
+
+    /// A request that came out of one whose bytes were changed: sound, or it wouldn't be here.
+    fn answer_mutant(&self, wire: &mut Wire, head: &Head) -> Result<(), Over> {
+        match read_body(wire, head, &mut Vec::new()) {
+            Ok(_) => self.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            Err(Cut::Malformed(what)) => {
+                self.peer.sim.wrong(Promise::WellFormed, format!("a mutated request's body came with {what}"));
+                Err(Over)
+            }
+            Err(_) => Err(Over),
+        }
     }
 
     fn answer(&self, exchange: &Exchange, answering: &Answering, attempt: usize) -> Result<(), Over> {
@@ -149,15 +179,27 @@ impl Connection {
         match answering.misdeed {
             OriginMisdeed::StallsBeforeAnswer => return self.stall(),
             OriginMisdeed::Babbles => {
+                sim.struck(Fault::BackendBabbles);
                 self.send(b"this is no answer at all\r\n\r\n")?;
                 return Err(Over);
+            }
+            OriginMisdeed::Switches => {
+                sim.struck(Fault::BackendSwitches);
+                self.send(b"HTTP/1.1 101 Unasked\r\nConnection: upgrade\r\nUpgrade: sim-echo\r\n\r\n")?;
+                return Err(Over);
+            }
+            OriginMisdeed::Floods(times) => {
+                sim.struck(Fault::BackendFloods);
+                (0..times).try_for_each(|_| self.send(b"HTTP/1.1 102 Still here\r\n\r\n"))?;
+                return self.stall();
             }
             _ => {}
         }
         for status in &answering.informational {
             self.send(format!("HTTP/1.1 {status} Early\r\nx-sim-id: {}\r\n\r\n", exchange.id).as_bytes())?;
         }
-        let head = answer_head(exchange, answering, attempt);
+        let mut head = answer_head(exchange, answering, attempt);
+        self.spoil(answering.misdeed, &mut head);
         if let OriginMisdeed::LeavesInHead { after, rudely } = answering.misdeed {
             self.send(&head[..after.min(head.len() - 1)])?;
             return self.leave(rudely);
@@ -167,28 +209,74 @@ impl Connection {
         }
         let mut bytes = head;
         let head_bytes = bytes.len();
+        if let OriginMisdeed::BreaksChunks { after } = answering.misdeed {
+            sim.struck(Fault::BackendBreaksChunks);
+            let part = &answering.body[..after.min(answering.body.len())];
+            if !part.is_empty() {
+                bytes.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+                bytes.extend_from_slice(part);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"this is no chunk\r\n");
+            self.send(&bytes)?;
+            return self.stall();
+        }
         match answering.framing {
-            AnswerFraming::Chunked => chunk(&answering.body, &mut bytes, &self.peer.sim),
+            AnswerFraming::Chunked => chunk(&answering.body, &mut bytes, sim),
             _ => bytes.extend_from_slice(&answering.body),
         }
+        // At least one byte stays unsent.
+        let cut_at = |after: usize| (head_bytes + after).min(bytes.len() - 1).max(head_bytes);
         match answering.misdeed {
             OriginMisdeed::LeavesInBody { after, rudely } => {
-                // At least one byte stays unsent.
-                let end = (head_bytes + after).min(bytes.len() - 1).max(head_bytes);
-                self.send(&bytes[..end])?;
+                self.send(&bytes[..cut_at(after)])?;
                 self.leave(rudely)
             }
             OriginMisdeed::StallsInBody { after } => {
-                let end = (head_bytes + after).min(bytes.len() - 1).max(head_bytes);
-                self.send(&bytes[..end])?;
+                self.send(&bytes[..cut_at(after)])?;
                 self.stall()
             }
             _ => self.send(&bytes),
         }
     }
 
+    /// Makes of a sound head what `misdeed` wants it to be.
+    fn spoil(&self, misdeed: OriginMisdeed, head: &mut Vec<u8>) {
+        let sim = &self.peer.sim;
+        let fields = match misdeed {
+            OriginMisdeed::Conflicts => {
+                sim.struck(Fault::BackendConflicts);
+                "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n".to_owned()
+            }
+            OriginMisdeed::OverdoesFields(count) => {
+                sim.struck(Fault::BackendOverdoesHead);
+                "a: 1\r\n".repeat(count)
+            }
+            OriginMisdeed::OverdoesBytes(bytes) => {
+                sim.struck(Fault::BackendOverdoesHead);
+                format!("x-long: {}\r\n", "l".repeat(bytes))
+            }
+            OriginMisdeed::Mutates(changes) => {
+                sim.struck(Fault::BackendMutates);
+                return mutate_head(&sim.chance, head, changes);
+            }
+            _ => return,
+        };
+        let end = head.len() - 2;
+        head.splice(end..end, fields.into_bytes());
+    }
+
+    /// Sends what nobody asked for.
+    fn add_bytes(&self) -> Result<(), Over> {
+        self.peer.sim.struck(Fault::BackendAddsBytes);
+        self.send(b"and one more thing")
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<(), Over> {
         let sim = &self.peer.sim;
+        if bytes.len() > self.origin.piece {
+            sim.struck(Fault::BackendSplits);
+        }
         for piece in bytes.chunks(self.origin.piece) {
             self.peer.send(piece, sim.now() + 300 * SECOND)?;
             if self.origin.rest > 0 {
@@ -199,6 +287,7 @@ impl Connection {
     }
 
     fn leave(&self, rudely: bool) -> Result<(), Over> {
+        self.peer.sim.struck(if rudely { Fault::BackendResets } else { Fault::BackendCloses });
         if rudely {
             self.peer.reset_on_close();
         }
@@ -208,6 +297,7 @@ impl Connection {
     /// Says nothing more until the other side has gone.
     fn stall(&self) -> Result<(), Over> {
         let sim = &self.peer.sim;
+        sim.struck(Fault::BackendStalls);
         let until = sim.now() + 300 * SECOND;
         let mut rest = Vec::new();
         while let crate::peer::Got::Bytes(_) = self.peer.receive(&mut rest, 4_096, until) {
@@ -217,15 +307,46 @@ impl Connection {
     }
 
     /// After a 101: sends back what comes.
-    fn echo(&self, wire: &mut Wire, place: usize) -> Result<(), Over> {
+    fn echo(&self, wire: &mut Wire, place: usize, misdeed: OriginMisdeed) -> Result<(), Over> {
         let mut bytes = wire.held().to_vec();
+        let mut echoed = 0;
         loop {
+            if let OriginMisdeed::LeavesInBody { after, rudely } = misdeed
+                && echoed + bytes.len() >= after
+            {
+                self.peer.sim.struck(Fault::TunnelEndsAtBackend);
+                self.send(&bytes[..after - echoed])?;
+                return self.leave(rudely);
+            }
+            echoed += bytes.len();
             self.send(&bytes)?;
             self.book.seen.borrow_mut()[place].body.append(&mut bytes);
             let got = self.peer.receive(&mut bytes, self.origin.pace.piece, self.peer.sim.now() + 300 * SECOND);
             if !matches!(got, crate::peer::Got::Bytes(_)) {
                 return Err(Over);
             }
+        }
+    }
+}
+
+/// Moves a request's body into `body`; the result has its trailers.
+fn read_body(wire: &mut Wire, head: &Head, body: &mut Vec<u8>) -> Result<Vec<(String, String)>, Cut> {
+    if head.lists("Transfer-Encoding", "chunked") {
+        return wire.chunked(body);
+    }
+    let length = head.field("Content-Length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    wire.exactly(length, body).map(|()| Vec::new())
+}
+
+/// Changes bytes at random, but not in the fields that name the exchange: an answer to another one is always wrong.
+fn mutate_head(chance: &Chance, head: &mut [u8], changes: usize) {
+    let named = memchr::memmem::find(head, b"x-sim-id").unwrap_or(0)
+        ..memchr::memmem::rfind(head, b"x-sim-try").unwrap_or(0) + 20;
+    for _ in 0..changes {
+        let at = chance.index(head.len());
+        if !named.contains(&at) {
+            head[at] =
+                if chance.percent(50) { chance.pick(b"\r\n\0 :,;/0159aAfF\t\x7f") } else { chance.below(128) as u8 };
         }
     }
 }

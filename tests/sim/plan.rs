@@ -1,11 +1,12 @@
 //! What the actors of a run are going to do: requests, and the answers that origins will give to them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
 use crate::sim::Time;
+use crate::spoilt::Spoilt;
 
 /// One request and what shall become of it. The `x-sim-id` field carries its number through the proxy and back.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Exchange {
     pub expects: bool,
     /// Sends `Connection: close` (or leaves out HTTP/1.0's `keep-alive`).
     pub closes: bool,
+    /// Its body is over the limit.
+    pub too_large: bool,
     pub misdeed: ClientMisdeed,
     /// One for each try; the last one for all that follow.
     pub answers: Vec<Answering>,
@@ -45,6 +48,12 @@ pub enum ClientMisdeed {
     /// Closes its sending side and goes.
     LeavesAfter(usize),
     ResetsAfter(usize),
+    /// Sends in a few pieces, with so long between them.
+    Trickles(Time),
+    /// Reads nothing for so long.
+    ReadsLate(Time),
+    /// Sends what must be refused.
+    Sends(Spoilt),
 }
 
 /// How an origin answers.
@@ -95,6 +104,23 @@ pub enum OriginMisdeed {
     },
     /// Answers with something else than HTTP.
     Babbles,
+    /// Announces both a length and chunks.
+    Conflicts,
+    /// Sends something else than a chunk after this many bytes of its answer's body.
+    BreaksChunks {
+        after: usize,
+    },
+    /// Sends as many fields as this in its head, or one of as many bytes.
+    OverdoesFields(usize),
+    OverdoesBytes(usize),
+    /// Sends this many interim answers.
+    Floods(usize),
+    /// Switches protocols unasked.
+    Switches,
+    /// Sends more bytes behind its answer.
+    AddsBytes,
+    /// Changes this many bytes of its answer's head at random, and closes behind it.
+    Mutates(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +157,7 @@ impl Exchange {
             framing: RequestFraming::NoBody,
             expects: false,
             closes: false,
+            too_large: false,
             misdeed: ClientMisdeed::Nothing,
             answers: vec![answer],
         }
@@ -155,6 +182,14 @@ impl Exchange {
     }
 
     pub fn head_bytes(&self) -> Vec<u8> {
+        let head = self.sound_head();
+        match self.misdeed {
+            ClientMisdeed::Sends(spoilt) => spoilt.head(&head),
+            _ => head.into_bytes(),
+        }
+    }
+
+    fn sound_head(&self) -> String {
         let version = if self.old { "1.0" } else { "1.1" };
         let mut head = format!("{} {} HTTP/{version}\r\n", self.method, self.target());
         let _ = write!(head, "x-sim-id: {}\r\nHost: front.example\r\n", self.id);
@@ -177,7 +212,20 @@ impl Exchange {
             }
         }
         head.push_str("\r\n");
-        head.into_bytes()
+        head
+    }
+
+    /// What makes it one to be refused, if anything does.
+    pub fn spoilt(&self) -> Option<Spoilt> {
+        match self.misdeed {
+            ClientMisdeed::Sends(spoilt) => Some(spoilt),
+            _ => None,
+        }
+    }
+
+    /// Its answer may come with any of its head's bytes changed.
+    pub fn is_answered_mutated(&self) -> bool {
+        self.answers.iter().any(|answering| matches!(answering.misdeed, OriginMisdeed::Mutates(_)))
     }
 }
 
@@ -186,6 +234,8 @@ impl Exchange {
 pub struct Book {
     pub exchanges: Rc<RefCell<BTreeMap<u64, Rc<Exchange>>>>,
     pub seen: Rc<RefCell<Vec<Seen>>>,
+    /// Some requests come with bytes changed, and may reach an origin as requests that nobody planned.
+    pub mutants: Rc<Cell<bool>>,
 }
 
 /// A request as an origin saw it.

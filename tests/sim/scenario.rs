@@ -1,50 +1,163 @@
-//! Whole runs that a seed makes up: networks, origins, clients, and what they do to one another.
+//! Whole runs that a seed makes up: networks, origins, clients, and what they and the control plane do to one another.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 use std::time::Duration;
 
-use maypole::config::Config;
+use maypole::config::{Config, Strategy};
 
 use crate::chance::Chance;
+use crate::control::Upset;
+use crate::draw::{any_exchange, any_origin};
 use crate::house::{Finished, House};
+use crate::mutant;
 use crate::net::Connecting;
-use crate::origin::Origin;
-use crate::plan::{Afterwards, AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
+use crate::plan::{ClientMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
 use crate::verdict::Excuses;
-use crate::wire::Pace;
 
-/// Seeds that the random test goes through, unless `MAYPOLE_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 2_000;
+/// Where those come from that come together.
+const CROWD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 1, 1));
+/// Client connections that are allowed in a run where too many come.
+const FEW_CONNECTIONS: usize = 2;
+/// Bytes a second that even the slowest of networks here carries many times over.
+const SLOWEST_BODY: u64 = 20;
+/// Upsets of backends happen within this time.
+const UPSETS_END: u64 = 4 * SECOND;
+
+/// Which kinds of trouble a run has; where there is none, every exchange must succeed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// Origins leave in the middle of things, or send what they must not.
+    pub leaving: bool,
+    /// Origins, or the way to them, fall silent.
+    pub stalling: bool,
+    /// Clients misbehave.
+    pub clients: bool,
+    /// Clients send requests with bytes changed.
+    pub mutants: bool,
+    /// Limits are low, and clients and origins exceed them.
+    pub limits: bool,
+    /// More clients come than may be served at once.
+    pub crowd: bool,
+    /// The system lacks ports and descriptors.
+    pub lacking: bool,
+    /// Admin calls and health checks change the set of backends.
+    pub control: bool,
+    /// Origins crash and come back.
+    pub crashes: bool,
+    /// The proxy's own coroutines panic.
+    pub panics: bool,
+    /// The proxy is told to stop.
+    pub drains: bool,
+}
+
+impl Trouble {
+    fn any(chance: &Chance) -> Self {
+        if !chance.percent(75) {
+            return Self::default();
+        }
+        Self {
+            leaving: chance.percent(50),
+            stalling: chance.percent(20),
+            clients: chance.percent(40),
+            mutants: chance.percent(15),
+            limits: chance.percent(20),
+            crowd: chance.percent(5),
+            lacking: chance.percent(8),
+            control: chance.percent(20),
+            crashes: chance.percent(12),
+            panics: chance.percent(5),
+            drains: chance.percent(10),
+        }
+    }
+
+    fn excuses(self, config: &Config) -> Excuses {
+        Excuses {
+            origins_leave: self.leaving,
+            origins_stall: self.stalling,
+            origins_crash: self.crashes,
+            system_lacks: self.lacking,
+            // A refused connection takes its backend out of rotation.
+            no_backend: self.control || self.crashes,
+            turns_away: self.crowd,
+            drained: self.drains,
+            panics: self.panics,
+            tries_max: config.retries.attempts as usize,
+        }
+    }
+
+    fn temper(self, chance: &Chance) -> Temper {
+        let panics = if self.panics { chance.pick(&[20, 200, 1_000]) } else { 0 };
+        Temper { panics, ..Temper::any(chance) }
+    }
+}
 
 /// Runs what `seed` makes up.
 pub fn run(seed: u64) -> Finished {
     let chance = Chance::new(seed ^ 0x5eed_5eed);
-    let mut config = Config::default();
-    config.retries.attempts = 1 + chance.below(3) as u32;
-    let rough = Roughness::any(&chance);
-    // Where every answer must come in time, the slowest reader's time is allowed for.
-    config.request_timeout = Duration::from_secs(if rough.stalling { chance.pick(&[2, 10]) } else { 100 });
-    config.timeouts.tunnel_idle = Duration::from_secs(50);
-    let tries_max = config.retries.attempts as usize;
+    let trouble = Trouble::any(&chance);
+    let config = any_config(&chance, trouble);
+    let excuses = trouble.excuses(&config);
     let workers = chance.pick(&[1, 1, 2]);
-    let mut house = House::new(seed, Temper::any, config, workers);
-    for number in 0..chance.pick(&[1, 2, 3]) {
-        let (origin, outcomes) = any_origin(&chance, number, &house.sim.temper, rough);
-        let draw = house.sim.chance.fork();
-        house.add_origin(origin, move || draw.pick(&outcomes));
+    let by_client = config.limits.connections_per_client > 0;
+    let connections_max = if trouble.crowd && !by_client { FEW_CONNECTIONS } else { 10_000 };
+    let mut house = House::with_limit(seed, |chance| trouble.temper(chance), config, workers, connections_max);
+    let origins = chance.pick(&[1, 2, 3]);
+    for number in 0..origins {
+        let (origin, outcomes) = any_origin(&chance, number, &house.sim.temper, trouble);
+        let outcomes = outcomes.into_iter().map(|outcomes| {
+            let draw = house.sim.chance.fork();
+            Rc::new(move || draw.pick(&outcomes)) as Rc<dyn Fn() -> Connecting>
+        });
+        let outcomes = outcomes.collect();
+        house.add_origin_at(&origin, outcomes);
     }
+    play_clients(&chance, &house, trouble);
+    upset_backends(&chance, &house, trouble, origins);
+    if trouble.drains {
+        house.drain_after(chance.below(3 * SECOND));
+    }
+    house.finish(excuses)
+}
+
+fn any_config(chance: &Chance, trouble: Trouble) -> Config {
+    let mut config =
+        Config { strategy: chance.pick(&[Strategy::RoundRobin, Strategy::LeastConn]), ..Config::default() };
+    config.retries.attempts = 1 + chance.below(3) as u32;
+    // Where every answer must come in time, the slowest reader's time is allowed for.
+    config.request_timeout = Duration::from_secs(if trouble.stalling { chance.pick(&[2, 10]) } else { 100 });
+    config.timeouts.tunnel_idle = Duration::from_secs(50);
+    if trouble.limits {
+        config.limits.head_bytes = 1_024;
+        config.limits.headers = 16;
+        config.limits.uri_bytes = 100;
+        config.limits.body_bytes = chance.pick(&[0, 500, 2_000]);
+        config.limits.requests_per_connection = chance.pick(&[0, 1, 3]);
+        config.limits.min_body_rate = chance.pick(&[0, SLOWEST_BODY]);
+    }
+    if trouble.crowd && chance.percent(50) {
+        config.limits.connections_per_client = FEW_CONNECTIONS;
+    }
+    config
+}
+
+fn play_clients(chance: &Chance, house: &House, trouble: Trouble) {
     // A byte costs as many events as it takes segments: the same patience for all tempers.
     let budget_at_start = house.sim.temper.body_bytes_max();
     let mut budget = budget_at_start;
+    let limits = house.shared.config.limits.clone();
     let mut id = 0;
-    for _ in 0..=chance.below(5) {
+    let clients = chance.below(5) + if trouble.crowd { 3 } else { 0 };
+    for _ in 0..=clients {
         let mut exchanges = Vec::new();
         for _ in 0..=chance.below(5) {
             id += 1;
-            let exchange = any_exchange(&chance, id, &mut budget, rough);
+            let exchange = any_exchange(chance, id, &mut budget, trouble, &limits);
             let last = exchange.misdeed != ClientMisdeed::Nothing
                 || exchange.closes
+                || exchange.too_large
                 || exchange.framing == RequestFraming::Upgrade;
             exchanges.push(exchange);
             if last {
@@ -52,6 +165,9 @@ pub fn run(seed: u64) -> Finished {
             }
         }
         let mut client = house.client(exchanges);
+        if trouble.crowd {
+            client.from = CROWD;
+        }
         client.pipelines = chance.percent(30);
         client.piece = chance.pick(&[20, 300, 2_000, 16_384]).max(budget_at_start / 200);
         client.rest = chance.pick(&[0, 0, MILLISECOND, 10 * MILLISECOND]);
@@ -61,214 +177,41 @@ pub fn run(seed: u64) -> Finished {
         client.lingers = chance.pick(&[0, 0, SECOND, 100 * SECOND]);
         house.play(client, chance.pick(&[0, 0, MILLISECOND, SECOND]));
     }
-    let drains = chance.percent(10);
-    if drains {
-        house.drain_after(chance.below(3 * SECOND));
-    }
-    let excuses = Excuses {
-        origins_leave: rough.leaving,
-        origins_stall: rough.stalling,
-        drained: drains,
-        turns_away: false,
-        tries_max,
-    };
-    house.finish(excuses)
-}
-
-/// Which kinds of trouble a run has; where there is none, every exchange must succeed.
-#[derive(Clone, Copy, Debug)]
-struct Roughness {
-    leaving: bool,
-    stalling: bool,
-    clients: bool,
-}
-
-impl Roughness {
-    fn any(chance: &Chance) -> Self {
-        let rough = chance.percent(60);
-        Self {
-            leaving: rough && chance.percent(70),
-            stalling: rough && chance.percent(30),
-            clients: rough && chance.percent(50),
+    if trouble.mutants {
+        for _ in 0..=chance.below(3) {
+            house.play_mutant(mutant::mutate(chance), chance.pick(&[0, MILLISECOND, SECOND]));
         }
     }
 }
 
-fn any_origin(chance: &Chance, number: usize, temper: &Temper, rough: Roughness) -> (Origin, Vec<Connecting>) {
-    let mut origin = Origin::brisk(number);
-    let piece = |chance: &Chance| chance.pick(&[40, 1_000, 16_384]).max(temper.body_bytes_max() / 200);
-    origin.pace = Pace { piece: piece(chance), rest: chance.pick(&[0, 0, 10 * MILLISECOND]), patience: 300 * SECOND };
-    origin.piece = piece(chance);
-    origin.rest = chance.pick(&[0, 0, 5 * MILLISECOND]);
-    if rough.leaving {
-        origin.keeps_idle = chance.pick(&[*temper.latency.end(), 100 * MILLISECOND, 3 * SECOND, 300 * SECOND]);
+/// Has backends come, go, turn and crash at random moments, each of them in an order that makes sense.
+fn upset_backends(chance: &Chance, house: &House, trouble: Trouble, origins: usize) {
+    if !(trouble.control || trouble.crashes) {
+        return;
     }
-    let mut outcomes = vec![Connecting::Accepted(0), Connecting::Accepted(0), Connecting::Accepted(100 * MILLISECOND)];
-    if rough.leaving && chance.percent(30) {
-        outcomes.push(Connecting::Refused(0));
-        outcomes.push(Connecting::Impossible(std::io::ErrorKind::HostUnreachable));
-    }
-    if rough.stalling && chance.percent(30) {
-        outcomes.push(Connecting::BlackHole);
-    }
-    (origin, outcomes)
-}
-
-fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, rough: Roughness) -> Exchange {
-    let method = chance.pick(&["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]);
-    let mut framing = match method {
-        "POST" | "PUT" | "PATCH" => chance.pick(&[RequestFraming::Length, RequestFraming::Chunked]),
-        "GET" if chance.percent(6) => RequestFraming::Upgrade,
-        "GET" | "DELETE" if chance.percent(10) => RequestFraming::Length,
-        _ => RequestFraming::NoBody,
-    };
-    let old = chance.percent(8) && framing != RequestFraming::Upgrade;
-    if old && framing == RequestFraming::Chunked {
-        framing = RequestFraming::Length;
-    }
-    let body = match framing {
-        RequestFraming::NoBody => Vec::new(),
-        _ => any_body(chance, budget),
-    };
-    let tries = 1 + chance.index(3);
-    let answers = (0..tries).map(|_| any_answering(chance, method, framing, old, budget, rough)).collect();
-    let mut exchange = Exchange {
-        id,
-        method,
-        old,
-        expects: !old
-            && matches!(framing, RequestFraming::Length | RequestFraming::Chunked)
-            && !body.is_empty()
-            && chance.percent(10),
-        body,
-        framing,
-        closes: chance.percent(10),
-        misdeed: ClientMisdeed::Nothing,
-        answers,
-    };
-    if exchange.expects {
-        // Its origin would wait for a body that nobody sends once the answer has come.
-        for answering in exchange.answers.iter_mut().filter(|answering| answering.framing == AnswerFraming::UntilClose)
-        {
-            answering.early = false;
-        }
-    }
-    if rough.clients && chance.percent(25) {
-        let bytes = exchange.head_bytes().len() + exchange.body.len();
-        let after = 1 + chance.index(bytes + 10);
-        exchange.misdeed = chance.pick(&[
-            ClientMisdeed::StallsAfter(after),
-            ClientMisdeed::FinishesAfter(after),
-            ClientMisdeed::LeavesAfter(after),
-            ClientMisdeed::ResetsAfter(after),
+    house.heed_reports();
+    let mut pairs: Vec<fn(usize) -> (Upset, Upset)> = Vec::new();
+    if trouble.control {
+        pairs.extend([
+            (|n| (Upset::Remove(n), Upset::Add(n))) as fn(usize) -> (Upset, Upset),
+            |n| (Upset::Drain(n), Upset::Ready(n)),
+            |n| (Upset::Down(n), Upset::Up(n)),
         ]);
     }
-    exchange
-}
-
-fn any_body(chance: &Chance, budget: &mut usize) -> Vec<u8> {
-    let most = (*budget).max(10);
-    let length = match chance.below(4) {
-        0 => chance.index(3),
-        1 => chance.index(200),
-        _ => chance.index(most / 2),
-    };
-    let length = length.min(most);
-    *budget = budget.saturating_sub(length);
-    chance.bytes(length)
-}
-
-fn any_answering(
-    chance: &Chance,
-    method: &str,
-    request: RequestFraming,
-    old: bool,
-    budget: &mut usize,
-    rough: Roughness,
-) -> Answering {
-    if request == RequestFraming::Upgrade && chance.percent(80) {
-        return Answering { status: 101, ..Answering::plain("") };
+    if trouble.crashes {
+        pairs.extend([(|n| (Upset::Crash(n), Upset::Restart(n))) as fn(usize) -> (Upset, Upset)]);
+        pairs.extend([(|n| (Upset::LoseAddresses(n), Upset::FindAddresses(n))) as fn(usize) -> (Upset, Upset)]);
     }
-    let framing = chance.pick(&[
-        AnswerFraming::Length,
-        AnswerFraming::Length,
-        AnswerFraming::Chunked,
-        AnswerFraming::Chunked,
-        AnswerFraming::UntilClose,
-        AnswerFraming::NoBody,
-    ]);
-    let status = match framing {
-        AnswerFraming::NoBody => chance.pick(&[204, 304]),
-        _ => chance.pick(&[200, 200, 201, 302, 404, 500]),
-    };
-    let mut answering = Answering {
-        status,
-        framing,
-        informational: if chance.percent(10) { vec![103] } else { Vec::new() },
-        body: if method == "HEAD" { Vec::new() } else { any_body(chance, budget) },
-        early: chance.percent(10) && request != RequestFraming::Upgrade,
-        delay: chance.pick(&[0, 0, MILLISECOND, 300 * MILLISECOND]),
-        misdeed: OriginMisdeed::Nothing,
-        then: Afterwards::Stays,
-    };
-    if chance.percent(10) && framing != AnswerFraming::UntilClose {
-        answering.then = Afterwards::ClosesAsSaid;
-    }
-    if rough.leaving && chance.percent(30) {
-        misbehave(chance, &mut answering, old);
-    }
-    if rough.stalling && chance.percent(20) {
-        let after = chance.index(answering.body.len() + 1);
-        answering.misdeed = match chance.below(2) {
-            0 => OriginMisdeed::StallsBeforeAnswer,
-            _ => OriginMisdeed::StallsInBody { after },
-        };
-    }
-    answering
-}
-
-fn misbehave(chance: &Chance, answering: &mut Answering, _old: bool) {
-    let rudely = chance.percent(50);
-    // Only a reset tells a body that lasts until the close from one that was cut.
-    let rudely_in_body = rudely || answering.framing == AnswerFraming::UntilClose;
-    let after = chance.index(answering.body.len() + 1);
-    match chance.below(5) {
-        0 => answering.misdeed = OriginMisdeed::LeavesBeforeAnswer { rudely },
-        1 => answering.misdeed = OriginMisdeed::LeavesInHead { after: chance.index(80), rudely },
-        2 => answering.misdeed = OriginMisdeed::LeavesInBody { after, rudely: rudely_in_body },
-        3 => answering.misdeed = OriginMisdeed::Babbles,
-        _ => answering.then = Afterwards::ClosesSilently(chance.below(50 * MILLISECOND)),
-    }
-}
-
-fn command(seed: u64) -> String {
-    format!("MAYPOLE_SIM_SEED={seed} MAYPOLE_SIM_TRACE=1 cargo test --test sim any_seed -- --nocapture")
-}
-
-#[test]
-fn any_seed_keeps_every_promise() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (seeds, keeps_going) = match number("MAYPOLE_SIM_SEED") {
-        Some(seed) => (seed..seed + 1, false),
-        None => (0..number("MAYPOLE_SIM_SEEDS").unwrap_or(SEEDS), number("MAYPOLE_SIM_KEEP_GOING").is_some()),
-    };
-    let mut failures = 0;
-    for seed in seeds {
-        let finished = run(seed);
-        if finished.wrongs.is_empty() {
-            continue;
+    for _ in 0..=chance.below(5) {
+        let (upset, mended) = chance.pick(&pairs)(chance.index(origins));
+        let at = chance.below(UPSETS_END / 2);
+        house.upset_after(at, upset);
+        if chance.percent(80) {
+            house.upset_after(at + chance.pick(&[0, MILLISECOND, SECOND / 2, UPSETS_END / 2]), mended);
         }
-        failures += 1;
-        eprintln!("seed {seed}:\n  {}\nto replay: {}", finished.wrongs.join("\n  "), command(seed));
-        assert!(keeps_going, "seed {seed} broke a promise");
     }
-    assert_eq!(failures, 0);
-}
-
-#[test]
-fn a_seed_replays_a_whole_run_of_the_proxy() {
-    for seed in 0..40 {
-        let (first, second) = (run(seed), run(seed));
-        assert_eq!((first.trace, first.events), (second.trace, second.events), "seed {seed}: {}", command(seed));
+    // What a refused connection took out comes back as a health check finds it.
+    for n in 0..origins {
+        house.upset_after(UPSETS_END, Upset::Up(n));
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::coroutine::{Job, Runner, give_way};
 use crate::net::Net;
+use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
 use crate::trace::Trace;
 
@@ -45,7 +46,10 @@ pub struct Inner {
     running: Cell<Option<TaskId>>,
     idle_runners: RefCell<Vec<Runner>>,
     ending: Cell<bool>,
-    faults: RefCell<Vec<String>>,
+    wrongs: RefCell<Vec<Wrong>>,
+    tally: RefCell<Tally>,
+    /// Deadlines that a stream of the service waits for now.
+    timers: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,9 @@ impl Eq for Event {}
 /// Unwinds the tasks that are left when a run is over.
 struct RunIsOver;
 
+/// Unwinds a task of the service in the middle of its work.
+struct InjectedPanic;
+
 /// Lets one actor wait for what another one does.
 #[derive(Default)]
 pub struct Signal(Cell<Option<Pause>>);
@@ -128,7 +135,9 @@ impl Signal {
     pub fn wait(&self, sim: &Sim, deadline: Time) {
         let pause = sim.next_pause();
         self.0.set(Some(pause));
-        sim.after_idly(deadline.saturating_sub(sim.now()), move |sim| sim.wake(pause, Woken::Deadline));
+        sim.after_idly(deadline.saturating_sub(sim.now()), move |sim| {
+            sim.wake(pause, Woken::Deadline);
+        });
         sim.pause();
     }
 
@@ -166,7 +175,9 @@ impl Sim {
             running: Cell::new(None),
             idle_runners: RefCell::default(),
             ending: Cell::new(false),
-            faults: RefCell::default(),
+            wrongs: RefCell::default(),
+            tally: RefCell::new(Tally::new()),
+            timers: Cell::new(0),
         }))
     }
 
@@ -246,7 +257,7 @@ impl Sim {
             if task.hurried {
                 let name = task.name;
                 drop(tasks);
-                self.violation(format!("{name} waited, and it must not"));
+                self.violation(Promise::Turns, format!("{name} waited, and it must not"));
             }
             task.pauses = number;
             task.state = TaskState::Paused;
@@ -261,6 +272,7 @@ impl Sim {
         let Some(id) = self.running.get() else { return };
         let mut tasks = self.tasks.borrow_mut();
         let task = &mut tasks[id.0];
+        self.checked(Promise::Turns);
         if task.last_turn != self.now() {
             task.last_turn = self.now();
             task.turns_without_time = 0;
@@ -269,7 +281,7 @@ impl Sim {
         let (name, spins) = (task.name, task.turns_without_time > TURNS_WITHOUT_TIME);
         drop(tasks);
         if spins {
-            self.violation(format!("{name} spins: {TURNS_WITHOUT_TIME} turns and no time passed"));
+            self.violation(Promise::Turns, format!("{name} spins: {TURNS_WITHOUT_TIME} turns and no time passed"));
         }
     }
 
@@ -279,41 +291,77 @@ impl Sim {
         }
     }
 
-    /// Ends `pause` if it still lasts.
-    pub fn wake(&self, pause: Pause, woken: Woken) {
+    /// Ends `pause` if it still lasts; says whether it did.
+    pub fn wake(&self, pause: Pause, woken: Woken) -> bool {
         let mut tasks = self.tasks.borrow_mut();
         let task = &mut tasks[pause.task.0];
         if task.state != TaskState::Paused || task.pauses != pause.number {
-            return;
+            return false;
         }
         task.state = TaskState::Ready;
         task.woken = woken;
         self.ready.borrow_mut().push(pause.task);
+        true
     }
 
     /// Stops the running task for a while.
     pub fn sleep(&self, time: Time) {
         let pause = self.next_pause();
-        self.after_idly(time, move |sim| sim.wake(pause, Woken::Deadline));
+        self.after_idly(time, move |sim| {
+            sim.wake(pause, Woken::Deadline);
+        });
         self.pause();
     }
 
-    /// Notes what must not be; a run with faults has failed.
-    pub fn fault(&self, what: impl Into<String>) {
+    /// Notes what must not be; a run with wrongs has failed.
+    pub fn wrong(&self, promise: Promise, what: impl Into<String>) {
         let what = what.into();
-        self.trace.note(self.now(), "FAULT", &[], || what.clone());
+        self.trace.note(self.now(), "WRONG", &[], || what.clone());
         let seconds = Duration::from_nanos(self.now()).as_secs_f64();
-        self.faults.borrow_mut().push(format!("at {seconds:.6} s: {what}"));
+        self.wrongs.borrow_mut().push(Wrong::new(promise, format!("at {seconds:.6} s: {what}")));
     }
 
     /// The code under test broke a rule of the world: noted even where it catches panics, and its task ends.
-    pub fn violation(&self, what: impl Into<String>) -> ! {
-        self.fault(what);
+    pub fn violation(&self, promise: Promise, what: impl Into<String>) -> ! {
+        self.wrong(promise, what);
         resume_unwind(Box::new(RunIsOver))
     }
 
-    pub fn take_faults(&self) -> Vec<String> {
-        self.faults.take()
+    pub fn take_wrongs(&self) -> Vec<Wrong> {
+        self.wrongs.take()
+    }
+
+    /// Counts a fault that strikes now.
+    pub fn struck(&self, fault: Fault) {
+        self.trace.note(self.now(), "strike", &[fault as u64], || fault.words().to_owned());
+        self.tally.borrow_mut().struck(fault);
+    }
+
+    pub fn checked(&self, promise: Promise) {
+        self.tally.borrow_mut().checked(promise, 1);
+    }
+
+    pub fn take_tally(&self) -> Tally {
+        self.tally.replace(Tally::new())
+    }
+
+    /// A stream of the service waits for a deadline from now on, or no longer.
+    pub fn timer_begins(&self) {
+        self.timers.set(self.timers.get() + 1);
+    }
+
+    pub fn timer_ends(&self) {
+        self.timers.set(self.timers.get() - 1);
+    }
+
+    pub fn timers(&self) -> usize {
+        self.timers.get()
+    }
+
+    /// Unwinds the running coroutine as a defect in the code under test would, without a word on stderr.
+    pub fn inject_panic(&self) -> ! {
+        self.struck(Fault::CoroutinePanics);
+        resume_unwind(Box::new(InjectedPanic))
     }
 
     /// Runs until nothing is left to do, or nothing but the seconds passed for `patience`, or `until` is there.
@@ -383,11 +431,13 @@ impl Sim {
 
     fn run_job(&self, id: TaskId, job: Job) {
         let outcome = catch_unwind(AssertUnwindSafe(job));
+        self.checked(Promise::NoPanics);
         if let Err(cause) = outcome
             && !cause.is::<RunIsOver>()
+            && !cause.is::<InjectedPanic>()
         {
             let name = self.tasks.borrow()[id.0].name;
-            self.fault(format!("{name} panicked: {}", message_of(cause.as_ref())));
+            self.wrong(Promise::NoPanics, format!("{name} panicked: {}", message_of(cause.as_ref())));
         }
         self.tasks.borrow_mut()[id.0].state = TaskState::Finished;
     }

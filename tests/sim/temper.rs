@@ -36,6 +36,8 @@ pub struct Temper {
     pub hangs_up_after_both: bool,
     /// Tasks take turns in any order, not in the order in which they became ready.
     pub shuffled: bool,
+    /// How often, of ten thousand, the code under test panics where it touches a socket.
+    pub panics: u64,
 }
 
 impl Temper {
@@ -56,6 +58,7 @@ impl Temper {
             errors_once: false,
             hangs_up_after_both: false,
             shuffled: false,
+            panics: 0,
         }
     }
 
@@ -77,6 +80,7 @@ impl Temper {
             errors_once: chance.percent(50),
             hangs_up_after_both: chance.percent(50),
             shuffled: chance.percent(70),
+            panics: 0,
         }
     }
 

@@ -11,6 +11,7 @@ use maypole::runtime::world::{Instant, PeerState, Service, Stream, Wake, Watch, 
 use crate::chance::Chance;
 use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
 use crate::sim::{MICROSECOND, SECOND, Sim, Woken};
+use crate::tally::{Fault, Promise};
 
 /// 2023-11-14 22:13:20 UTC, when every run begins.
 const UNIX_START: u64 = 1_700_000_000;
@@ -107,6 +108,7 @@ impl<P: 'static> SimWorld<P> {
         let (Some(ParkedStream { stream, parked }), Some(service)) = (resumed, self.service()) else {
             return;
         };
+        self.sim.timer_ends();
         self.sim.unwatch(stream.id);
         self.sim.trace.note(self.sim.now(), "resume", &[stream.id.number()], || format!("{wake:?}"));
         self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
@@ -114,8 +116,10 @@ impl<P: 'static> SimWorld<P> {
 
     /// Nobody may wait on a stream that someone waits on already.
     fn watch(&self, stream: &SimStream, watcher: Watcher) {
+        self.sim.checked(Promise::OneWaiter);
         if !self.sim.watch(stream.id, watcher) {
-            self.sim.violation(format!("socket {} is waited on twice", stream.id.number()));
+            let what = format!("socket {} is waited on twice", stream.id.number());
+            self.sim.violation(Promise::OneWaiter, what);
         }
     }
 
@@ -152,8 +156,9 @@ impl<P: 'static> World for SimWorld<P> {
     }
 
     fn wait(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant) -> Wake {
+        self.sim.checked(Promise::Deadlines);
         if deadline == Instant::NEVER {
-            self.sim.violation("a wait without a deadline");
+            self.sim.violation(Promise::Deadlines, "a wait without a deadline");
         }
         self.sim.count_turn();
         let also = also.map(|(stream, watch)| match watch {
@@ -172,11 +177,18 @@ impl<P: 'static> World for SimWorld<P> {
         if let Some((stream, mask)) = also {
             self.watch(stream, Watcher::Waits(pause, mask));
         }
-        self.sim.after_idly(self.deadline_in(deadline), move |sim| sim.wake(pause, Woken::Deadline));
+        self.sim.after_idly(self.deadline_in(deadline), move |sim| {
+            sim.wake(pause, Woken::Deadline);
+        });
         if self.sim.chance.percent(self.sim.temper.spurious_wakes) {
             let delay = self.sim.chance.below(self.sim.temper.latency.end() * 2) + MICROSECOND;
-            self.sim.after_idly(delay, move |sim| sim.wake(pause, Woken::Event));
+            self.sim.after_idly(delay, move |sim| {
+                if sim.wake(pause, Woken::Event) {
+                    sim.struck(Fault::WakesForNothing);
+                }
+            });
         }
+        self.sim.timer_begins();
         let unwatch = Unwatch(self, on, also.map(|(stream, _)| stream));
         let woken = self.sim.pause();
         drop(unwatch);
@@ -192,8 +204,9 @@ impl<P: 'static> World for SimWorld<P> {
     }
 
     fn park(&self, stream: SimStream, parked: P, deadline: Instant) {
+        self.sim.checked(Promise::Deadlines);
         if deadline == Instant::NEVER {
-            self.sim.violation("parked without a deadline");
+            self.sim.violation(Promise::Deadlines, "parked without a deadline");
         }
         let number = self.worker.next_parked.get();
         self.worker.next_parked.set(number + 1);
@@ -202,6 +215,7 @@ impl<P: 'static> World for SimWorld<P> {
         let (by_event, by_deadline) = (self.clone(), self.clone());
         self.watch(&stream, Watcher::Parked(Box::new(move |_| by_event.resume(number, Wake::Event))));
         self.worker.parked.borrow_mut().insert(number, ParkedStream { stream, parked });
+        self.sim.timer_begins();
         self.sim.after_idly(self.deadline_in(deadline), move |_| by_deadline.resume(number, Wake::Deadline));
         // A freshly registered socket tells at once of what is there.
         self.sim.tell_again(id);
@@ -220,6 +234,7 @@ struct Unwatch<'w, P: 'static>(&'w SimWorld<P>, &'w SimStream, Option<&'w SimStr
 
 impl<P: 'static> Drop for Unwatch<'_, P> {
     fn drop(&mut self) {
+        self.0.sim.timer_ends();
         self.0.sim.unwatch(self.1.id);
         if let Some(also) = self.2 {
             self.0.sim.unwatch(also.id);
@@ -227,12 +242,24 @@ impl<P: 'static> Drop for Unwatch<'_, P> {
     }
 }
 
+impl SimStream {
+    /// Where the code under test touches a socket a defect of its own may strike as well.
+    fn may_panic(&self) {
+        let panics = self.sim.temper.panics;
+        if panics > 0 && self.sim.chance.below(10_000) < panics {
+            self.sim.inject_panic();
+        }
+    }
+}
+
 impl Stream for SimStream {
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.may_panic();
         self.sim.read(self.id, into)
     }
 
     fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.may_panic();
         self.sim.write(self.id, from)
     }
 

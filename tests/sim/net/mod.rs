@@ -4,6 +4,7 @@
 //! A packet that arrives changes the socket at once; the event that tells a worker of it comes later, as with epoll:
 //! in between, a read sees more than the flags say.
 
+mod connecting;
 mod readiness;
 
 use std::cell::{Cell, RefCell};
@@ -14,10 +15,9 @@ use std::rc::Rc;
 
 use maypole::runtime::world::PeerState;
 
-use crate::sim::{Pause, SECOND, Sim, Time, Woken};
-
-/// How long a kernel tries to connect to a host that says nothing.
-const CONNECT_GIVES_UP: Time = 127 * SECOND;
+pub use self::connecting::{Connecting, Listener};
+use crate::sim::{Pause, Sim, Time, Woken};
+use crate::tally::Fault;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SocketId(usize);
@@ -35,30 +35,6 @@ pub enum Holder {
     Service,
     /// A scripted actor.
     Actor,
-}
-
-/// What becomes of an attempt to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connecting {
-    /// Succeeds after this long on top of the latency.
-    Accepted(Time),
-    /// A reset comes back after this long on top of the latency.
-    Refused(Time),
-    /// Nothing ever comes back.
-    BlackHole,
-    /// The system says no at once.
-    Impossible(ErrorKind),
-}
-
-/// Something that takes connections at an address.
-#[derive(Clone)]
-pub struct Listener {
-    /// Asked for each attempt.
-    pub outcome: Rc<dyn Fn() -> Connecting>,
-    /// Gets the accepted socket and the address of who connected.
-    pub accept: Rc<dyn Fn(SocketId, SocketAddr)>,
-    /// Who holds the accepted sockets.
-    pub holder: Holder,
 }
 
 /// What an event says of a socket.
@@ -227,78 +203,7 @@ impl Net {
 
 /// What a socket's holder and the network do to it.
 impl Sim {
-    pub fn listen(&self, address: SocketAddr, listener: Listener) {
-        self.net.listeners.borrow_mut().insert(address, listener);
-    }
-
-    /// Starts to connect from `from` to `address`.
-    pub fn dial(&self, from: std::net::IpAddr, address: SocketAddr, holder: Holder) -> io::Result<SocketId> {
-        let listener = self.net.listeners.borrow().get(&address).cloned();
-        let outcome = listener.as_ref().map_or(Connecting::Refused(0), |listener| (listener.outcome)());
-        if let Connecting::Impossible(kind) = outcome {
-            return Err(kind.into());
-        }
-        let port = self.net.next_port.get().max(20_000);
-        self.net.next_port.set(port + 1);
-        let mut socket = Socket::new(holder, false);
-        if holder == Holder::Service {
-            let mut taps = self.net.taps.borrow_mut();
-            socket.tap = Some(taps.len());
-            taps.push(Tap { written: Vec::new() });
-        }
-        let id = self.net.add(socket);
-        self.trace.note(self.now(), "dial", &[id.number()], || format!("{address} {outcome:?}"));
-        let there = self.latency();
-        match (outcome, listener) {
-            (Connecting::Accepted(delay), Some(listener)) => {
-                let from = SocketAddr::new(from, port);
-                self.after(there + delay, move |sim| sim.meet(id, &listener, from));
-            }
-            (Connecting::BlackHole, _) => {
-                self.after_idly(CONNECT_GIVES_UP, move |sim| sim.break_off(id, ErrorKind::TimedOut));
-            }
-            (Connecting::Refused(delay), _) => {
-                let back = self.latency();
-                self.after(there + delay + back, move |sim| sim.break_off(id, ErrorKind::ConnectionRefused));
-            }
-            _ => {}
-        }
-        Ok(id)
-    }
-
-    /// An attempt to connect has come to its listener.
-    fn meet(&self, dialer: SocketId, listener: &Listener, from: SocketAddr) {
-        if self.net.with(dialer, |socket| socket.closed) {
-            return;
-        }
-        let optimistic = self.temper.optimistic;
-        let mut socket = Socket::new(listener.holder, optimistic);
-        socket.peer = Some(dialer);
-        socket.connected = true;
-        socket.writable = true;
-        let accepted = self.net.add(socket);
-        self.net.with(dialer, |socket| socket.peer = Some(accepted));
-        let back = self.latency();
-        self.net.with(accepted, |socket| socket.last_arrival = self.now());
-        let arrival = self.now() + back;
-        self.net.with(dialer, |socket| socket.last_arrival = arrival);
-        self.after(back, move |sim| {
-            let lives = sim.net.with(dialer, |socket| {
-                socket.connected = socket.broken.is_none();
-                socket.connected && !socket.closed
-            });
-            if lives {
-                sim.tell(dialer, Mask::WRITABLE);
-            } else {
-                // Whoever dialled has gone meanwhile.
-                sim.arrive_in_order(accepted, move |sim| sim.break_off(accepted, ErrorKind::ConnectionReset));
-            }
-        });
-        self.trace.note(self.now(), "accept", &[accepted.number(), dialer.number()], || from.to_string());
-        (listener.accept)(accepted, from);
-    }
-
-    fn latency(&self) -> Time {
+    pub(super) fn latency(&self) -> Time {
         self.chance.within(&self.temper.latency)
     }
 
@@ -344,6 +249,7 @@ impl Sim {
                 socket.writable = false;
             });
             if fits < space {
+                self.struck(Fault::WriteStopsShort);
                 // There is room all the same, so nobody else would tell.
                 let delay = self.latency();
                 self.after(delay, move |sim| sim.tell_space(id));
@@ -540,10 +446,13 @@ impl Sim {
         }
         if let (true, Some(peer)) = (rudely, peer) {
             if self.chance.percent(50) {
-                self.net.with(peer, |socket| {
+                let lost = self.net.with(peer, |socket| {
                     socket.flight += 1;
-                    socket.flying = 0;
+                    std::mem::take(&mut socket.flying)
                 });
+                if lost > 0 {
+                    self.struck(Fault::ResetOvertakes);
+                }
             }
             self.arrive_in_order(peer, move |sim| sim.break_off(peer, ErrorKind::ConnectionReset));
         }

@@ -65,7 +65,9 @@ impl Sim {
         self.trace.note(self.now(), "event", &[id.number(), u64::from(mask.0)], String::new);
         match watcher {
             Watcher::Nobody => {}
-            Watcher::Waits(pause, _) => self.wake(pause, Woken::Event),
+            Watcher::Waits(pause, _) => {
+                self.wake(pause, Woken::Event);
+            }
             Watcher::Parked(resume) => resume(self),
         }
     }
@@ -142,7 +144,9 @@ impl Sim {
                     socket.starved = true;
                 }
             });
-            self.after_idly(deadline - self.now(), move |sim| sim.wake(pause, Woken::Deadline));
+            self.after_idly(deadline - self.now(), move |sim| {
+                sim.wake(pause, Woken::Deadline);
+            });
             self.pause();
             self.net.with(id, |socket| {
                 let place = if reading { &mut socket.reader } else { &mut socket.writer };

@@ -1,0 +1,199 @@
+//! The control plane's part in a run: its real registry, whose mutations are published to the proxy at random moments,
+//! and origins that crash and come back.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync;
+use std::time::{Duration, SystemTime};
+
+use crossbeam::channel::Receiver;
+use maypole::balance::{Backend, Report};
+use maypole::config::{BackendConfig, BackendUrl};
+use maypole::control::entry::{Source, State, Which};
+use maypole::control::health::{Health, LastProbe};
+use maypole::control::registry::Registry;
+
+use crate::peer::Peer;
+use crate::sim::{MILLISECOND, SECOND, Sim, Time};
+use crate::tally::{Fault, Promise};
+
+/// When a removed backend's requests in flight are looked at.
+const LOOKS: [Time; 5] = [0, MILLISECOND, 30 * MILLISECOND, SECOND, 4 * SECOND];
+
+/// The registry, and all backends that ever were.
+pub struct Control {
+    registry: Registry,
+    members: RefCell<Vec<Member>>,
+    ever: RefCell<Vec<sync::Weak<Backend>>>,
+    reports: Receiver<Report>,
+    heard: RefCell<Vec<Report>>,
+}
+
+struct Member {
+    config: BackendConfig,
+    addresses: Vec<SocketAddr>,
+    site: Rc<Site>,
+}
+
+/// Where an origin runs: what a crash takes down.
+#[derive(Default)]
+pub struct Site {
+    down: Cell<bool>,
+    peers: RefCell<Vec<Weak<Peer>>>,
+}
+
+/// Something that happens to backend number `n`, counted in the order in which they were first added.
+#[derive(Clone, Copy, Debug)]
+pub enum Upset {
+    Remove(usize),
+    Add(usize),
+    Drain(usize),
+    Ready(usize),
+    Down(usize),
+    Up(usize),
+    LoseAddresses(usize),
+    FindAddresses(usize),
+    Crash(usize),
+    Restart(usize),
+}
+
+impl Site {
+    pub fn is_down(&self) -> bool {
+        self.down.get()
+    }
+
+    /// Takes note of a connection, so that a crash resets it.
+    pub fn hold(&self, peer: &Rc<Peer>) {
+        self.peers.borrow_mut().push(Rc::downgrade(peer));
+    }
+
+    fn crash(&self) {
+        self.down.set(true);
+        for peer in self.peers.take().iter().filter_map(Weak::upgrade) {
+            peer.reset_on_close();
+            peer.close();
+        }
+    }
+}
+
+impl Control {
+    pub fn new(registry: Registry, reports: Receiver<Report>) -> Self {
+        let (members, ever, heard) = Default::default();
+        Self { registry, members, ever, reports, heard }
+    }
+
+    /// A backend by name, with the addresses that it resolves to.
+    pub fn add(&self, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
+        let name = format!("origin{}", self.members.borrow().len());
+        let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
+        let member = Member { config: BackendConfig { url, name }, addresses, site: site.clone() };
+        self.enter(&member);
+        self.members.borrow_mut().push(member);
+    }
+
+    fn enter(&self, member: &Member) -> bool {
+        let added =
+            self.registry.add(member.config.clone(), member.addresses.clone(), Source::Admin, SystemTime::UNIX_EPOCH);
+        let Ok(entry) = added else { return false };
+        self.ever.borrow_mut().push(sync::Arc::downgrade(&entry.backend));
+        true
+    }
+
+    /// Requests in flight, over all backends that somebody still holds.
+    pub fn in_flight(&self) -> usize {
+        self.ever.borrow().iter().filter_map(sync::Weak::upgrade).map(|backend| backend.in_flight()).sum()
+    }
+
+    /// What the workers have reported.
+    pub fn take_reports(&self) -> Vec<Report> {
+        self.heard.borrow_mut().extend(self.reports.try_iter());
+        self.heard.take()
+    }
+
+    /// Acts on what the workers have reported, as the control plane does.
+    pub fn heed_reports(&self) {
+        for report in self.reports.try_iter() {
+            if let Report::Refused(backend) = &report {
+                self.registry.refused(backend.id, SystemTime::UNIX_EPOCH);
+            }
+            self.heard.borrow_mut().push(report);
+        }
+    }
+
+    pub fn upset(&self, sim: &Sim, upset: Upset) {
+        let members = self.members.borrow();
+        match upset {
+            Upset::Remove(n) => {
+                if let Some(backend) = self.registry.remove(Which::Name(&members[n].config.name)) {
+                    sim.struck(Fault::BackendRemoved);
+                    watch_drain(sim, &backend);
+                }
+            }
+            Upset::Add(n) => {
+                if self.enter(&members[n]) {
+                    sim.struck(Fault::BackendAdded);
+                }
+            }
+            Upset::Drain(n) => self.set_state(sim, &members[n], State::Drain),
+            Upset::Ready(n) => self.set_state(sim, &members[n], State::Ready),
+            Upset::Down(n) => self.turn(sim, &members[n], Health::Down, Fault::HealthDown),
+            Upset::Up(n) => self.turn(sim, &members[n], Health::Up, Fault::HealthUp),
+            Upset::LoseAddresses(n) => {
+                sim.struck(Fault::NameHasNoAddress);
+                self.resolve(&members[n], Vec::new());
+            }
+            Upset::FindAddresses(n) => self.resolve(&members[n], members[n].addresses.clone()),
+            Upset::Crash(n) => {
+                sim.struck(Fault::BackendCrashes);
+                members[n].site.crash();
+            }
+            Upset::Restart(n) => {
+                if members[n].site.down.replace(false) {
+                    sim.struck(Fault::BackendRestarts);
+                }
+            }
+        }
+    }
+
+    fn set_state(&self, sim: &Sim, member: &Member, state: State) {
+        if self.registry.set_state(Which::Name(&member.config.name), state, SystemTime::UNIX_EPOCH) {
+            sim.struck(Fault::BackendDrained);
+        }
+    }
+
+    fn turn(&self, sim: &Sim, member: &Member, health: Health, fault: Fault) {
+        let Some(entry) = self.registry.find(Which::Name(&member.config.name)) else { return };
+        let probe = LastProbe {
+            at: SystemTime::UNIX_EPOCH,
+            passed: health == Health::Up,
+            reason: "simulated".to_owned(),
+            took: Duration::ZERO,
+            late: Duration::ZERO,
+        };
+        self.registry.probed(entry.backend.id, probe, Some(health));
+        sim.struck(fault);
+    }
+
+    fn resolve(&self, member: &Member, addresses: Vec<SocketAddr>) {
+        if let Some(entry) = self.registry.find(Which::Name(&member.config.name)) {
+            entry.backend.addresses.store(sync::Arc::new(addresses));
+        }
+    }
+}
+
+/// From its removal on, a backend's requests in flight only become fewer.
+fn watch_drain(sim: &Sim, backend: &sync::Arc<Backend>) {
+    let fewest = Rc::new(Cell::new(usize::MAX));
+    for delay in LOOKS {
+        let (backend, fewest) = (sync::Arc::downgrade(backend), fewest.clone());
+        sim.after(delay, move |sim| {
+            let Some(backend) = backend.upgrade() else { return };
+            sim.checked(Promise::RemovedGetsNothing);
+            let now = backend.in_flight();
+            if now > fewest.replace(now) {
+                sim.wrong(Promise::RemovedGetsNothing, format!("{} has {now} requests in flight again", backend.name));
+            }
+        });
+    }
+}
