@@ -205,7 +205,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {
             let again = self.shared.config.retries.on_reset && replayable && facts.method.is_idempotent();
             #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
-            let again = replayable;
+            let again = again || replayable;
             Miss { failure, again }
         })
     }

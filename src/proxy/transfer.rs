@@ -311,7 +311,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         // A stalled client's unread bytes would keep the connection's memory: they go too.
         let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
         #[cfg(feature = "sabotage-end-cut-body")] // Broken on purpose: ./x sabotage
-        let close = true;
+        let close = close || !body.framed;
         Ok(if close { After::Close } else { After::Cut })
     }
 
