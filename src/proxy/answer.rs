@@ -35,7 +35,6 @@ struct Head {
 
 impl<W: World<Parked = Parked>> Transfer<'_, W> {
     /// Reads the answer's head and sends it on, with what came of its body. None when it isn't there yet.
-    #[inline(never)] // its frame must not lie in the stack of the wait that follows
     pub(super) fn read_answer(
         &mut self,
         buffer: &mut Buffer,

@@ -211,7 +211,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// A connection to the picked backend: an idle one, or a new one.
-    #[inline(never)] // its frame must not lie in the stack of the wait that follows
     fn lease(
         &self,
         client: &Client<W::Stream>,
@@ -252,7 +251,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Writes the rewritten head and what is there of the body, in one call.
-    #[inline(never)] // its frame must not lie in the stack of the wait that follows
     fn send(
         &self,
         client: &mut Client<W::Stream>,
