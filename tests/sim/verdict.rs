@@ -113,7 +113,10 @@ impl<'r> Judge<'r> {
         // The reset that tells of a cut body may overtake the answer's head.
         let cuts = self.excuses.origins_crash || unanswered.answers.iter().any(may_break_off);
         let cut_with_its_head = *end == Cut::Reset && cuts;
-        let excused = self.excuses.drained || self.excuses.panics || cut_with_its_head;
+        // Of those over the limit only some are waited for; the others get what the network takes at once.
+        let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
+        let turned_away_at_once = self.excuses.turns_away && answers.is_empty() && !stray.is_empty() && begins_refusal;
+        let excused = self.excuses.drained || self.excuses.panics || cut_with_its_head || turned_away_at_once;
         let left = begun && !misbehaves(connection) && !said_close && !was_cut && !excused;
         self.expect(Promise::Answered, !left, || format!("no answer, the connection ended with {end:?}"));
         let hangs = *end == Cut::Late && begun && !said_close;
@@ -153,10 +156,13 @@ impl<'r> Judge<'r> {
         let got = &answer.body;
         match &answer.end {
             Ok(()) => {
-                let looks_whole = is_cut(exchange, planned, expected);
+                // Who resets a connection hears no more of it, and takes that for its end.
+                let left = connection.exchanges.iter().any(resets);
+                let looks_whole = is_cut(exchange, planned, expected) && !left;
                 self.expect(Promise::CutAnswers, !looks_whole, || "a body that was cut looks whole".to_owned());
                 // A tunnel has no framing that would show its end.
-                let ends_anywhere = planned.status == 101 && (may_break_off(planned) || misbehaves(connection));
+                let broken = may_break_off(planned) || misbehaves(connection) || self.excuses.origins_crash;
+                let ends_anywhere = left || (planned.status == 101 && broken);
                 let same = got == expected || (ends_anywhere && expected.starts_with(got));
                 // What is right so far, but stops short, was cut.
                 let promise = if expected.starts_with(got) { Promise::CutAnswers } else { Promise::AnswerBodies };
@@ -203,7 +209,8 @@ impl<'r> Judge<'r> {
         self.expect(Promise::OwnAnswers, allowed, || {
             format!("the proxy answered {} ({status}) without need", answer.status)
         });
-        let broke_off = answer.end.is_err() && !misbehaves(connection) && !excuses.panics;
+        let turned_away = answer.status == 503 && excuses.turns_away && connection.exchanges[0].id == exchange.id;
+        let broke_off = answer.end.is_err() && !misbehaves(connection) && !excuses.panics && !turned_away;
         self.expect(Promise::Answered, !broke_off, || format!("the proxy's own answer broke off: {:?}", answer.end));
     }
 
@@ -274,6 +281,10 @@ impl<'r> Judge<'r> {
 /// A client that leaves, or sends what can't be served, may have any answer of its connection cut.
 fn misbehaves(connection: &Played) -> bool {
     connection.exchanges.iter().any(|exchange| exchange.misdeed != ClientMisdeed::Nothing || exchange.too_large)
+}
+
+fn resets(exchange: &Rc<Exchange>) -> bool {
+    matches!(exchange.misdeed, ClientMisdeed::ResetsAfter(_))
 }
 
 pub fn says_close(answer: &Answer) -> bool {
