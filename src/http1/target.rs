@@ -87,16 +87,29 @@ fn reg_name_bytes(value: &[u8]) -> usize {
                 Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => 3,
                 _ => break,
             },
-            // Unreserved characters and sub-delimiters.
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {
-                1
-            }
-            _ if byte.is_ascii_alphanumeric() => 1,
+            _ if REG_NAME[usize::from(byte)] => 1,
             _ => break,
         };
     }
     at
 }
+
+/// Unreserved characters and sub-delimiters (RFC 3986 §2.2, §2.3). A table, since every request is held against it.
+const REG_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// Empty (RFC 3986 §3.2.3 allows it), or digits up to 65535.
 fn is_port(port: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use super::exchange::{After, Directions};
 use super::patience::bytes_alone;
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
-use crate::runtime::world::{Stream, Wake, World};
+use crate::runtime::world::{Instant, Stream, Wake, World};
 
 /// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
 const LINGER: Duration = Duration::from_millis(10);
@@ -112,7 +112,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 return Err(Pause::Gone);
             }
             let now = self.world.now();
-            self.set_deadline(client, !buffer.is_empty());
+            self.set_deadline(client, !buffer.is_empty(), now);
             let until = *linger_until.get_or_insert(now + LINGER);
             if now >= until {
                 client.buffer = Some(buffer);
@@ -127,18 +127,18 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Starts the clock that now applies, unless it runs already: bytes that trickle in don't set it back.
-    fn set_deadline(&self, client: &mut Client<W::Stream>, has_bytes: bool) {
+    fn set_deadline(&self, client: &mut Client<W::Stream>, has_bytes: bool, now: Instant) {
         let timeouts = &self.shared.config.timeouts;
         let fresh = client.requests == 0;
         client.deadline = match client.deadline {
             // A connection's first head is timed from its beginning.
             Deadline::Unset if has_bytes || fresh => {
-                let at = self.world.now() + timeouts.head;
+                let at = now + timeouts.head;
                 if has_bytes { Deadline::Head(at) } else { Deadline::Idle(at) }
             }
-            Deadline::Unset => Deadline::Idle(self.world.now() + timeouts.keep_alive),
+            Deadline::Unset => Deadline::Idle(now + timeouts.keep_alive),
             Deadline::Idle(at) if has_bytes && fresh => Deadline::Head(at),
-            Deadline::Idle(_) if has_bytes => Deadline::Head(self.world.now() + timeouts.head),
+            Deadline::Idle(_) if has_bytes => Deadline::Head(now + timeouts.head),
             running => running,
         };
     }

@@ -184,8 +184,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one try needs of its exchange, named")]
     /// One try: lease a connection, send the request, and bring its answer back.
+    #[expect(clippy::too_many_arguments, reason = "what one try needs of its exchange, named")]
     fn attempt(
         &self,
         client: &mut Client<W::Stream>,
