@@ -169,6 +169,24 @@ fn no_file_has_grown_past_its_idea() {
 }
 
 #[test]
+fn builds_that_are_broken_on_purpose_are_three_fenced_lines_and_never_the_default() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let features = manifest.split("[features]").nth(1).expect("features").split("\n[").next().unwrap_or_default();
+    assert!(!features.lines().any(|line| line.starts_with("default")), "a feature is on by default");
+    let mut fenced = BTreeSet::new();
+    for source in sources("src") {
+        let Some(room) = source.room() else { continue };
+        for (number, line) in source.lines.iter().enumerate().filter(|(_, line)| line.contains("sabotage")) {
+            let is_fence =
+                line.trim_start().starts_with("#[cfg(") && line.ends_with("// Broken on purpose: ./x sabotage");
+            assert!(is_fence, "{}: {line}", source.at(number + 1));
+            fenced.insert(format!("{room}, {}", line.trim()));
+        }
+    }
+    assert_eq!(fenced.len(), 3, "{fenced:#?}");
+}
+
+#[test]
 fn nothing_is_left_unfinished() {
     let found: Vec<_> = sources("src")
         .iter()
