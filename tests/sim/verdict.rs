@@ -110,8 +110,9 @@ impl<'r> Judge<'r> {
         let begun = connection.log.begun.get() > answers.len();
         let said_close = answers.last().is_some_and(says_close);
         let was_cut = answers.last().is_some_and(|answer| answer.end.is_err());
-        // The reset that tells of a cut body may overtake the answer's head.
-        let cuts = self.excuses.origins_crash || unanswered.answers.iter().any(may_break_off);
+        // The reset that tells of a cut body may overtake the answer's head, and whole answers before it.
+        let mut later = connection.exchanges[answers.len()..].iter().flat_map(|exchange| &exchange.answers);
+        let cuts = self.excuses.origins_crash || later.any(may_break_off);
         let cut_with_its_head = *end == Cut::Reset && cuts;
         // Of those over the limit only some are waited for; the others get what the network takes at once.
         let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
@@ -134,9 +135,13 @@ impl<'r> Judge<'r> {
         }
         let spoilt_in_head = exchange.spoilt().is_some_and(Spoilt::shows_in_head);
         self.expect(Promise::RefusedStaysOut, !spoilt_in_head, || "a backend answered it".to_owned());
+        // What was changed at random may have been what tells whose it is.
+        if exchange.is_answered_mutated() {
+            return;
+        }
         let theirs = answer.head.field("x-sim-id") == Some(exchange.id.to_string().as_str());
         self.expect(Promise::AnswersBelong, theirs, || format!("got the answer of another: {:?}", answer.head));
-        if !theirs || exchange.is_answered_mutated() {
+        if !theirs {
             return;
         }
         let attempt = answer.head.field("x-sim-try").and_then(|attempt| attempt.parse().ok());
@@ -156,8 +161,8 @@ impl<'r> Judge<'r> {
         let got = &answer.body;
         match &answer.end {
             Ok(()) => {
-                // Who resets a connection hears no more of it, and takes that for its end.
-                let left = connection.exchanges.iter().any(resets);
+                // Who ends a connection hears no more of it, and takes that for its end.
+                let left = connection.exchanges.iter().any(leaves);
                 let looks_whole = is_cut(exchange, planned, expected) && !left;
                 self.expect(Promise::CutAnswers, !looks_whole, || "a body that was cut looks whole".to_owned());
                 // A tunnel has no framing that would show its end.
@@ -283,8 +288,8 @@ fn misbehaves(connection: &Played) -> bool {
     connection.exchanges.iter().any(|exchange| exchange.misdeed != ClientMisdeed::Nothing || exchange.too_large)
 }
 
-fn resets(exchange: &Rc<Exchange>) -> bool {
-    matches!(exchange.misdeed, ClientMisdeed::ResetsAfter(_))
+fn leaves(exchange: &Rc<Exchange>) -> bool {
+    matches!(exchange.misdeed, ClientMisdeed::LeavesAfter(_) | ClientMisdeed::ResetsAfter(_))
 }
 
 pub fn says_close(answer: &Answer) -> bool {
