@@ -6,13 +6,32 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use maypole::balance::{Backend, Fleet, InFlight, Origin, Outcome, Snapshot, Strategy};
+use maypole::balance::{
+    Backend, Fleet, InFlight, KeySource, Member, Occasion, Origin, Outcome, Policy, Snapshot, Strategy, hash,
+};
 
 const WORKERS: usize = 4;
 const PICKS_PER_WORKER: usize = 50_000;
 const BACKENDS: u64 = 5;
 /// Requests that a worker has in flight at once.
 const DEPTH: usize = 8;
+
+/// Chance and keys that differ from pick to pick, all made of the pick's number.
+struct Request(usize);
+
+impl Occasion for Request {
+    fn random(&self) -> u64 {
+        hash(&self.0.to_le_bytes())
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.0 as u64
+    }
+
+    fn key(&self, _: &KeySource) -> Option<u64> {
+        Some(self.random())
+    }
+}
 
 fn backends() -> Vec<Arc<Backend>> {
     let origin = |id| Origin {
@@ -22,21 +41,30 @@ fn backends() -> Vec<Arc<Backend>> {
         port: id as u16 + 1,
         base_path: String::new(),
     };
-    (0..BACKENDS).map(|id| Arc::new(Backend::new(id, id as usize, origin(id), WORKERS))).collect()
+    (0..BACKENDS)
+        .map(|id| Arc::new(Backend::new(id, id as usize, origin(id), WORKERS).with_latency_estimate()))
+        .collect()
 }
 
 /// Workers pick from the fleet, and have a few requests in flight each, while a fifth thread swaps snapshots without
 /// pause. `begin` is called with each pick and makes the guard that ends with the request; `swaps` says how often the
 /// set changed.
 fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backend>, usize) -> G + Sync) -> usize {
-    let (fleet, _reports) = Fleet::new(strategy);
+    let takes_turns = matches!(strategy, Strategy::RoundRobin | Strategy::LeastConn);
+    let (fleet, _reports) = Fleet::new(Policy { balance_factor: Some(1.25), ..Policy::of(strategy) });
     let snapshot = |version: u64| {
         // Never the same set twice in a row, and never an empty one.
         let left_out = version % (BACKENDS + 1);
-        let eligible = all.iter().filter(|backend| backend.id != left_out).cloned().collect();
-        Arc::new(Snapshot { version, backends: all.to_vec(), eligible, strategy })
+        let member = |backend: &Arc<Backend>| Member {
+            eligible: backend.id != left_out,
+            weight: 1 + (version % 3) as u32 * backend.id as u32,
+            ..Member::new(Arc::clone(backend))
+        };
+        Arc::new(Snapshot::new(version, all.iter().map(member).collect(), Arc::clone(&fleet.policy)))
     };
-    fleet.snapshot.store(snapshot(0));
+    // Made beforehand: a hash table takes its time, and swaps are what makes the storm.
+    let snapshots: Vec<_> = (0..=BACKENDS).map(snapshot).collect();
+    fleet.snapshot.store(Arc::clone(&snapshots[0]));
     let over = AtomicBool::new(false);
     let start = Barrier::new(WORKERS + 1);
     thread::scope(|scope| {
@@ -48,7 +76,7 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
                     let mut in_flight: [Option<G>; DEPTH] = [const { None }; DEPTH];
                     for turn in 0..PICKS_PER_WORKER {
                         let now = fleet.snapshot.load();
-                        let backend = now.pick(&fleet.cursor, &[]).expect("the set is never empty");
+                        let backend = now.pick(&fleet.cursor, &[], &Request(turn)).expect("the set is never empty");
                         in_flight[turn % DEPTH] = Some(begin(backend, worker));
                     }
                 })
@@ -56,40 +84,44 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
             .collect();
         let swapper = scope.spawn(|| {
             start.wait();
-            let mut version = 0;
+            let mut swaps = 0;
             while !over.load(Ordering::Relaxed) {
-                version += 1;
-                fleet.snapshot.store(snapshot(version));
+                swaps += 1;
+                fleet.snapshot.store(Arc::clone(&snapshots[swaps % snapshots.len()]));
             }
-            version as usize
+            swaps
         });
         // The swapper is told first: it would go on for ever beside a worker that panicked.
         let ended: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
         assert!(ended.iter().all(Result::is_ok), "a worker panicked");
-        assert_eq!(fleet.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
+        if takes_turns {
+            assert_eq!(fleet.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
+        }
         swapper.join().expect("the swapper panicked")
     })
 }
 
 /// Records its request when it ends, as a worker does, and only then lets the in-flight count go.
-struct Request {
+struct Running {
     worker: usize,
     in_flight: InFlight,
 }
 
-impl Drop for Request {
+impl Drop for Running {
     fn drop(&mut self) {
         let took = Duration::from_micros(self.worker as u64 * 100);
-        self.in_flight.backend().record(self.worker, Outcome::Answered(200, took));
+        self.in_flight.backend().record(self.worker, Outcome::Answered(200, took), || 1);
     }
 }
 
 #[test]
 fn no_in_flight_count_and_no_pick_gets_lost() {
-    for strategy in [Strategy::RoundRobin, Strategy::LeastConn] {
+    let strategies =
+        [Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::PeakEwma, Strategy::Hash(KeySource::Path)];
+    for strategy in strategies {
         let all = backends();
-        let swaps = storm(&all, strategy, |backend, worker| Request {
+        let swaps = storm(&all, strategy.clone(), |backend, worker| Running {
             worker,
             in_flight: InFlight::begin(Arc::clone(backend)),
         });
@@ -134,24 +166,26 @@ fn the_harness_notices_a_count_that_gets_lost() {
 
 #[test]
 fn the_rotation_is_exact_over_all_threads_together() {
-    let (fleet, _reports) = Fleet::new(Strategy::RoundRobin);
+    let (fleet, _reports) = Fleet::new(Policy::of(Strategy::RoundRobin));
     let all = backends();
-    let eligible = all.clone();
-    let snapshot = Snapshot { version: 1, backends: all.clone(), eligible, strategy: Strategy::RoundRobin };
-    fleet.snapshot.store(Arc::new(snapshot));
+    // 40,000 picks are 4,000 rounds of ten turns.
+    let weights = [5, 1, 1, 2, 1];
+    let weighted = |(backend, weight)| Member { weight, ..Member::new(Arc::clone(backend)) };
+    let members = all.iter().zip(weights).map(weighted).collect();
+    fleet.snapshot.store(Arc::new(Snapshot::new(1, members, Arc::clone(&fleet.policy))));
     thread::scope(|scope| {
         for worker in 0..WORKERS {
             let fleet = &fleet;
             scope.spawn(move || {
                 for _ in 0..10_000 {
                     let now = fleet.snapshot.load();
-                    let backend = now.pick(&fleet.cursor, &[]).expect("the set isn't empty");
-                    backend.record(worker, Outcome::Failed);
+                    let backend = now.pick(&fleet.cursor, &[], &Request(0)).expect("the set isn't empty");
+                    backend.record(worker, Outcome::Failed, || 0);
                 }
             });
         }
     });
-    for backend in &all {
-        assert_eq!(backend.totals().failed, WORKERS as u64 * 10_000 / BACKENDS, "{}", backend.name);
+    for (backend, weight) in all.iter().zip(weights) {
+        assert_eq!(backend.totals().failed, WORKERS as u64 * 1_000 * u64::from(weight), "{}", backend.name);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use maypole::balance::{Backend, Fleet, Origin as Place, Snapshot, Strategy};
+use maypole::balance::{Backend, Fleet, Member, Origin as Place, Policy, Snapshot, Strategy};
 use maypole::config::Config;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::listen::listen;
@@ -145,10 +145,9 @@ impl Scene {
             base_path: String::new(),
         };
         let backend = Arc::new(Backend::new(1, 0, place, 1));
-        let strategy = Strategy::RoundRobin;
-        let (fleet, _reports) = Fleet::new(strategy);
-        let backends = vec![Arc::clone(&backend)];
-        fleet.snapshot.store(Arc::new(Snapshot { version: 1, eligible: backends.clone(), backends, strategy }));
+        let (fleet, _reports) = Fleet::new(Policy::of(Strategy::RoundRobin));
+        let members = vec![Member::new(Arc::clone(&backend))];
+        fleet.snapshot.store(Arc::new(Snapshot::new(1, members, Arc::clone(&fleet.policy))));
         let mut config = Config { workers: 1, ..Config::default() };
         config.timeouts.keep_alive = Duration::from_millis(200);
         let shared = Shared::new(config, Arc::new(fleet), 100);

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use maypole::config::{self, Config, ConfigErrors, Strategy};
+use maypole::config::{self, Config, ConfigErrors, HashKey, Strategy};
 use serde_json::{Value, json};
 
 /// See the module.
@@ -36,7 +36,11 @@ fn is_within_bounds(config: &Config) {
     for backend in &config.backends {
         is_sound(&backend.url);
         assert!((1..=260).contains(&backend.name.len()) && backend.name.is_ascii());
+        assert!(backend.weight <= 256 && backend.zone.len() <= 64 && backend.zone.is_ascii());
     }
+
+    assert!(config.zone.len() <= 64 && config.zone.is_ascii());
+    assert!(config.hash_balance_factor.is_none_or(|factor| (1.0..=100.0).contains(&factor)));
 
     let check = &config.health_check;
     assert!(
@@ -96,7 +100,15 @@ fn written(config: &Config) -> Value {
     let time = |time: Duration| format!("{}ns", time.as_nanos());
     let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
     let ranges: Vec<_> = check.expect.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
-    let backends = config.backends.iter().map(|backend| json!({ "url": backend.url.written, "name": backend.name }));
+    let backends = config.backends.iter().map(|backend| {
+        json!({
+            "url": backend.url.written,
+            "name": backend.name,
+            "weight": backend.weight,
+            "backup": backend.backup,
+            "zone": backend.zone,
+        })
+    });
     let on = [("connect", retries.on_connect), ("reset", retries.on_reset)];
     let on: Vec<_> = on.iter().filter(|(_, on)| *on).map(|(word, _)| word).collect();
     json!({
@@ -104,7 +116,24 @@ fn written(config: &Config) -> Value {
         "bind": config.bind,
         "admin_port": config.admin_port,
         "admin_bind": config.admin_bind,
-        "strategy": match config.strategy { Strategy::RoundRobin => "round-robin", Strategy::LeastConn => "least-conn" },
+        "strategy": match config.strategy {
+            Strategy::RoundRobin => "round-robin",
+            Strategy::LeastConn => "least-conn",
+            Strategy::P2c => "p2c",
+            Strategy::PeakEwma => "peak-ewma",
+            Strategy::Random => "random",
+            Strategy::IpHash => "ip-hash",
+            Strategy::Hash => "hash",
+        },
+        "hash_key": match &config.hash_key {
+            HashKey::ClientIp => "client-ip".to_owned(),
+            HashKey::Path => "path".to_owned(),
+            HashKey::Header(name) => format!("header:{name}"),
+            HashKey::Cookie(name) => format!("cookie:{name}"),
+            HashKey::Query(name) => format!("query:{name}"),
+        },
+        "hash_balance_factor": config.hash_balance_factor.unwrap_or(0.0),
+        "zone": config.zone,
         "backends": backends.collect::<Vec<_>>(),
         "health_check_frequency": time(check.interval),
         "health_check": {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 
 use super::cells::Cell;
-use super::{Outcome, Totals};
+use super::{Outcome, PeakEwma, Totals};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -34,6 +34,8 @@ pub struct Backend {
     /// What the name resolved to last; empty when it never did.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     in_flight: CachePadded<AtomicUsize>,
+    /// Only where the strategy asks for it.
+    latency_estimate: Option<Box<PeakEwma>>,
     cells: Box<[CachePadded<Cell>]>,
 }
 
@@ -72,8 +74,20 @@ impl Backend {
             base_path: origin.base_path,
             addresses: ArcSwap::from_pointee(literal.into_iter().collect()),
             in_flight: CachePadded::new(AtomicUsize::new(0)),
+            latency_estimate: None,
             cells: (0..workers).map(|_| CachePadded::default()).collect(),
         }
+    }
+
+    /// The same, with an estimate of its latency that every outcome goes into.
+    #[must_use]
+    pub fn with_latency_estimate(self) -> Self {
+        Self { latency_estimate: Some(Box::default()), ..self }
+    }
+
+    /// How long it takes to answer, if that is kept.
+    pub fn latency_estimate(&self) -> Option<&PeakEwma> {
+        self.latency_estimate.as_deref()
     }
 
     /// Requests in flight now, over all workers, tunnels included. Zero also says that what the last of them did
@@ -83,10 +97,18 @@ impl Backend {
     }
 
     /// Notes how a request ended. Only `worker`'s own thread may call it with its number: another one's updates
-    /// could be lost. A number beyond the workers that the backend was made for is ignored.
-    pub fn record(&self, worker: usize, outcome: Outcome) {
+    /// could be lost. A number beyond the workers that the backend was made for is ignored. `now_ns` is the clock of
+    /// [`super::Occasion::now_ns`], which is looked at only where the latency is estimated.
+    pub fn record(&self, worker: usize, outcome: Outcome, now_ns: impl FnOnce() -> u64) {
         if let Some(cell) = self.cells.get(worker) {
             cell.record(outcome);
+        }
+        if let Some(estimate) = &self.latency_estimate {
+            match outcome {
+                Outcome::Answered(_, took) => estimate.observe(took, now_ns()),
+                Outcome::Failed => estimate.observe_failure(now_ns()),
+                Outcome::Abandoned => {}
+            }
         }
     }
 
@@ -168,11 +190,11 @@ mod tests {
     #[test]
     fn totals_add_up_every_workers_records() {
         let backend = backend("127.0.0.1");
-        backend.record(0, Outcome::Answered(200, Duration::from_millis(1)));
-        backend.record(1, Outcome::Answered(503, Duration::from_millis(1)));
-        backend.record(1, Outcome::Failed);
-        backend.record(0, Outcome::Abandoned);
-        backend.record(2, Outcome::Failed);
+        backend.record(0, Outcome::Answered(200, Duration::from_millis(1)), || 0);
+        backend.record(1, Outcome::Answered(503, Duration::from_millis(1)), || 0);
+        backend.record(1, Outcome::Failed, || 0);
+        backend.record(0, Outcome::Abandoned, || 0);
+        backend.record(2, Outcome::Failed, || 0);
         let totals = backend.totals();
         assert_eq!((totals.answered, totals.failed, totals.abandoned), (2, 1, 1));
         assert_eq!(totals.classes, [0, 1, 0, 0, 1]);

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
 
-use super::{Backend, Snapshot, Strategy};
+use super::{Backend, Policy, Snapshot};
 
 /// How many reports may wait for the control plane. One that finds no room is dropped: the next refused connection
 /// makes another.
@@ -25,6 +25,8 @@ pub enum Report {
 /// Shared by all workers and the control plane.
 #[derive(Debug)]
 pub struct Fleet {
+    /// How backends are picked, in every snapshot.
+    pub policy: Arc<Policy>,
     /// Swapped by the control plane, read by the workers.
     pub snapshot: ArcSwap<Snapshot>,
     /// The rotation's cursor.
@@ -35,10 +37,12 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet without a backend, and the end at which the control plane receives what workers report.
-    pub fn new(strategy: Strategy) -> (Self, Receiver<Report>) {
+    pub fn new(policy: Policy) -> (Self, Receiver<Report>) {
         let (reports, receiver) = bounded(REPORTS_MAX);
+        let policy = Arc::new(policy);
         let fleet = Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::empty(strategy)),
+            snapshot: ArcSwap::from_pointee(Snapshot::empty(Arc::clone(&policy))),
+            policy,
             cursor: CachePadded::new(AtomicUsize::new(0)),
             reports,
         };

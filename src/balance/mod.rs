@@ -3,12 +3,19 @@
 
 mod backend;
 mod cells;
+mod ewma;
 mod fleet;
 mod latency;
+mod maglev;
+mod rotation;
 mod snapshot;
+mod strategy;
+mod tier;
 
 pub use backend::{Backend, InFlight, Origin};
 pub use cells::{Outcome, Totals};
+pub use ewma::PeakEwma;
 pub use fleet::{Fleet, Report};
 pub use latency::Latency;
-pub use snapshot::{Snapshot, Strategy};
+pub use snapshot::{Member, Snapshot};
+pub use strategy::{KeySource, Occasion, Policy, Strategy, hash};

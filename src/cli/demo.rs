@@ -61,7 +61,7 @@ fn config(port: u16, admin_port: u16, backends: &[Demo]) -> Option<Config> {
     let begin_with = backends.iter().filter(|backend| backend.name != SPARE);
     let entry = |backend: &Demo| {
         let url = BackendUrl::parse(&backend.url()).ok()?;
-        Some(BackendConfig { url, name: backend.name.into() })
+        Some(BackendConfig { name: backend.name.into(), ..BackendConfig::at(url) })
     };
     let health_check =
         HealthCheck { interval: Duration::from_secs(5), path: "/health".into(), ..HealthCheck::default() };

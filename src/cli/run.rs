@@ -99,7 +99,7 @@ struct Parts {
 fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::io::Result<(Parts, Running)> {
     let workers = config.workers;
     let running = Running { proxy: listeners.iter().map(|each| each.address).collect(), admin: admin.address() };
-    let (fleet, reports) = Fleet::new(config.strategy.into());
+    let (fleet, reports) = Fleet::new((&config).into());
     let fleet = Arc::new(fleet);
     let mailboxes = Arc::new(OnceLock::<Mailboxes>::new());
     let control = {

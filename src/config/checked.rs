@@ -21,6 +21,13 @@ pub struct Config {
     pub admin_bind: IpAddr,
     /// How a backend is picked.
     pub strategy: Strategy,
+    /// What the strategy `hash` hashes.
+    pub hash_key: HashKey,
+    /// For `hash` and `ip-hash`: how many times its fair share of the requests in flight a backend gets at most; at least
+    /// 1. None: no bound.
+    pub hash_balance_factor: Option<f64>,
+    /// The zone that the proxy is in; empty: none.
+    pub zone: String,
     /// In the order written; names and normalised URLs are unique.
     pub backends: Vec<BackendConfig>,
     /// Active checks.
@@ -46,6 +53,31 @@ pub enum Strategy {
     RoundRobin,
     /// Fewest requests in flight.
     LeastConn,
+    /// The one with fewer requests in flight of two drawn at random.
+    P2c,
+    /// The one that probably answers sooner of two drawn at random.
+    PeakEwma,
+    /// Drawn at random.
+    Random,
+    /// The same one for the same client.
+    IpHash,
+    /// The same one for the same key.
+    Hash,
+}
+
+/// What of a request is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    ClientIp,
+    /// The target's path.
+    Path,
+    /// The field of this name.
+    Header(String),
+    /// The cookie of this name.
+    Cookie(String),
+    /// The query's parameter of this name.
+    Query(String),
 }
 
 /// One backend as configured, at start or through the admin API.
@@ -55,6 +87,19 @@ pub struct BackendConfig {
     pub url: BackendUrl,
     /// Unique; `host:port` by default.
     pub name: String,
+    /// Its share of the traffic against the others', 0–256; 0: none.
+    pub weight: u32,
+    /// It gets traffic only when no other can.
+    pub backup: bool,
+    /// The zone that it is in; empty: none.
+    pub zone: String,
+}
+
+impl BackendConfig {
+    /// A backend with every default.
+    pub fn at(url: BackendUrl) -> Self {
+        Self { name: url.authority(), url, weight: 1, backup: false, zone: String::new() }
+    }
 }
 
 /// Active health checks.
@@ -148,6 +193,9 @@ impl Default for Config {
             admin_port: 8081,
             admin_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             strategy: Strategy::RoundRobin,
+            hash_key: HashKey::ClientIp,
+            hash_balance_factor: Some(1.25),
+            zone: String::new(),
             backends: Vec::new(),
             health_check: HealthCheck::default(),
             request_timeout: Duration::from_secs(10),

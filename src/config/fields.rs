@@ -176,6 +176,15 @@ impl<'n, 't> Fields<'n, '_, 't> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, name: &str, into: &mut bool) {
+        let Some(field) = self.find(name) else { return };
+        match field.node.value {
+            Json::Bool(flag) => *into = flag,
+            _ => field.unfit(self.problems, "true or false"),
+        }
+    }
+
     /// A duration within `bounds`.
     pub(super) fn duration(&mut self, name: &str, bounds: RangeInclusive<Duration>, into: &mut Duration) {
         let Some(field) = self.find(name) else { return };

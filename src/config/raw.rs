@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::checked::{BackendConfig, Config, HealthCheck, Limits, Retries, Strategy, Timeouts};
+use super::checked::{BackendConfig, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts};
 use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
@@ -16,11 +16,14 @@ use super::{FieldPlace, expect, json, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
+/// The largest weight of a backend, as in `HAProxy`.
+pub const WEIGHT_MAX: u32 = 256;
 
 const ADDRESSES_MAX: usize = 64;
 const TRUSTED_PROXIES_MAX: usize = 1024;
 /// Room for the name that a backend has by default: a DNS name of 253 bytes with a port.
 const NAME_BYTES_MAX: usize = 260;
+const ZONE_BYTES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1024;
 /// Shorter deadlines than the timers can tell apart are of no use.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -35,6 +38,9 @@ const ROOT: &[&str] = &[
     "admin_port",
     "admin_bind",
     "strategy",
+    "hash_key",
+    "hash_balance_factor",
+    "zone",
     "backends",
     "health_check_frequency",
     "health_check",
@@ -45,7 +51,7 @@ const ROOT: &[&str] = &[
     "workers",
     "trusted_proxies",
 ];
-const BACKEND: &[&str] = &["url", "name"];
+pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
 const HEALTH_CHECK: &[&str] =
     &["path", "method", "host", "timeout", "expect", "body_contains", "rise", "fall", "fast_interval", "jitter"];
 const TIMEOUTS: &[&str] = &[
@@ -73,6 +79,15 @@ const RETRIES: &[&str] = &["attempts", "on"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] =
     &[("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)];
+const STRATEGIES: [(&str, Strategy); 7] = [
+    ("round-robin", Strategy::RoundRobin),
+    ("least-conn", Strategy::LeastConn),
+    ("p2c", Strategy::P2c),
+    ("peak-ewma", Strategy::PeakEwma),
+    ("random", Strategy::Random),
+    ("ip-hash", Strategy::IpHash),
+    ("hash", Strategy::Hash),
+];
 /// Those that a probe can send without a body, and that `ureq` sends.
 const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
@@ -88,7 +103,8 @@ pub(super) fn check(root: &Node, text: &str) -> (Config, Vec<FieldPlace>, Vec<Fi
     (config, places, problems.into_errors())
 }
 
-/// Reads one backend as the admin API takes it, in JSON: an object with `url` and, if wanted, `name`. Reports everything
+/// Reads one backend as the admin API takes it, in JSON: an object with `url` and whatever else a
+/// configured one may have. Reports everything
 /// that is wrong; whether its URL and name are free is the caller's to know.
 pub fn parse_backend(text: &str) -> Result<BackendConfig, Vec<FieldError>> {
     read_object(text, |root, problems| backend(root, |_| None, problems).map(|(backend, _)| backend))
@@ -128,9 +144,13 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     bind(fields, &mut config.bind);
     fields.whole("admin_port", 0..=65535, &mut config.admin_port);
     admin_bind(fields, &mut config.admin_bind);
-    if let Some(nth) = fields.word("strategy", &["round-robin", "least-conn"]) {
-        config.strategy = [Strategy::RoundRobin, Strategy::LeastConn][nth];
+    if let Some(nth) = fields.word("strategy", &STRATEGIES.map(|(word, _)| word)) {
+        config.strategy = STRATEGIES[nth].1;
     }
+    let wanted = "\"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
+    fields.parsed("hash_key", wanted, hash_key, &mut config.hash_key);
+    hash_balance_factor(fields, &mut config.hash_balance_factor);
+    fields.checked_text("zone", ZONE_WANTED, is_zone, &mut config.zone);
     backends(fields, config, places);
     fields.duration("health_check_frequency", SHORTEST_INTERVAL..=LONGEST, &mut config.health_check.interval);
     health_check(fields, &mut config.health_check);
@@ -184,9 +204,49 @@ fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
     }
 }
 
+fn hash_key(text: &str) -> Option<HashKey> {
+    // RFC 9110 §5.6.2: what the names of fields and cookies are made of.
+    let token = |name: &&str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
+    };
+    let parameter = |name: &&str| {
+        let fits = |byte: u8| byte.is_ascii_graphic() && !b"&=#".contains(&byte);
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
+    };
+    match text.split_once(':') {
+        None if text == "client-ip" => Some(HashKey::ClientIp),
+        None if text == "path" => Some(HashKey::Path),
+        Some(("header", name)) => Some(name).filter(token).map(|name| HashKey::Header(name.to_owned())),
+        Some(("cookie", name)) => Some(name).filter(token).map(|name| HashKey::Cookie(name.to_owned())),
+        Some(("query", name)) => Some(name).filter(parameter).map(|name| HashKey::Query(name.to_owned())),
+        _ => None,
+    }
+}
+
+fn hash_balance_factor(fields: &mut Fields, into: &mut Option<f64>) {
+    let Some(field) = fields.find("hash_balance_factor") else { return };
+    let number = match &field.node.value {
+        Json::Number(digits) => digits.parse::<f64>().ok(),
+        _ => None,
+    };
+    match number {
+        Some(0.0) => *into = None,
+        Some(factor) if (1.0..=100.0).contains(&factor) => *into = Some(factor),
+        _ => field.unfit(fields.problems, "a number from 1 to 100, or 0 for no bound"),
+    }
+}
+
+const ZONE_WANTED: &str = "a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]";
+
+/// As a backend's name; an empty one is none.
+fn is_zone(text: &str) -> bool {
+    text.len() <= ZONE_BYTES_MAX && text.bytes().all(is_name_byte)
+}
+
 fn backends(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {
     let Some(field) = fields.find("backends") else { return };
-    let wanted = "a list of URLs or of objects with \"url\" and \"name\"";
+    let wanted = "a list of URLs or of objects with \"url\"";
     let Some(list) = field.list(fields.problems, 0..=BACKENDS_MAX, wanted) else { return };
     let mut urls: HashMap<String, String> = HashMap::new();
     let mut names: HashMap<String, String> = HashMap::new();
@@ -213,14 +273,18 @@ fn backends(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlac
 /// One backend, and the field that its URL stands in. None when anything in it is wrong.
 fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option<(BackendConfig, Field<'n>)> {
     let noted_before = problems.count();
+    let (mut weight, mut backup, mut zone) = (1, false, String::new());
     let (url_field, name_field) = match &field.node.value {
         Json::Text(_) => (Some(field.clone()), None),
         Json::Object(_) => {
-            let fields = field.open(BACKEND, home, problems)?;
+            let mut fields = field.open(BACKEND, home, problems)?;
+            fields.whole("weight", 0..=WEIGHT_MAX.into(), &mut weight);
+            fields.flag("backup", &mut backup);
+            fields.checked_text("zone", ZONE_WANTED, is_zone, &mut zone);
             (fields.find("url"), fields.find("name"))
         }
         _ => {
-            field.unfit(problems, "a URL or an object with \"url\" and \"name\"");
+            field.unfit(problems, "a URL or an object with \"url\"");
             return None;
         }
     };
@@ -235,7 +299,7 @@ fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option
         return None;
     }
     let name = name.flatten().map_or_else(|| url.authority(), str::to_owned);
-    Some((BackendConfig { url, name }, url_field))
+    Some((BackendConfig { url, name, weight, backup, zone }, url_field))
 }
 
 fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
@@ -249,12 +313,15 @@ fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
 fn backend_name<'n>(field: &Field<'n>, problems: &mut Problems) -> Option<&'n str> {
     let wanted = "a name of 1 to 260 letters, digits and any of - . _ ~ : @ [ ]";
     let name = field.text(problems, wanted)?;
-    let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:@[]".contains(&byte));
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
     if !fits {
         field.unfit(problems, wanted);
     }
     fits.then_some(name)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:@[]".contains(&byte)
 }
 
 fn health_check(root: &mut Fields, check: &mut HealthCheck) {

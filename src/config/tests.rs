@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -48,7 +48,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
@@ -104,10 +104,54 @@ const WRONG: &[(&str, &[&str])] = &[
     // Words and texts
     (
         r#"{"strategy": "least-con"}"#,
-        &["strategy: found \"least-con\", wanted \"round-robin\" or \"least-conn\"; did you mean \"least-conn\"?"],
+        &[
+            "strategy: found \"least-con\", wanted \"round-robin\" or \"least-conn\" or \"p2c\" or \"peak-ewma\" or \"random\" or \"ip-hash\" or \"hash\"; did you mean \"least-conn\"?",
+        ],
     ),
-    (r#"{"strategy": "p2c"}"#, &["strategy: found \"p2c\", wanted \"round-robin\" or \"least-conn\""]),
-    (r#"{"strategy": true}"#, &["strategy: found true, wanted \"round-robin\" or \"least-conn\""]),
+    (
+        r#"{"strategy": true}"#,
+        &[
+            "strategy: found true, wanted \"round-robin\" or \"least-conn\" or \"p2c\" or \"peak-ewma\" or \"random\" or \"ip-hash\" or \"hash\"",
+        ],
+    ),
+    (
+        r#"{"hash_key": "ip"}"#,
+        &["hash_key: found \"ip\", wanted \"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\""],
+    ),
+    (
+        r#"{"hash_key": "header:"}"#,
+        &[
+            "hash_key: found \"header:\", wanted \"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+        ],
+    ),
+    (
+        r#"{"hash_key": "cookie:a b"}"#,
+        &[
+            "hash_key: found \"cookie:a b\", wanted \"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+        ],
+    ),
+    (
+        r#"{"hash_key": "query:a&b"}"#,
+        &[
+            "hash_key: found \"query:a&b\", wanted \"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+        ],
+    ),
+    (
+        r#"{"hash_balance_factor": 0.9}"#,
+        &["hash_balance_factor: found 0.9, wanted a number from 1 to 100, or 0 for no bound"],
+    ),
+    (
+        r#"{"zone": "a/b"}"#,
+        &["zone: found \"a/b\", wanted a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]"],
+    ),
+    (
+        r#"{"backends": [{"url": "http://a", "weight": 257, "backup": 1, "zone": null}]}"#,
+        &[
+            "backends[0].weight: found 257, wanted a whole number from 0 to 256",
+            "backends[0].backup: found 1, wanted true or false",
+            "backends[0].zone: found null, wanted a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]",
+        ],
+    ),
     (r#"{"retries": {"on": ["503"]}}"#, &["retries.on[0]: found \"503\", wanted \"connect\" or \"reset\""]),
     (r#"{"retries": {"on": ["reset", "reset"]}}"#, &["retries.on[1]: found \"reset\", wanted each word once"]),
     (r#"{"retries": {"on": "reset"}}"#, &["retries.on: found \"reset\", wanted a list of \"connect\" and \"reset\""]),
@@ -186,9 +230,9 @@ const WRONG: &[(&str, &[&str])] = &[
     // Backends
     (
         r#"{"backends": "http://a"}"#,
-        &["backends: found \"http://a\", wanted a list of URLs or of objects with \"url\" and \"name\""],
+        &["backends: found \"http://a\", wanted a list of URLs or of objects with \"url\""],
     ),
-    (r#"{"backends": [7]}"#, &["backends[0]: found 7, wanted a URL or an object with \"url\" and \"name\""]),
+    (r#"{"backends": [7]}"#, &["backends[0]: found 7, wanted a URL or an object with \"url\""]),
     (
         r#"{"backends": ["a:1"]}"#,
         &["backends[0]: found \"a:1\", wanted http://HOST[:PORT][/BASE]: it has no http:// at its start"],
@@ -201,8 +245,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (r#"{"backends": [{"name": "a"}]}"#, &["backends[0].url: missing, wanted the backend's URL"]),
     (
-        r#"{"backends": [{"url": "http://a", "weight": 2}]}"#,
-        &["backends[0].weight: unknown field, known here: url, name"],
+        r#"{"backends": [{"url": "http://a", "max_connections": 2}]}"#,
+        &["backends[0].max_connections: unknown field, known here: url, name, weight, backup, zone"],
     ),
     (
         r#"{"backends": [{"url": "http://a", "name": "a/b"}]}"#,
@@ -362,7 +406,7 @@ fn the_example_configuration_balances_over_three_backends_by_turns() {
 #[test]
 fn the_manual_documents_every_field_once() {
     let sections = raw::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
-    let of_backends = ("backends[]", ["url", "name"].as_slice());
+    let of_backends = ("backends[]", raw::BACKEND);
     for (section, fields) in sections.chain([of_backends]) {
         for field in fields {
             let is_section = section.is_empty() && raw::SECTIONS.iter().any(|(name, _)| name == field);
@@ -405,6 +449,9 @@ fn what_is_right_in_a_wrong_file_is_kept_for_look_ups() {
 fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
     let good = parse_backend(r#"{"url": "http://Localhost:8085/", "name": "five"}"#).expect("it is right");
     assert_eq!((good.name.as_str(), good.url.normalized.as_str()), ("five", "http://localhost:8085"));
+    let full = r#"{"url": "http://a", "weight": 0, "backup": true, "zone": "eu-1"}"#;
+    let full = parse_backend(full).expect("it is right");
+    assert_eq!((full.weight, full.backup, full.zone.as_str()), (0, true, "eu-1"));
     let alone = parse_backend(r#"{"url": "http://[::1]:8085"}"#).expect("it is right");
     assert_eq!(alone.name, "[::1]:8085");
 
@@ -418,8 +465,8 @@ fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
             r#"{"url": "https://a"}"#,
             "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
         ),
-        (r#"{"url": "http://a", "weight": 1}"#, "weight: unknown field, known here: url, name"),
-        (r#"{"url": "http://a", "port": 1}"#, "port: unknown field, known here: url, name"),
+        (r#"{"url": "http://a", "weight": -1}"#, "weight: found -1, wanted a whole number from 0 to 256"),
+        (r#"{"url": "http://a", "port": 1}"#, "port: unknown field, known here: url, name, weight, backup, zone"),
         (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
     ];
     for (body, wanted) in cases {

@@ -91,7 +91,7 @@ impl Entry {
 
     /// Whether it gets traffic now.
     pub fn is_eligible(&self) -> bool {
-        self.state == State::Ready && self.is_alive()
+        self.ineligible_because().is_none()
     }
 
     /// Why it gets no traffic, if it gets none.
@@ -99,7 +99,10 @@ impl Entry {
         if self.state == State::Drain {
             return Some("drained by an operator".into());
         }
-        (self.health == Health::Down).then(|| format!("down: {}", self.health_reason))
+        if self.health == Health::Down {
+            return Some(format!("down: {}", self.health_reason));
+        }
+        (self.config.weight == 0).then(|| "its weight is 0".into())
     }
 
     /// Whether it is seen to work, or has not been seen not to.

@@ -28,8 +28,8 @@ use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
 use self::random::Random;
 use self::registry::{AddError, Registry};
-use crate::balance::{self, Backend, Fleet, Report};
-use crate::config::{BackendConfig, Config, Strategy};
+use crate::balance::{self, Backend, Fleet, KeySource, Report};
+use crate::config::{BackendConfig, Config, HashKey, Strategy};
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
@@ -102,7 +102,7 @@ impl ControlPlane {
     ) -> io::Result<Self> {
         let (recovered, recoveries) = unbounded();
         let names = Names::start(Names::system(), recovered)?;
-        let registry = Arc::new(Registry::new(fleet, config.strategy.into(), workers));
+        let registry = Arc::new(Registry::new(fleet, &config.zone, workers));
         let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
         let addresses = names.resolve(&hosts, NAMES_WAIT);
         let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
@@ -237,11 +237,29 @@ impl Audience for Findings {
     }
 }
 
-impl From<Strategy> for balance::Strategy {
-    fn from(strategy: Strategy) -> Self {
-        match strategy {
-            Strategy::RoundRobin => Self::RoundRobin,
-            Strategy::LeastConn => Self::LeastConn,
+impl From<&Config> for balance::Policy {
+    fn from(config: &Config) -> Self {
+        let strategy = match config.strategy {
+            Strategy::RoundRobin => balance::Strategy::RoundRobin,
+            Strategy::LeastConn => balance::Strategy::LeastConn,
+            Strategy::P2c => balance::Strategy::P2c,
+            Strategy::PeakEwma => balance::Strategy::PeakEwma,
+            Strategy::Random => balance::Strategy::Random,
+            Strategy::IpHash => balance::Strategy::Hash(KeySource::ClientIp),
+            Strategy::Hash => balance::Strategy::Hash(config.hash_key.clone().into()),
+        };
+        Self { strategy, balance_factor: config.hash_balance_factor }
+    }
+}
+
+impl From<HashKey> for KeySource {
+    fn from(key: HashKey) -> Self {
+        match key {
+            HashKey::ClientIp => Self::ClientIp,
+            HashKey::Path => Self::Path,
+            HashKey::Header(name) => Self::Header(name),
+            HashKey::Cookie(name) => Self::Cookie(name),
+            HashKey::Query(name) => Self::Query(name),
         }
     }
 }

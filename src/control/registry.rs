@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::entry::{Entry, Source, State, Which};
 use super::health::{Health, LastProbe};
-use crate::balance::{Backend, Fleet, Origin, Snapshot, Strategy};
+use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy};
 use crate::config::BackendConfig;
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
@@ -20,9 +20,17 @@ const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
 #[derive(Debug)]
 pub struct Registry {
     fleet: Arc<Fleet>,
-    strategy: Strategy,
+    /// The proxy's own; empty: none.
+    zone: String,
     workers: usize,
     inner: Mutex<Inner>,
+}
+
+/// What every backend of this proxy is made with.
+#[derive(Clone, Copy)]
+struct Maker {
+    workers: usize,
+    estimates_latency: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,9 +67,9 @@ impl fmt::Display for AddError {
 impl std::error::Error for AddError {}
 
 impl Registry {
-    /// An empty set. Its backends get cells for that many workers.
-    pub fn new(fleet: Arc<Fleet>, strategy: Strategy, workers: usize) -> Self {
-        Self { fleet, strategy, workers, inner: Mutex::default() }
+    /// An empty set of a proxy in `zone` (empty: none). Its backends get cells for that many workers.
+    pub fn new(fleet: Arc<Fleet>, zone: &str, workers: usize) -> Self {
+        Self { fleet, zone: zone.to_owned(), workers, inner: Mutex::default() }
     }
 
     /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
@@ -75,7 +83,7 @@ impl Registry {
     ) -> Result<Entry, AddError> {
         let mut inner = self.inner.lock();
         inner.check_free(&config)?;
-        let entry = inner.insert(config, addresses, self.workers, source, now);
+        let entry = inner.insert(config, addresses, self.maker(), source, now);
         self.publish(&mut inner);
         Ok(entry)
     }
@@ -95,7 +103,7 @@ impl Registry {
                 inner.entries.truncate(before);
                 return Err(error);
             }
-            added.push(inner.insert(config, addresses, self.workers, source, now).backend);
+            added.push(inner.insert(config, addresses, self.maker(), source, now).backend);
         }
         self.publish(&mut inner);
         Ok(added)
@@ -161,14 +169,21 @@ impl Registry {
 
     fn publish(&self, inner: &mut Inner) {
         inner.last_version += 1;
-        let backends: Vec<_> = inner.entries.iter().map(|entry| Arc::clone(&entry.backend)).collect();
-        let eligible = inner.entries.iter().filter(|entry| entry.is_eligible());
-        self.fleet.snapshot.store(Arc::new(Snapshot {
-            version: inner.last_version,
-            backends,
-            eligible: eligible.map(|entry| Arc::clone(&entry.backend)).collect(),
-            strategy: self.strategy,
-        }));
+        let member = |entry: &Entry| Member {
+            backend: Arc::clone(&entry.backend),
+            weight: entry.config.weight,
+            ramp_percent: 100,
+            eligible: entry.is_eligible(),
+            backup: entry.config.backup,
+            local: !self.zone.is_empty() && entry.config.zone == self.zone,
+        };
+        let members = inner.entries.iter().map(member).collect();
+        let policy = Arc::clone(&self.fleet.policy);
+        self.fleet.snapshot.store(Arc::new(Snapshot::new(inner.last_version, members, policy)));
+    }
+
+    fn maker(&self) -> Maker {
+        Maker { workers: self.workers, estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma }
     }
 }
 
@@ -191,11 +206,11 @@ impl Inner {
         &mut self,
         config: BackendConfig,
         addresses: Vec<SocketAddr>,
-        workers: usize,
+        maker: Maker,
         source: Source,
         now: SystemTime,
     ) -> Entry {
-        let backend = self.create(&config, workers);
+        let backend = self.create(&config, maker);
         if !addresses.is_empty() {
             backend.addresses.store(Arc::new(addresses));
         }
@@ -204,7 +219,7 @@ impl Inner {
         entry
     }
 
-    fn create(&mut self, config: &BackendConfig, workers: usize) -> Arc<Backend> {
+    fn create(&mut self, config: &BackendConfig, maker: Maker) -> Arc<Backend> {
         self.last_id += 1;
         let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
         let origin = Origin {
@@ -214,7 +229,8 @@ impl Inner {
             port: config.url.port,
             base_path: config.url.base_path.clone(),
         };
-        let backend = Arc::new(Backend::new(self.last_id, slot, origin, workers));
+        let backend = Backend::new(self.last_id, slot, origin, maker.workers);
+        let backend = Arc::new(if maker.estimates_latency { backend.with_latency_estimate() } else { backend });
         let holder = Arc::downgrade(&backend);
         if slot == self.slots.len() {
             self.slots.push(holder);
@@ -234,6 +250,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::balance::Policy;
     use crate::config::BackendUrl;
     use crate::control::entry::CHANGES_MAX;
 
@@ -244,14 +261,14 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        let fleet = Arc::new(Fleet::new(Strategy::RoundRobin).0);
-        let registry = Registry::new(Arc::clone(&fleet), Strategy::RoundRobin, 2);
+        let fleet = Arc::new(Fleet::new(Policy::of(Strategy::RoundRobin)).0);
+        let registry = Registry::new(Arc::clone(&fleet), "", 2);
         Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
     }
 
     fn config(port: u16) -> BackendConfig {
         let url = BackendUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap();
-        BackendConfig { name: url.authority(), url }
+        BackendConfig::at(url)
     }
 
     impl Scene {
@@ -268,7 +285,7 @@ mod tests {
         }
 
         fn eligible(&self) -> Vec<u16> {
-            self.fleet.snapshot.load().eligible.iter().map(|backend| backend.port).collect()
+            self.fleet.snapshot.load().eligible().map(|backend| backend.port).collect()
         }
 
         fn probe(&self, id: u64, changed: Option<Health>) {
@@ -370,8 +387,9 @@ mod tests {
         scene.add(2);
         scene.remove(2);
         let snapshot = scene.fleet.snapshot.load();
-        assert_eq!(snapshot.backends[0].in_flight(), 1);
-        assert!(Arc::ptr_eq(&snapshot.backends[0], &one));
+        let first = snapshot.backends().next().unwrap();
+        assert_eq!(first.in_flight(), 1);
+        assert!(Arc::ptr_eq(first, &one));
     }
 
     #[test]

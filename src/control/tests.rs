@@ -56,7 +56,7 @@ impl Scene {
     fn with(urls: &[String]) -> Self {
         let backends = urls.iter().map(|url| {
             let url = BackendUrl::parse(url).unwrap();
-            BackendConfig { name: url.authority(), url }
+            BackendConfig::at(url)
         });
         let mut config = Config { backends: backends.collect(), ..Config::default() };
         config.health_check.interval = Duration::from_secs(3600);
@@ -65,7 +65,7 @@ impl Scene {
     }
 
     fn of(config: &Config) -> Self {
-        let (fleet, reports) = Fleet::new(config.strategy.into());
+        let (fleet, reports) = Fleet::new(config.into());
         let fleet = Arc::new(fleet);
         let settled = Arc::new(AtomicU64::new(0));
         let (seen, book) = (Arc::clone(&fleet), Arc::clone(&settled));
@@ -101,7 +101,7 @@ impl Scene {
     }
 
     fn eligible(&self) -> Vec<String> {
-        self.fleet.snapshot.load().eligible.iter().map(|backend| backend.url.clone()).collect()
+        self.fleet.snapshot.load().eligible().map(|backend| backend.url.clone()).collect()
     }
 
     fn version(&self) -> u64 {
@@ -137,7 +137,7 @@ fn status_has_exactly_the_seeds_fields() {
     let two = dead();
     let scene = Scene::with(&[one.clone(), two.clone()]);
     scene.wait_for(|scene| scene.eligible() == [one.clone()]);
-    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
     let in_flight = [InFlight::begin(Arc::clone(&backend)), InFlight::begin(backend)];
     let reply = scene.get("/status");
     assert_eq!(reply.status, 200);
@@ -307,14 +307,14 @@ fn a_removed_backend_is_gone_at_once_by_url_or_name() {
     let name = urls[1].strip_prefix("http://").unwrap();
     assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 204);
     assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 404);
-    assert_eq!(scene.fleet.snapshot.load().backends.len(), 0);
+    assert_eq!(scene.fleet.snapshot.load().backends().count(), 0);
 }
 
 #[test]
 fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_is_over() {
     let urls = [dead(), dead()];
     let scene = Scene::with(&urls);
-    let backends = scene.fleet.snapshot.load().backends.clone();
+    let backends: Vec<_> = scene.fleet.snapshot.load().backends().cloned().collect();
     let in_flight: Vec<_> = backends.iter().map(|backend| InFlight::begin(Arc::clone(backend))).collect();
     let path =
         |index: usize, wait: &str| format!("/backends/{}?wait={wait}", urls[index].strip_prefix("http://").unwrap());
@@ -322,7 +322,7 @@ fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_
     assert_eq!((reply.status, &reply.json()["in_flight"]), (202, &json!(1)));
     let reply = thread::scope(|scope| {
         let call = scope.spawn(|| scene.call("DELETE", &path(1, "10s"), ""));
-        scene.wait_for(|scene| scene.fleet.snapshot.load().backends.is_empty());
+        scene.wait_for(|scene| scene.fleet.snapshot.load().backends().next().is_none());
         drop(in_flight);
         call.join().unwrap()
     });
@@ -338,7 +338,7 @@ fn readiness_follows_the_phases_and_the_backends() {
     assert_eq!(scene.get("/readyz").status, 200);
     scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
     drop(serving);
-    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
     scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
     scene.wait_for(|scene| scene.eligible().is_empty());
     assert!(scene.get("/readyz").problem(503).contains("no healthy backend"));
@@ -356,7 +356,7 @@ fn a_refused_backend_comes_back_by_itself() {
     let (_serving, url) = good();
     let scene = Scene::with(std::slice::from_ref(&url));
     scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
-    let backend = Arc::clone(&scene.fleet.snapshot.load().backends[0]);
+    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
     let version = scene.version();
     scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
     scene.wait_for(|scene| scene.version() == version + 2);
@@ -365,7 +365,7 @@ fn a_refused_backend_comes_back_by_itself() {
 
 #[test]
 fn it_is_not_ready_before_it_serves() {
-    let (fleet, reports) = Fleet::new(balance::Strategy::RoundRobin);
+    let (fleet, reports) = Fleet::new((&Config::default()).into());
     let control = ControlPlane::start(&Config::default(), Arc::new(fleet), reports, 1, Box::new(|| ())).unwrap();
     assert_eq!(control.readiness(), Err(NotReady::Starting));
     control.set_serving();
@@ -391,8 +391,8 @@ fn a_thousand_mutations_leave_the_set_as_they_should() {
         }
     });
     let snapshot = scene.fleet.snapshot.load();
-    assert_eq!(snapshot.backends.len(), 20);
+    assert_eq!(snapshot.backends().count(), 20);
     assert_eq!(scene.get("/status").json()["total_backends"], 20);
-    let slots = snapshot.backends.iter().map(|backend| backend.slot).max();
+    let slots = snapshot.backends().map(|backend| backend.slot).max();
     assert!(slots < Some(60), "slots aren't reused: {slots:?}");
 }

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use super::client::{Client, Parked};
 use super::error::{Failure, Representation};
 use super::forward::{self, RequestForwarding};
+use super::occasion::Occasion;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
 use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
@@ -83,7 +84,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let peer = client.seat.peer();
         let trusted = self.trusts(peer);
         let id = again.unwrap_or_else(|| self.identify(request, trusted));
-        let visit = self.admit(request).and_then(|()| self.pick(tried));
+        let visit =
+            self.admit(request).and_then(|()| self.pick(tried, &Occasion { proxy: self, request, peer, trusted }));
         if let Ok(visit) = &visit {
             let backend = visit.backend();
             let how = RequestForwarding {
@@ -113,15 +115,15 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
-    fn pick(&self, tried: &[u64]) -> Result<Visit<W>, Failure> {
+    fn pick(&self, tried: &[u64], occasion: &Occasion<'_, '_, '_, W>) -> Result<Visit<W>, Failure> {
         let fleet = &self.shared.fleet;
         let snapshot = fleet.snapshot.load();
-        let backend = snapshot.pick(&fleet.cursor, tried).ok_or(Failure::NoBackend)?;
+        let backend = snapshot.pick(&fleet.cursor, tried, occasion).ok_or(Failure::NoBackend)?;
         Ok(self.pools.visit(backend))
     }
 
     /// Is what this peer says of the client before it believed?
-    fn trusts(&self, peer: IpAddr) -> bool {
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
         let trusted = &self.shared.config.trusted_proxies;
         !trusted.is_empty() && trusted.iter().any(|net| net.contains(&peer.to_canonical()))
     }
@@ -199,7 +201,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let lease = self.lease(client, facts, visit, again)?;
         let began = self.world.now();
         let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
-            visit.backend().record(self.world.worker(), blame(&miss.failure));
+            visit.backend().record(self.world.worker(), blame(&miss.failure), || self.world.now().0);
         })?;
         let transfer = Transfer::new(self, client, facts, lease, visit, began, deadline);
         transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {
@@ -243,7 +245,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 let _ = self.shared.fleet.reports.try_send(report);
             }
             let failure = Failure::from(error);
-            visit.backend().record(self.world.worker(), blame(&failure));
+            visit.backend().record(self.world.worker(), blame(&failure), || self.world.now().0);
             // Nothing was sent, so any method may be tried elsewhere, unless that would change nothing.
             let hopeless = matches!(error, ConnectError::ClientGone | ConnectError::NoDescriptor);
             Miss { failure, again: self.shared.config.retries.on_connect && !hopeless }

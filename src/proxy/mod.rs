@@ -13,6 +13,7 @@ pub mod error;
 mod error_answer;
 mod exchange;
 pub mod forward;
+mod occasion;
 mod pace;
 mod patience;
 mod pump;

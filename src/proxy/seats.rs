@@ -161,10 +161,10 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::{Fleet, Strategy};
+    use crate::balance::{Fleet, Policy, Strategy};
 
     fn shared(connections_per_client: usize, trusted_proxies: &[&str], seats_max: usize) -> Arc<Shared> {
-        let (fleet, _reports) = Fleet::new(Strategy::RoundRobin);
+        let (fleet, _reports) = Fleet::new(Policy::of(Strategy::RoundRobin));
         let mut config = Config::default();
         config.limits.connections_per_client = connections_per_client;
         config.trusted_proxies = trusted_proxies.iter().map(|network| network.parse().unwrap()).collect();

@@ -316,7 +316,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     }
 
     fn record(&self, outcome: Outcome) {
-        self.visit.backend().record(self.proxy.world.worker(), outcome);
+        self.visit.backend().record(self.proxy.world.worker(), outcome, || self.proxy.world.now().0);
     }
 
     /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.

@@ -98,7 +98,7 @@ impl<W: World> Pools<W> {
         for entry in self.table.borrow_mut().iter_mut() {
             let Some(pool) = entry else { continue };
             pool.idle.borrow_mut().retain(|idle| now.since(idle.since) < keep_alive && idle.stream.is_quiet(false));
-            if changed && !snapshot.backends.iter().any(|backend| backend.id == pool.backend.id) {
+            if changed && !snapshot.backends().any(|backend| backend.id == pool.backend.id) {
                 *entry = None;
             }
         }

@@ -87,7 +87,7 @@ impl Control {
     pub fn add(&self, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
         let name = format!("origin{}", self.members.borrow().len());
         let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
-        let member = Member { config: BackendConfig { url, name }, addresses, site: site.clone() };
+        let member = Member { config: BackendConfig { name, ..BackendConfig::at(url) }, addresses, site: site.clone() };
         self.enter(&member);
         self.members.borrow_mut().push(member);
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use maypole::balance::{self, Fleet, Report};
-use maypole::config::{self, Config};
+use maypole::balance::{Fleet, Report};
+use maypole::config::Config;
 use maypole::control::registry::Registry;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::world::World;
@@ -68,13 +68,9 @@ impl House {
         connections_max: usize,
     ) -> Self {
         let sim = Sim::new(seed, temper);
-        let strategy = match config.strategy {
-            config::Strategy::RoundRobin => balance::Strategy::RoundRobin,
-            config::Strategy::LeastConn => balance::Strategy::LeastConn,
-        };
-        let (fleet, reports) = Fleet::new(strategy);
+        let (fleet, reports) = Fleet::new((&config).into());
         let fleet = Arc::new(fleet);
-        let control = Control::new(Registry::new(Arc::clone(&fleet), strategy, workers), reports);
+        let control = Control::new(Registry::new(Arc::clone(&fleet), &config.zone, workers), reports);
         let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         let proxies: Vec<_> =

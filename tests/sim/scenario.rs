@@ -17,6 +17,9 @@ use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
 use crate::verdict::Excuses;
 
+/// All there are; that of `hash` differs from `ip-hash` in nothing but what it looks at.
+const STRATEGIES: &[Strategy] =
+    &[Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::PeakEwma, Strategy::Random, Strategy::IpHash];
 /// Where those come from that come together.
 const CROWD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 1, 1));
 /// Client connections that are allowed in a run where too many come.
@@ -123,8 +126,7 @@ pub fn run(seed: u64) -> Finished {
 }
 
 fn any_config(chance: &Chance, trouble: Trouble) -> Config {
-    let mut config =
-        Config { strategy: chance.pick(&[Strategy::RoundRobin, Strategy::LeastConn]), ..Config::default() };
+    let mut config = Config { strategy: chance.pick(STRATEGIES), ..Config::default() };
     config.retries.attempts = 1 + chance.below(3) as u32;
     // Where every answer must come in time, the slowest reader's time is allowed for.
     config.request_timeout = Duration::from_secs(if trouble.stalling { chance.pick(&[2, 10]) } else { 100 });

@@ -1,0 +1,80 @@
+//! How a backend is picked, and what a strategy may ask of the request that one is picked for.
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+/// What the operator chose. It stays the same over all snapshots of a fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// How a backend is picked.
+    pub strategy: Strategy,
+    /// For hashing strategies: no backend gets more than this many times its fair share of what is in flight. None: no
+    /// bound.
+    pub balance_factor: Option<f64>,
+}
+
+/// How a backend is picked. All of them honour weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Each in turn, exact over all workers together.
+    RoundRobin,
+    /// The one with the fewest requests in flight for its weight; ties in turn.
+    LeastConn,
+    /// Of two drawn at random, the one with fewer requests in flight for its weight.
+    P2c,
+    /// Of two drawn at random, the one where the request would probably be answered sooner: see [`super::PeakEwma`].
+    PeakEwma,
+    /// Drawn at random.
+    Random,
+    /// Always the same one for the same key.
+    Hash(KeySource),
+}
+
+/// What of a request is hashed. A request without it takes its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The client's address; of an IPv6 one, the /64.
+    ClientIp,
+    /// The target's path, without its query.
+    Path,
+    /// A field of the head, by its name.
+    Header(String),
+    /// A cookie, by its name.
+    Cookie(String),
+    /// A parameter of the query, by its name.
+    Query(String),
+}
+
+/// What a pick may ask of the request and its surroundings. Each is asked for only by a strategy that uses it, so the
+/// others pay nothing for it.
+pub trait Occasion {
+    /// 64 random bits.
+    fn random(&self) -> u64;
+
+    /// Nanoseconds on a clock that all workers share and that never goes back.
+    fn now_ns(&self) -> u64;
+
+    /// The hash of the request's key, see [`hash`]; None when the request has none.
+    fn key(&self, source: &KeySource) -> Option<u64>;
+}
+
+impl Policy {
+    /// A strategy with everything else left at its default.
+    pub const fn of(strategy: Strategy) -> Self {
+        Self { strategy, balance_factor: None }
+    }
+}
+
+/// `SipHash` 1-3 of a key. Without a secret, on purpose: every maypole with the same backends sends a key to the same
+/// one, before and after a restart. Who makes up keys that meet on one backend is stopped by the balance factor.
+pub fn hash(key: &[u8]) -> u64 {
+    hash_with(0, key)
+}
+
+/// One of many independent hashes of the same bytes.
+pub(super) fn hash_with(number: u64, bytes: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(number, 0);
+    hasher.write(bytes);
+    hasher.finish()
+}

@@ -1,0 +1,221 @@
+//! Backends that are picked from together, and the strategies themselves.
+
+use std::cell::LazyCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::maglev;
+use super::rotation::rotation;
+use super::strategy::{KeySource, Occasion, Policy, Strategy};
+use super::{Backend, Member};
+
+/// How far a second choice is looked for: beyond it the first one has nearly all of the weight anyway.
+const SECOND_CHOICE_STEPS: usize = 16;
+/// How many slots for each backend are looked at for one that has room; then the least loaded is taken.
+const BOUNDED_STEPS_PER_BACKEND: usize = 8;
+/// A backend with fewer requests in flight than this isn't busy, whatever the others have: at so little load the bound
+/// would send the parallel requests of one browser apart.
+const BOUND_MIN: usize = 8;
+/// Loads are compared as whole numbers: requests in flight times this, for each unit of weight.
+const LOAD_SCALE: u64 = 1 << 24;
+
+/// Backends that are picked from together; there is at least one, and none has a weight of 0.
+#[derive(Debug)]
+pub(super) struct Tier {
+    candidates: Vec<Candidate>,
+    /// Who has which turn, or which slot of the hash table, by index into the candidates. Empty where the strategy
+    /// looks at all of them.
+    ring: Box<[u16]>,
+    weight_sum: u64,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    backend: Arc<Backend>,
+    weight: u32,
+}
+
+impl Tier {
+    /// None when there is nobody to pick.
+    pub(super) fn of<'m>(members: impl Iterator<Item = &'m Member>, strategy: &Strategy) -> Option<Self> {
+        let candidate = |member: &Member| Candidate { backend: Arc::clone(&member.backend), weight: member.share() };
+        let candidates: Vec<_> = members.map(candidate).filter(|candidate| candidate.weight > 0).collect();
+        if candidates.is_empty() {
+            return None;
+        }
+        let weights: Vec<_> = candidates.iter().map(|candidate| candidate.weight).collect();
+        let ring = match strategy {
+            Strategy::LeastConn => Box::default(),
+            Strategy::Hash(_) => {
+                let names: Vec<_> = candidates.iter().map(|candidate| candidate.backend.name.as_str()).collect();
+                maglev::table(&names, &weights)
+            }
+            _ => rotation(&weights),
+        };
+        let weight_sum = weights.iter().map(|weight| u64::from(*weight)).sum();
+        Some(Self { candidates, ring, weight_sum })
+    }
+
+    pub(super) fn offers_other_than(&self, tried: &[u64]) -> bool {
+        tried.is_empty() || self.candidates.iter().any(|candidate| candidate.is_none_of(tried))
+    }
+
+    /// Picks one that is none of `tried`, or any when all of them are.
+    #[inline]
+    pub(super) fn pick(
+        &self,
+        policy: &Policy,
+        cursor: &AtomicUsize,
+        tried: &[u64],
+        occasion: &impl Occasion,
+    ) -> &Arc<Backend> {
+        let candidate = match &policy.strategy {
+            Strategy::RoundRobin => self.in_turn(cursor, tried),
+            Strategy::LeastConn => self.least_loaded(cursor, tried),
+            Strategy::Random => self.untried_from(self.position(occasion.random()), tried),
+            Strategy::P2c => self.lighter_of_two(occasion.random(), tried, Candidate::load),
+            Strategy::PeakEwma => {
+                let now_ns = occasion.now_ns();
+                self.lighter_of_two(occasion.random(), tried, |candidate| candidate.expected_micros(now_ns))
+            }
+            Strategy::Hash(source) => self.by_key(source, policy.balance_factor, cursor, tried, occasion),
+        };
+        &candidate.backend
+    }
+
+    #[inline]
+    fn in_turn(&self, cursor: &AtomicUsize, tried: &[u64]) -> &Candidate {
+        self.untried_from(take_turn(cursor) % self.ring.len(), tried)
+    }
+
+    /// The first on the ring from `position` on that hasn't been tried. Who is tried has failed this request before:
+    /// that is rare, so the length of the walk doesn't matter.
+    #[inline]
+    fn untried_from(&self, position: usize, tried: &[u64]) -> &Candidate {
+        let first = self.at(position);
+        if tried.is_empty() {
+            return first;
+        }
+        self.from(position).find(|candidate| candidate.is_none_of(tried)).unwrap_or(first)
+    }
+
+    /// The one with the fewest requests in flight for its weight that hasn't been tried, by turns among equals.
+    fn least_loaded(&self, cursor: &AtomicUsize, tried: &[u64]) -> &Candidate {
+        let untried = || self.candidates.iter().filter(|candidate| candidate.is_none_of(tried));
+        let turn = take_turn(cursor);
+        let (mut least, mut ties) = (u64::MAX, 0);
+        for candidate in untried() {
+            let load = candidate.load();
+            if load < least {
+                (least, ties) = (load, 1);
+            } else if load == least {
+                ties += 1;
+            }
+        }
+        // Counts move while this looks at them: when fewer ties are left than were seen, any of them is as good.
+        let mut left = turn.checked_rem(ties).unwrap_or(0);
+        let mut found = None;
+        for candidate in untried().filter(|candidate| candidate.load() <= least) {
+            found = Some(candidate);
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+        }
+        found.or_else(|| untried().next()).unwrap_or(&self.candidates[turn % self.candidates.len()])
+    }
+
+    /// Draws two different ones by weight, and takes the one that costs less.
+    fn lighter_of_two<C: PartialOrd>(&self, random: u64, tried: &[u64], cost: impl Fn(&Candidate) -> C) -> &Candidate {
+        let position = self.position(random);
+        let one = self.untried_from(position, tried);
+        // Any other position is as likely as the next, so that two equal backends are always both looked at.
+        let others = self.ring.len() as u64 - 1;
+        let second = (position + 1 + scaled(random as u32, others)) % self.ring.len();
+        let is_other = |candidate: &&Candidate| candidate.backend.id != one.backend.id && candidate.is_none_of(tried);
+        match self.from(second).take(SECOND_CHOICE_STEPS).find(is_other) {
+            Some(other) if cost(other) < cost(one) => other,
+            _ => one,
+        }
+    }
+
+    /// The one that the key belongs to, or the next on the table that hasn't been tried and has room.
+    fn by_key(
+        &self,
+        source: &KeySource,
+        balance_factor: Option<f64>,
+        cursor: &AtomicUsize,
+        tried: &[u64],
+        occasion: &impl Occasion,
+    ) -> &Candidate {
+        let Some(key) = occasion.key(source) else { return self.in_turn(cursor, tried) };
+        let position = self.position(key);
+        let Some(factor) = balance_factor else { return self.untried_from(position, tried) };
+        let in_flight = LazyCell::new(|| self.candidates.iter().map(|candidate| candidate.backend.in_flight()).sum());
+        let has_room = |candidate: &Candidate| {
+            let load = candidate.backend.in_flight();
+            load < BOUND_MIN || load < self.bound(candidate, factor, *in_flight)
+        };
+        let steps = self.candidates.len() * BOUNDED_STEPS_PER_BACKEND;
+        let mut near = self.from(position).take(steps);
+        near.find(|candidate| candidate.is_none_of(tried) && has_room(candidate))
+            .unwrap_or_else(|| self.least_loaded(cursor, tried))
+    }
+
+    /// How many requests a backend may have in flight when there are `in_flight` in all and one more (Mirrokni et al.,
+    /// "Consistent Hashing with Bounded Loads", 2016). As the factor is 1 or more, not everybody can be at the bound.
+    #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss)] // counts of requests, far below 2^53
+    fn bound(&self, candidate: &Candidate, factor: f64, in_flight: usize) -> usize {
+        let fair = (in_flight + 1) as f64 * f64::from(candidate.weight) / self.weight_sum as f64;
+        (fair * factor).ceil() as usize
+    }
+
+    /// The ring from `position` on, once around.
+    fn from(&self, position: usize) -> impl Iterator<Item = &Candidate> {
+        let (before, after) = self.ring.split_at(position);
+        after.iter().chain(before).map(|index| &self.candidates[usize::from(*index)])
+    }
+
+    #[inline]
+    fn at(&self, position: usize) -> &Candidate {
+        &self.candidates[usize::from(self.ring[position])]
+    }
+
+    /// A position on the ring from the upper half of a random number.
+    fn position(&self, random: u64) -> usize {
+        scaled((random >> 32) as u32, self.ring.len() as u64)
+    }
+}
+
+impl Candidate {
+    fn is_none_of(&self, tried: &[u64]) -> bool {
+        !tried.contains(&self.backend.id)
+    }
+
+    /// What it would have in flight with one request more, for its weight.
+    fn load(&self) -> u64 {
+        (self.backend.in_flight() as u64 + 1) * LOAD_SCALE / u64::from(self.weight)
+    }
+
+    /// How long a request more would take, for its weight. One of which nothing is known yet gets one to learn from,
+    /// and no second one meanwhile if there is another choice.
+    #[allow(clippy::cast_precision_loss)] // a comparison of estimates
+    fn expected_micros(&self, now_ns: u64) -> f32 {
+        let in_flight = self.backend.in_flight();
+        match self.backend.latency_estimate().and_then(|estimate| estimate.micros(now_ns)) {
+            Some(micros) => micros * (in_flight + 1) as f32 / self.weight as f32,
+            None if in_flight == 0 => 0.0,
+            None => f32::MAX,
+        }
+    }
+}
+
+#[inline]
+fn take_turn(cursor: &AtomicUsize) -> usize {
+    cursor.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A random number brought to below `bound` (or 0 when that is 0), without a division.
+fn scaled(random: u32, bound: u64) -> usize {
+    ((u64::from(random) * bound) >> 32) as usize
+}

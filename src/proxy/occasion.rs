@@ -1,0 +1,164 @@
+//! What a strategy may ask of the request that it picks a backend for.
+
+use std::net::IpAddr;
+
+use super::Proxy;
+use super::client::Parked;
+use crate::balance::{self, KeySource};
+use crate::http1::{Request, Target};
+use crate::runtime::world::World;
+
+/// A request on its way to be picked for. Nothing is looked up before a strategy asks.
+pub(super) struct Occasion<'a, 'h, 'b, W: World<Parked = Parked>> {
+    pub(super) proxy: &'a Proxy<W>,
+    pub(super) request: &'a Request<'h, 'b>,
+    pub(super) peer: IpAddr,
+    /// What the peer says of the client before it is believed.
+    pub(super) trusted: bool,
+}
+
+impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
+    fn random(&self) -> u64 {
+        self.proxy.world.random()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.proxy.world.now().0
+    }
+
+    fn key(&self, source: &KeySource) -> Option<u64> {
+        let key = match source {
+            KeySource::ClientIp => return Some(address_key(self.client())),
+            KeySource::Path => path_and_query(self.request.target).0,
+            KeySource::Header(name) => self.request.field(name)?,
+            KeySource::Cookie(name) => cookie(self.request, name)?,
+            KeySource::Query(name) => parameter(path_and_query(self.request.target).1, name)?,
+        };
+        Some(balance::hash(key))
+    }
+}
+
+impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
+    /// The client's address: of those that trusted peers handed on, the last that isn't a trusted peer's own; the first
+    /// when all are.
+    fn client(&self) -> IpAddr {
+        if !self.trusted {
+            return self.peer;
+        }
+        let fields =
+            self.request.fields.iter().rev().filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
+        let mut client = self.peer;
+        for written in fields.flat_map(|field| field.value.rsplit(|byte| *byte == b',')) {
+            let Some(before) = address(written) else { break };
+            client = before;
+            if !self.proxy.trusts(client) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// An IPv6 subscriber has at least a /64 to choose addresses from (RFC 7421 §2).
+fn address_key(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => balance::hash(&address.octets()),
+        IpAddr::V6(address) => balance::hash(&address.octets()[..8]),
+    }
+}
+
+/// None for what is no address. Some peers write a port behind it, and IPv6 ones in brackets then.
+fn address(written: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(written).ok()?.trim();
+    text.parse().ok().or_else(|| text.parse().map(|address: std::net::SocketAddr| address.ip()).ok())
+}
+
+fn path_and_query(target: Target<'_>) -> (&[u8], &[u8]) {
+    let target = match target {
+        Target::Origin(target) | Target::Absolute { path: target, .. } => target,
+        Target::Asterisk => b"*",
+    };
+    match memchr::memchr(b'?', target) {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, &[]),
+    }
+}
+
+/// The value of the first cookie of that name (RFC 6265 §4.2.1).
+fn cookie<'b>(request: &Request<'_, 'b>, name: &str) -> Option<&'b [u8]> {
+    let fields = request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
+    let mut pairs = fields.flat_map(|field| field.value.split(|byte| *byte == b';'));
+    pairs.find_map(|pair| value_of(pair.trim_ascii(), name))
+}
+
+/// The value of the query's first parameter of that name, as it was sent.
+fn parameter<'b>(query: &'b [u8], name: &str) -> Option<&'b [u8]> {
+    query.split(|byte| *byte == b'&').find_map(|pair| value_of(pair, name))
+}
+
+fn value_of<'b>(pair: &'b [u8], name: &str) -> Option<&'b [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{HeadLimits, Parsed, parse_request};
+
+    fn with_request<R>(head: &str, read: impl FnOnce(&Request<'_, '_>) -> R) -> R {
+        let limits = HeadLimits { head_bytes: 8192, headers: 100, uri_bytes: 8192 };
+        match parse_request(format!("{head}\r\n\r\n").as_bytes(), &limits, read) {
+            Ok(Parsed::Complete { value, .. }) => value,
+            _ => panic!("no whole request: {head}"),
+        }
+    }
+
+    #[test]
+    fn a_target_has_a_path_and_a_query() {
+        for (target, want) in [
+            ("/a/b?c=d", ("/a/b", "c=d")),
+            ("/", ("/", "")),
+            ("/?", ("/", "")),
+            ("http://a/x?y?z", ("/x", "y?z")),
+            ("http://a?q", ("", "q")),
+        ] {
+            let got = with_request(&format!("GET {target} HTTP/1.1\r\nHost: a"), |request| {
+                let (path, query) = path_and_query(request.target);
+                (String::from_utf8(path.to_vec()).unwrap(), String::from_utf8(query.to_vec()).unwrap())
+            });
+            assert_eq!((got.0.as_str(), got.1.as_str()), want, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_and_a_parameter_are_found_by_their_whole_name() {
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nCookie: xid=1; id2=2\r\nCookie: a=b;id=3; id=4";
+        assert_eq!(with_request(head, |request| cookie(request, "id").map(<[u8]>::to_vec)), Some(b"3".to_vec()));
+        assert_eq!(with_request(head, |request| cookie(request, "i").map(<[u8]>::to_vec)), None);
+        assert_eq!(parameter(b"xid=1&id2=2&id=&id=4", "id"), Some(&b""[..]));
+        assert_eq!(parameter(b"id", "id"), None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_peers_write_them() {
+        for (written, want) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            (" 10.0.0.1:80 ", Some("10.0.0.1")),
+            ("::1", Some("::1")),
+            ("[::1]:80", Some("::1")),
+            ("unknown", None),
+            ("", None),
+        ] {
+            assert_eq!(address(written.as_bytes()), want.map(|text| text.parse().unwrap()), "{written}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_client() {
+        let key = |text: &str| address_key(text.parse().unwrap());
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
+        assert_ne!(key("10.0.0.1"), key("10.0.0.2"));
+    }
+}
