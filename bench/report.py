@@ -2,18 +2,39 @@
 import json
 import os
 import re
+import string
+from dataclasses import dataclass
 
 import bed
+import counts
+import plot
 import rounds
 
 FOLDER = os.path.join(bed.ROOT, "bench/results")
 PAGE = os.path.join(bed.ROOT, "bench/RESULTS.md")
-# What people say of the figures; stands behind the tables.
+FIGURES = os.path.join(FOLDER, "results.json")
+# What people say of the figures; stands behind the tables, with $names of `facts` filled in.
 NOTES = os.path.join(FOLDER, "notes.md")
+QUANTILES = ("p50", "p99", "p99.9")
 
 
 def processor():
     return re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())[1]
+
+
+def keep(results):
+    os.makedirs(FOLDER, exist_ok=True)
+    with open(FIGURES, "w") as file:
+        json.dump(results, file, indent=1)
+
+
+def kept():
+    with open(FIGURES) as file:
+        return json.load(file)
+
+
+def title(results, name):
+    return results["titles"].get(name, name)
 
 
 def samples_of(results, scenario, name):
@@ -21,17 +42,39 @@ def samples_of(results, scenario, name):
     return [rounds.Sample(**sample) if sample else None for sample in results["costs"][scenario].get(name, [])]
 
 
-def cost_ratio(results, scenario, name, reference="haproxy"):
-    return rounds.median(rounds.ratios(samples_of(results, scenario, name), samples_of(results, scenario, reference)))
+def cost_ratios(results, scenario, name, reference="haproxy", what=lambda sample: sample.cost_us):
+    return rounds.ratios(samples_of(results, scenario, name), samples_of(results, scenario, reference), what)
 
 
-def latency(results, at, name, quantile):
-    good = [figures[quantile] for figures in results["latencies"][at]["of"][name] if figures]
-    return rounds.median(good)
+def per_second_ratios(results, scenario, name):
+    return cost_ratios(results, scenario, name, what=lambda sample: sample.per_second)
 
 
-def title(results, name):
-    return results["titles"].get(name, name)
+def latency_ratios(load, name, quantile, reference):
+    return rounds.ratios(load["of"].get(name, []), load["of"].get(reference, []), lambda figures: figures[quantile])
+
+
+def latency(load, name, quantile):
+    return rounds.median([figures[quantile] for figures in load["of"][name] if figures])
+
+
+def memory_ratios(results, name, what):
+    return rounds.ratios(results["memory"][name], results["memory"]["haproxy"], lambda figures: figures[what])
+
+
+def memory_of(results, name, what):
+    return [figures[what] for figures in results["memory"][name]]
+
+
+def number(value, digits=2):
+    return "–" if value != value else f"{value:.{digits}f}"
+
+
+def spread(values, digits=2):
+    """The median, and the least and the most where there is more than one."""
+    if len(values) < 2:
+        return number(rounds.median(values), digits)
+    return f"{number(rounds.median(values), digits)} ({number(min(values), digits)}–{number(max(values), digits)})"
 
 
 def table(head, rows):
@@ -39,131 +82,188 @@ def table(head, rows):
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def number(value, digits=2):
-    return "–" if value != value else f"{value:.{digits}f}"
-
-
 def cost_rows(results, scenario):
     for name in results["costs"][scenario]:
         good = [sample for sample in samples_of(results, scenario, name) if sample]
-        ratios = rounds.ratios(samples_of(results, scenario, name), samples_of(results, scenario, "haproxy"))
-        if not ratios:
-            continue
-        per_second = rounds.median([sample.per_second for sample in good])
         yield [
             title(results, name),
-            number(rounds.median([sample.cost_us for sample in good])),
-            number(rounds.median([sample.user_us for sample in good])),
-            number(rounds.median([sample.system_us for sample in good])),
-            f"{number(rounds.median(ratios))} ({number(min(ratios))}–{number(max(ratios))})",
-            number(per_second, 0),
+            spread([sample.cost_us for sample in good], 1),
+            number(rounds.median([sample.user_us for sample in good]), 1),
+            number(rounds.median([sample.system_us for sample in good]), 1),
+            spread(cost_ratios(results, scenario, name)),
+            number(rounds.median([sample.per_second for sample in good]), 0),
+            spread(per_second_ratios(results, scenario, name)),
+            number(rounds.median([sample.cores for sample in good])),
         ]
 
 
-def latency_rows(results, at):
-    for name in results["latencies"][at]["of"]:
-        figures = [latency(results, at, name, quantile) for quantile in ("p50", "p99", "p99.9")]
-        reference = latency(results, at, "haproxy", "p99.9")
-        yield [title(results, name), *(number(figure, 0) for figure in figures), number(figures[2] / reference)]
+def latency_rows(results, load):
+    for name in load["of"]:
+        ratios = latency_ratios(load, name, "p99.9", "haproxy")
+        yield [title(results, name), *(number(latency(load, name, one), 0) for one in QUANTILES), spread(ratios)]
+    for name in load["overloaded"]:
+        yield [title(results, name), "overloaded", "", "", ""]
 
 
 def memory_rows(results):
-    for name, of in results["memory"].items():
-        yield [title(results, name), number(of["start_kib"] / 1024, 1), number(of["idle_kib"])]
+    for name in results["memory"]:
+        starts_mib = [kib / 1024 for kib in memory_of(results, name, "start_kib")]
+        yield [
+            title(results, name), spread(starts_mib, 1), spread(memory_ratios(results, name, "start_kib")),
+            spread(memory_of(results, name, "idle_kib")), spread(memory_ratios(results, name, "idle_kib")),
+        ]
+
+
+def count_rows(results):
+    for pace, counted in results["counted"]["maypole"].items():
+        moved = {name: of[pace] for name, of in results["counted"]["migrations"].items()}
+        calls = ", ".join(f"{each:g} {name}" for name, each in counted["syscalls"].items())
+        yield [
+            pace, str(counted["instructions"]), f"{counted['allocations']:g}", number(moved["maypole"]),
+            number(moved.get("hyper", float("nan"))), calls,
+        ]
+
+
+@dataclass
+class Goal:
+    """One that the project has set itself: figures of the rounds, and the bound for their median."""
+
+    title: str
+    figures: list
+    bound: float
+    at_least: bool = False
+    blur: float = 0.0  # What the figure can't tell from the bound.
+
+    def row(self):
+        figure = rounds.median(self.figures)
+        short = (self.bound - figure if self.at_least else figure - self.bound) - self.blur
+        if figure != figure:
+            verdict = "not measured"
+        elif short <= 0:
+            verdict = "yes"
+        else:
+            verdict = f"no, by {short / self.bound:.0%}" if self.bound else f"no, by {short:.2f}"
+        return [self.title, spread(self.figures), f"{'≥' if self.at_least else '≤'} {self.bound:g}", verdict]
 
 
 def goals(results):
-    """Row, figure, goal, and whether it is reached; ratios to HAProxy unless the row says otherwise."""
-
-    def at_most(row, figure, goal):
-        return [row, number(figure), f"≤ {goal:g}", "yes" if figure <= goal else "no"]
-
-    small = {name: cost_ratio(results, "small64", "maypole", name) for name in results["costs"]["small64"]}
-    yield at_most("CPU per request, 16 bytes, 64 connections", small["haproxy"], 0.60)
-    for name, goal in (("nginx", 0.72), ("hyper", 0.52), ("pingora", 0.35)):
-        if name in small:
-            yield at_most(f"the same, to {title(results, name)}", small[name], goal)
-    for scenario, goal in (
+    """Ratios are to HAProxy unless the row says otherwise."""
+    costs = "CPU per request"
+    yield Goal(f"{costs}, 16 bytes, 64 connections", cost_ratios(results, "small64", "maypole"), 0.60)
+    for name, bound in (("nginx", 0.72), ("hyper", 0.52), ("pingora", 0.35)):
+        yield Goal(f"the same, to {title(results, name)}", cost_ratios(results, "small64", "maypole", name), bound)
+    for scenario, bound in (
         ("small8", 0.62), ("two256", 0.56), ("body64k", 0.75), ("body1m", 0.65), ("post16k", 0.45), ("newconn", 0.80)
     ):
-        yield at_most(f"CPU per request, {rounds.SCENARIOS[scenario].title}", cost_ratio(results, scenario, "maypole"), goal)
-    tails = {name: latency(results, 0, name, "p99.9") for name in results["latencies"][0]["of"] if name != "floor"}
-    best = min(figure for name, figure in tails.items() if name != "maypole" and figure == figure)
-    yield at_most("p99.9 at half of HAProxy's capacity, to the best peer", tails["maypole"] / best, 1.0)
-    yield at_most("KiB for each idle connection", results["memory"]["maypole"]["idle_kib"], 0.5)
-    scale = {what: rounds.median(of) for what, of in results["scale"].items()}
-    yield at_most("CPU per request, 1,000 backends to 2", scale["1000 backends to 2"], 1.05)
-    yield at_most("CPU per request, 6,000 connections to 64", scale["6000 connections to 64"], 1.25)
-    throughput = 2 / scale["2 workers to 1"]
-    yield ["throughput of 2 workers to 1, by CPU per request", number(throughput), "≥ 1.9", "yes" if throughput >= 1.9 else "no"]
-    yield at_most("static binary without symbols, MB", results["static_bytes"] / 1e6, 6)
-    yield at_most("resident memory at the start, MiB", results["memory"]["maypole"]["start_kib"] / 1024, 8)
+        yield Goal(f"{costs}, {rounds.SCENARIOS[scenario].title}", cost_ratios(results, scenario, "maypole"), bound)
+    yield Goal("new connections a second", per_second_ratios(results, "newconn", "maypole"), 1.0, at_least=True)
+    [half] = [load for load in results["latencies"] if load["share"] == 0.5]
+    peers = [name for name in half["of"] if name not in ("maypole", "floor") and any(half["of"][name])]
+    best = min(peers, key=lambda name: latency(half, name, "p99.9"))
+    tails = latency_ratios(half, "maypole", "p99.9", best)
+    yield Goal(f"p99.9 at half of HAProxy's capacity, to the best peer ({title(results, best)})", tails, 1.0)
+    yield Goal("user memory for each idle connection, KiB", memory_of(results, "maypole", "idle_kib"), 0.5)
+    scale = results["scale"]
+    yield Goal(f"{costs}, 1,000 backends to 2", scale["backends"], 1.05)
+    yield Goal(f"{costs}, 6,000 busy connections to 64", scale["busy"], 1.25)
+    yield Goal("throughput of 2 workers to 1, by CPU per request", [2 / ratio for ratio in scale["workers"]], 1.9, at_least=True)
+    for pace, counted in results["counted"]["maypole"].items():
+        moved = results["counted"]["migrations"]["maypole"][pace]
+        yield Goal(f"allocations a request, {pace}", [counted["allocations"]], 0, blur=counts.ALLOCATIONS_SLACK)
+        yield Goal(f"migrations a request, {pace}", [moved], 0)
+    yield Goal("static binary without symbols, MB", [results["static"]["bytes"] / 1e6], 6)
+    starts_mib = [kib / 1024 for kib in memory_of(results, "maypole", "start_kib")]
+    yield Goal("resident memory at the start, MiB", starts_mib, 8)
 
 
 def tables(results):
-    parts = [table(["maypole", "figure", "goal", "reached"], goals(results))]
-    for name, scenario in rounds.SCENARIOS.items():
-        head = [scenario.title, "µs/request", "user", "system", "to HAProxy (least–most)", "requests/s"]
-        parts += [f"## CPU per request: {scenario.title}", table(head, cost_rows(results, name))]
+    parts = [table(["maypole", "figure", "goal", "reached"], [goal.row() for goal in goals(results)])]
+    for key, scenario in rounds.SCENARIOS.items():
+        head = ["", "µs/request", "user", "system", "to HAProxy", "requests/s", "to HAProxy", "cores used"]
+        parts += [f"## CPU per request: {scenario.title}", table(head, cost_rows(results, key)), picture(key)]
     for at, load in enumerate(results["latencies"]):
-        share = f"{load['share']:.0%} of HAProxy's capacity"
         head = [f"{load['rate']:.0f} requests/s", "p50 µs", "p99 µs", "p99.9 µs", "p99.9 to HAProxy"]
-        parts += [f"## Latency at {share}", table(head, latency_rows(results, at))]
-    head = ["", "MiB at the start", "KiB for each idle connection"]
-    parts += ["## Memory", table(head, memory_rows(results))]
+        heading = f"## Latency at {load['share']:.0%} of HAProxy's capacity"
+        parts += [heading, table(head, latency_rows(results, load)), picture(f"latency{at}")]
+    head = ["", "MiB at the start", "to HAProxy", "KiB for each idle connection", "to HAProxy"]
+    parts += ["## Memory", table(head, memory_rows(results)), picture("memory")]
+    head = ["maypole with", "to", "CPU per request"]
+    scale = results["scale"]
+    parts += ["## Scale", table(head, [
+        ["1,000 backends", "2 backends", spread(scale["backends"])],
+        ["6,000 busy connections", "64", spread(scale["busy"])],
+        ["15,000 idle connections beside 64 busy ones", "64 alone", spread(scale["idle"])],
+        ["2 workers", "1 worker", spread(scale["workers"])],
+    ])]
+    head = ["requests come", "instructions", "allocations", "migrations", "of hyper + tokio", "system calls"]
+    parts += ["## Counts, a request", table(head, count_rows(results))]
     return "\n\n".join(parts)
 
 
-def plot(results):
-    """Bars: CPU per request of every scenario as ratios to HAProxy, and p99.9 at each rate."""
-    import matplotlib
+def picture(name):
+    return f"![{name}](results/{name}.svg)"
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "maypole"
-    import matplotlib.pyplot as plots
+
+def draw(results):
+    """A picture for every table of costs, latencies and memory."""
 
     def bars(file, heading, unit, values):
-        values = [(name, value) for name, value in values if value == value]
-        figure, axes = plots.subplots(figsize=(7, 0.35 * len(values) + 1))
-        names = [title(results, name) for name, _ in values]
-        colours = ["tab:red" if name == "maypole" else "tab:grey" for name, _ in values]
-        drawn = axes.barh(names, [value for _, value in values], color=colours)
-        axes.bar_label(drawn, fmt="%.2f", padding=3)
-        axes.invert_yaxis()
-        axes.set_title(heading)
-        axes.set_xlabel(unit)
-        axes.margins(x=0.12)
-        figure.tight_layout()
-        figure.savefig(os.path.join(FOLDER, f"{file}.svg"), metadata={"Date": None})
-        plots.close(figure)
+        rows = [(title(results, name), min(of), rounds.median(of), max(of)) for name, of in values if of]
+        plot.bars(os.path.join(FOLDER, f"{file}.svg"), heading, unit, rows, "maypole")
 
-    for name, scenario in rounds.SCENARIOS.items():
-        values = [(one, cost_ratio(results, name, one)) for one in results["costs"][name]]
-        bars(name, f"CPU per request: {scenario.title}", "ratio to HAProxy", values)
+    for key, scenario in rounds.SCENARIOS.items():
+        values = [(name, cost_ratios(results, key, name)) for name in results["costs"][key]]
+        bars(key, f"CPU per request: {scenario.title}", "ratio to HAProxy", values)
     for at, load in enumerate(results["latencies"]):
-        values = [(one, latency(results, at, one, "p99.9") / 1000) for one in load["of"]]
+        values = [(name, [figures["p99.9"] / 1000 for figures in of if figures]) for name, of in load["of"].items()]
         bars(f"latency{at}", f"p99.9 at {load['rate']:.0f} requests/s", "milliseconds", values)
+    values = [(name, memory_of(results, name, "idle_kib")) for name in results["memory"]]
+    bars("memory", "User memory for each idle connection", "KiB", values)
+
+
+def facts(results):
+    """What the notes name as $name."""
+    [half] = [load for load in results["latencies"] if load["share"] == 0.5]
+    scale, at_once = results["scale"], results["counted"]["maypole"]["at once"]
+    sample = lambda name, part: rounds.median([getattr(one, part) for one in samples_of(results, "small64", name) if one])
+    return {
+        "maypole_us": number(sample("maypole", "cost_us"), 1),
+        "maypole_user_us": number(sample("maypole", "user_us"), 1),
+        "maypole_system_us": number(sample("maypole", "system_us"), 1),
+        "haproxy_us": number(sample("haproxy", "cost_us"), 1),
+        "haproxy_user_us": number(sample("haproxy", "user_us"), 1),
+        "haproxy_system_us": number(sample("haproxy", "system_us"), 1),
+        "floor_us": number(sample("floor", "cost_us"), 1),
+        "floor_ratio": spread(cost_ratios(results, "small64", "floor")),
+        "maypole_to_floor": spread(cost_ratios(results, "small64", "maypole", "floor")),
+        "syscalls": ", ".join(f"{each:g} {name}" for name, each in at_once["syscalls"].items()),
+        "half_rate": number(half["rate"], 0),
+        "idle_kib": number(scale["idle_kib"]),
+        "idle_kernel_kib": number(scale["idle_kernel_kib"]),
+        "million_user_gib": number(scale["idle_kib"] * 1e6 / 2**20, 1),
+        "million_kernel_gib": number(scale["idle_kernel_kib"] * 1e6 / 2**20, 1),
+    }
 
 
 def write(results):
-    bed.ensure_module("matplotlib", "python3-matplotlib")
-    os.makedirs(FOLDER, exist_ok=True)
-    with open(os.path.join(FOLDER, "results.json"), "w") as file:
-        json.dump(results, file, indent=1)
-    plot(results)
+    draw(results)
     machine = results["machine"]
     versions = ", ".join(f"{title(results, name)} {version}" for name, version in results["versions"].items())
-    pictures = "\n".join(f"![{name}](results/{name}.svg)" for name in [*rounds.SCENARIOS, "latency0", "latency1"])
+    with open(NOTES) as file:
+        notes = string.Template(file.read()).substitute(facts(results))
     with open(PAGE, "w") as file:
         file.write(f"""# Results
 
-Written by `bench/run` on {machine["cores"]} cores of {machine["processor"]}, Linux {machine["kernel"]}, over loopback:
-{results["rounds"]} interleaved rounds of {results["seconds"]} s, medians, ratios to HAProxy taken within each round.
-{versions}. The floor (`bench/floor`) is no proxy: it makes the two reads and two writes that a request costs any proxy,
-and does nothing else, so it shows the kernel's part.
+Written by `bench/run` in {sum(results["took_seconds"].values()) / 60:.0f} minutes on {machine["cores"]} cores of
+{machine["processor"]}, Linux {machine["kernel"]}, over loopback: {results["rounds"]} interleaved rounds of
+{results["seconds"]} s, medians (least–most), ratios taken within each round.
+
+{versions}.
+
+The floor (`bench/floor`) is no proxy: it makes the two reads and two writes that a request costs any proxy, and does
+nothing else, so it shows the kernel's part. A proxy that serves fewer requests than come is overloaded, and its
+latencies would only say for how long.
 
 {tables(results)}
 
-{open(NOTES).read()}
-{pictures}
-""")
+{notes}""")

@@ -35,6 +35,12 @@ SCENARIOS = {
     ),
     "newconn": Scenario("a connection per request, 64 at once", close=True),
 }
+# What `bench/large` alone looks at.
+LARGE = {
+    "body64k": SCENARIOS["body64k"],
+    "body1m": SCENARIOS["body1m"],
+    "body100m": Scenario("100 MiB, 4 connections", path="/100m", connections=4, answer=b"o" * (100 << 20)),
+}
 
 
 @dataclass
@@ -48,6 +54,11 @@ class Sample:
     @property
     def cost_us(self):
         return self.user_us + self.system_us
+
+    @property
+    def cores(self):
+        """How busy it was: less than what it may have says that it waited for the load."""
+        return self.cost_us * self.per_second / 1e6
 
 
 def check(one, scenario):
@@ -97,3 +108,26 @@ def ratios(mine, reference, what=lambda sample: sample.cost_us):
 
 def median(values):
     return statistics.median(values) if values else float("nan")
+
+
+def show(names, samples, reference):
+    """Prints medians and spreads; returns maypole's ratio to the reference, None where there is none."""
+    print(f"  {'':12} {'us/request':>10}  {'user':>6} {'system':>6}  {'spread':>13}  ratio to {reference}")
+    ratio = None
+    for name in names:
+        good = [sample for sample in samples[name] if sample]
+        shares = ratios(samples[name], samples[reference])
+        if not shares:
+            print(f"  {name:12} no good round")
+            continue
+        costs = [sample.cost_us for sample in good]
+        user, system = (median([getattr(sample, part) for sample in good]) for part in ("user_us", "system_us"))
+        spread = f"{min(costs):.2f}-{max(costs):.2f}"
+        middle = median(shares)
+        print(
+            f"  {name:12} {median(costs):10.2f}  {user:6.2f} {system:6.2f}  {spread:>13}"
+            f"  {middle:.2f} ({min(shares):.2f}-{max(shares):.2f})",
+            flush=True,
+        )
+        ratio = middle if name == "maypole" else ratio
+    return ratio

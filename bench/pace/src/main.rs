@@ -104,6 +104,8 @@ fn is_whole(answer: &[u8]) -> io::Result<bool> {
 }
 
 struct Outcome {
+    /// Requests that fell due; fewer are sent when answers come so late that the rest is given up.
+    due: u64,
     sent: u64,
     failed: u64,
     latencies_us: Histogram<u64>,
@@ -127,11 +129,11 @@ fn run(arguments: &Arguments) -> io::Result<Outcome> {
 
 fn drive(arguments: &Arguments, poller: &Poller, connections: &mut [Connection]) -> io::Result<Outcome> {
     let latencies_us = Histogram::new_with_max(LATENCY_MAX_US, 3).expect("these bounds are sound");
-    let mut outcome = Outcome { sent: 0, failed: 0, latencies_us };
     let mut free: VecDeque<usize> = (0..connections.len()).collect();
     let mut events = Events::new();
     let begin = Instant::now();
     let total = ((arguments.warm_up + arguments.seconds) * arguments.rate) as u64;
+    let mut outcome = Outcome { due: total, sent: 0, failed: 0, latencies_us };
     let measured_from = begin + Duration::from_secs_f64(arguments.warm_up);
     let due = |request: u64| begin + Duration::from_secs_f64(request as f64 / arguments.rate);
     let deadline = due(total) + PATIENCE;
@@ -173,10 +175,10 @@ fn drive(arguments: &Arguments, poller: &Poller, connections: &mut [Connection])
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     match run(&arguments) {
-        Ok(Outcome { sent, failed, latencies_us }) => {
+        Ok(Outcome { due, sent, failed, latencies_us }) => {
             let at = |quantile| latencies_us.value_at_quantile(quantile);
             println!(
-                "{{\"sent\": {sent}, \"measured\": {}, \"failed\": {failed}, \"p50\": {}, \"p90\": {}, \"p99\": {}, \
+                "{{\"due\": {due}, \"sent\": {sent}, \"measured\": {}, \"failed\": {failed}, \"p50\": {}, \"p90\": {}, \"p99\": {}, \
                  \"p99.9\": {}, \"max\": {}}}",
                 latencies_us.len(),
                 at(0.5),

@@ -1,0 +1,124 @@
+"""Counts of what a request takes, which no busy machine can blur: instructions and allocations under callgrind, system
+calls and migrations under strace.
+
+One client sends one request after the other over one connection, once at once and once spaced past the linger, after
+which a connection is parked. The difference between a short run and a longer one is what the requests took; starting
+and stopping cancel out."""
+import collections
+import os
+import re
+import signal
+import socket
+import sys
+import time
+
+import bed
+
+PROGRAMS = ("valgrind", "strace")
+ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"}
+HEAD = (
+    b"GET /path?query=1 HTTP/1.1\r\nHost: example.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n"
+    b"Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate\r\n"
+    b"Connection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"
+)
+# The pause between two requests, in seconds, and how many the short run and the long one send.
+PACES = {"at once": (0.0, 200, 2200), "spaced": (0.03, 20, 220)}
+# Starting takes a few allocations more or less, by how often the admin API is asked whether it serves.
+ALLOCATIONS_SLACK = 0.05
+# Connections among which requests go round while migrations are counted.
+CONNECTIONS = 8
+
+
+class Client:
+    """One connection that sends one request at a time."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), 30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, requests, pause):
+        for _ in range(requests):
+            self.socket.sendall(HEAD)
+            answer = self.socket.recv(65536)
+            if not answer.startswith(b"HTTP/1.1 200 ") or not answer.endswith(b"sixteen bytes ok"):
+                sys.exit(f"an answer is wrong: {answer[:200]!r}")
+            time.sleep(pause)
+
+
+def callgrind(test_bed, binary, origin, requests, pause):
+    """Instructions and allocations of a maypole that starts, answers so many requests, and stops."""
+    out = os.path.join(test_bed.folder, "callgrind")
+    # Coroutines are stacks that valgrind can't know.
+    tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--max-stackframe=100000000"]
+    process, port, _ = test_bed.maypole([origin], [*tool, binary], cpu=None, health_check_frequency="1h")
+    Client(port).send(requests, pause)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    names, calls, callee = {}, collections.Counter(), None
+    instructions = None
+    for line in open(out):
+        if named := re.match(r"c?fn=\((\d+)\) (\S+)", line):
+            names[named[1]] = named[2]
+        if called := re.match(r"cfn=\((\d+)\)", line):
+            callee = called[1]
+        elif counted := re.match(r"calls=(\d+)", line):
+            calls[callee] += int(counted[1])
+        elif total := re.match(r"(?:summary|totals): (\d+)", line):
+            instructions = int(total[1])
+    allocations = sum(count for number, count in calls.items() if names[number] in ALLOCATORS)
+    return {"instructions": instructions, "allocations": allocations}
+
+
+def strace(test_bed, binary, origin, requests, pause):
+    """System calls by name of a maypole that is asked so many times."""
+    out = os.path.join(test_bed.folder, "strace")
+    process, port, _ = test_bed.maypole([origin], ["strace", "-f", "-o", out, binary], cpu=None, health_check_frequency="1h")
+    Client(port).send(requests, pause)
+    [proxy] = bed.family(process.pid)[1:]
+    os.kill(proxy, signal.SIGTERM)
+    process.wait(60)
+    # A call that another thread's interrupts is written in two lines, of which only the first has the bracket.
+    names = re.findall(r"^\d+ +(\w+)\(", open(out).read(), re.M)
+    return collections.Counter(names)
+
+
+def per_request(count, test_bed, binary, origin, pace):
+    pause, short, long = PACES[pace]
+    before = count(test_bed, binary, origin, short, pause)
+    after = count(test_bed, binary, origin, long, pause)
+    return {name: (after[name] - before.get(name, 0)) / (long - short) for name in sorted(after)}
+
+
+def measure(binary):
+    figures = {}
+    with bed.Bed() as test_bed:
+        _, origin = test_bed.origin(cpu=None)
+        for pace in PACES:
+            counted = per_request(callgrind, test_bed, binary, origin, pace)
+            calls = per_request(strace, test_bed, binary, origin, pace)
+            figures[pace] = {
+                "instructions": round(counted["instructions"]),
+                "allocations": round(counted["allocations"], 2),
+                "syscalls": {name: round(each, 2) for name, each in calls.items() if each >= 0.02},
+            }
+    return figures
+
+
+def migrations(test_bed, one, pace):
+    """How often in a request a proxy that runs used a connection on another thread than the time before."""
+    pause, _, requests = PACES[pace]
+    out = os.path.join(test_bed.folder, f"strace-{one.name}-{pause}")
+    tracer = test_bed.start(["strace", "-f", "-e", "recvfrom,sendto,recvmsg,sendmsg,readv,writev", "-o", out, "-p", str(one.pid)])
+    bed.wait_until("strace is attached", lambda: "attached" in open(tracer.log).read(), tracer)
+    clients = [Client(one.port) for _ in range(CONNECTIONS)]
+    for number in range(requests):
+        clients[number % CONNECTIONS].send(1, pause / CONNECTIONS)
+    tracer.send_signal(signal.SIGINT)
+    tracer.wait(60)
+    threads, count = {}, 0
+    for thread, descriptor in re.findall(r"^(\d+) +\w+\((\d+),", open(out).read(), re.M):
+        count += threads.get(descriptor, thread) != thread
+        threads[descriptor] = thread
+    if not threads:
+        sys.exit(f"strace saw no call of {one.name}")
+    return count / requests
