@@ -14,10 +14,18 @@ pub fn check(bytes: &[u8]) {
             let body = std::str::from_utf8(bytes).expect("JSON is UTF-8");
             let file = config::parse(&format!("{{\"backends\": [{body}]}}")).expect("the configuration takes it too");
             assert_eq!(file.backends, std::slice::from_ref(&backend));
-            let written = json!({ "url": backend.url.written, "name": backend.name }).to_string();
+            let written = super::config::written_backend(&backend).to_string();
             assert_eq!(bodies::backend(written.as_bytes()).as_ref(), Ok(&backend), "written as {written}");
             let named = json!({ "url": backend.url.written }).to_string();
             assert_eq!(bodies::url(named.as_bytes()).as_ref(), Ok(&backend.url), "named as {named}");
+        }
+        Err(answer) => is_a_problem(&answer),
+    }
+    match bodies::change_by_url(bytes) {
+        Ok((url, change)) => {
+            super::config::is_sound(&url);
+            assert!(change.weight.is_some() || change.state.is_some());
+            assert!(change.weight.is_none_or(|weight| weight <= 256));
         }
         Err(answer) => is_a_problem(&answer),
     }

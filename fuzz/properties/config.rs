@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use maypole::config::{self, Config, ConfigErrors, HashKey, Strategy};
+use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, Strategy};
 use serde_json::{Value, json};
 
 /// See the module.
@@ -95,20 +95,22 @@ pub fn are_told(errors: &ConfigErrors, text: &str) {
     }
 }
 
+/// A backend with every field said.
+pub fn written_backend(backend: &BackendConfig) -> Value {
+    json!({
+        "url": backend.url.written,
+        "name": backend.name,
+        "weight": backend.weight,
+        "backup": backend.backup,
+        "zone": backend.zone,
+    })
+}
+
 /// A configuration with every field said.
 fn written(config: &Config) -> Value {
     let time = |time: Duration| format!("{}ns", time.as_nanos());
     let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
     let ranges: Vec<_> = check.expect.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
-    let backends = config.backends.iter().map(|backend| {
-        json!({
-            "url": backend.url.written,
-            "name": backend.name,
-            "weight": backend.weight,
-            "backup": backend.backup,
-            "zone": backend.zone,
-        })
-    });
     let on = [("connect", retries.on_connect), ("reset", retries.on_reset)];
     let on: Vec<_> = on.iter().filter(|(_, on)| *on).map(|(word, _)| word).collect();
     json!({
@@ -134,7 +136,7 @@ fn written(config: &Config) -> Value {
         },
         "hash_balance_factor": config.hash_balance_factor.unwrap_or(0.0),
         "zone": config.zone,
-        "backends": backends.collect::<Vec<_>>(),
+        "backends": config.backends.iter().map(written_backend).collect::<Vec<_>>(),
         "health_check_frequency": time(check.interval),
         "health_check": {
             "path": check.path,

@@ -102,6 +102,26 @@ impl BackendConfig {
     }
 }
 
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendState {
+    /// It may get traffic.
+    Ready,
+    /// It gets no new requests: it is being emptied.
+    Drain,
+    /// It gets no new requests: it is out of service.
+    Down,
+}
+
+/// What is to change of a backend; at least one of the two is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendChange {
+    /// The new weight.
+    pub weight: Option<u32>,
+    /// The new state.
+    pub state: Option<BackendState>,
+}
+
 /// Active health checks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {

@@ -19,11 +19,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use checked::{BackendConfig, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts};
+pub use checked::{
+    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts,
+};
 pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigErrors, FieldError, Position, Problem};
 pub use nearest::nearest;
-pub use raw::{BACKENDS_MAX, WEIGHT_MAX, parse_backend, parse_backend_url};
+pub use raw::{BACKENDS_MAX, parse_backend, parse_backend_change, parse_backend_change_by_url, parse_backend_url};
 pub use url::{BackendUrl, UrlError};
 
 /// The largest file that is read as a configuration: far above 4,096 backends, far below what would hurt.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::checked::{BackendConfig, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts};
+use super::checked::{
+    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts,
+};
 use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
@@ -17,7 +19,7 @@ use super::{FieldPlace, expect, json, url};
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
 /// The largest weight of a backend, as in `HAProxy`.
-pub const WEIGHT_MAX: u32 = 256;
+const WEIGHT_MAX: u32 = 256;
 
 const ADDRESSES_MAX: usize = 64;
 const TRUSTED_PROXIES_MAX: usize = 1024;
@@ -52,6 +54,8 @@ const ROOT: &[&str] = &[
     "trusted_proxies",
 ];
 pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
+const CHANGE: &[&str] = &["weight", "state"];
+const CHANGE_BY_URL: &[&str] = &["url", "weight", "state"];
 const HEALTH_CHECK: &[&str] =
     &["path", "method", "host", "timeout", "expect", "body_contains", "rise", "fall", "fast_interval", "jitter"];
 const TIMEOUTS: &[&str] = &[
@@ -88,6 +92,8 @@ const STRATEGIES: [(&str, Strategy); 7] = [
     ("ip-hash", Strategy::IpHash),
     ("hash", Strategy::Hash),
 ];
+const STATES: [(&str, BackendState); 3] =
+    [("ready", BackendState::Ready), ("drain", BackendState::Drain), ("down", BackendState::Down)];
 /// Those that a probe can send without a body, and that `ureq` sends.
 const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
@@ -121,6 +127,43 @@ pub fn parse_backend_url(text: &str) -> Result<BackendUrl, Vec<FieldError>> {
         };
         backend_url(&url, problems)
     })
+}
+
+/// Reads what the admin API is to change of a backend that is known already, in JSON: `weight` and `state`, at least one
+/// of them. Reports everything that is wrong.
+pub fn parse_backend_change(text: &str) -> Result<BackendChange, Vec<FieldError>> {
+    read_object(text, |root, problems| {
+        let mut fields = root.open(CHANGE, |_| None, problems)?;
+        backend_change(root, &mut fields)
+    })
+}
+
+/// As [`parse_backend_change`], with the backend's `url` beside the changes.
+pub fn parse_backend_change_by_url(text: &str) -> Result<(BackendUrl, BackendChange), Vec<FieldError>> {
+    read_object(text, |root, problems| {
+        let mut fields = root.open(CHANGE_BY_URL, |_| None, problems)?;
+        let url = fields.find("url");
+        let change = backend_change(root, &mut fields);
+        let Some(url) = url else {
+            problems.note("url", root.node.at, Problem::Missing { wanted: "the backend's URL" });
+            return None;
+        };
+        Some((backend_url(&url, problems)?, change?))
+    })
+}
+
+fn backend_change(root: &Field, fields: &mut Fields) -> Option<BackendChange> {
+    let written = |name| fields.find(name).is_some();
+    if !written("weight") && !written("state") {
+        let wanted = "what is to change: \"weight\", \"state\" or both";
+        fields.problems.note("", root.node.at, Problem::Missing { wanted });
+        return None;
+    }
+    let mut weight = 0;
+    let weighted = written("weight");
+    fields.whole("weight", 0..=WEIGHT_MAX.into(), &mut weight);
+    let state = fields.word("state", &STATES.map(|(word, _)| word)).map(|nth| STATES[nth].1);
+    Some(BackendChange { weight: weighted.then_some(weight), state })
 }
 
 /// Reads JSON that has to be an object. Its errors have no places but that of bad syntax: such texts are short, and to

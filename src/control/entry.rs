@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::health::{Health, LastProbe};
 use crate::balance::Backend;
-use crate::config::BackendConfig;
+pub use crate::config::BackendState as State;
+use crate::config::{BackendChange, BackendConfig};
 
 /// How many of a backend's changes are remembered.
 pub(super) const CHANGES_MAX: usize = 20;
@@ -41,15 +42,6 @@ pub enum Source {
     Config,
     /// A call of the admin API.
     Admin,
-}
-
-/// What an operator said of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It may get traffic.
-    Ready,
-    /// It gets no new requests.
-    Drain,
 }
 
 /// Something that happened to a backend.
@@ -96,8 +88,8 @@ impl Entry {
 
     /// Why it gets no traffic, if it gets none.
     pub fn ineligible_because(&self) -> Option<String> {
-        if self.state == State::Drain {
-            return Some("drained by an operator".into());
+        if self.state != State::Ready {
+            return Some(said(self.state).into());
         }
         if self.health == Health::Down {
             return Some(format!("down: {}", self.health_reason));
@@ -108,6 +100,28 @@ impl Entry {
     /// Whether it is seen to work, or has not been seen not to.
     pub fn is_alive(&self) -> bool {
         self.health != Health::Down
+    }
+
+    /// Takes in what an operator said; true if that changed anything.
+    pub(super) fn change(&mut self, change: BackendChange, now: SystemTime) -> bool {
+        let state = change.state.filter(|state| *state != self.state);
+        let weight = change.weight.filter(|weight| *weight != self.config.weight);
+        if let Some(state) = state {
+            self.state = state;
+            log::info!("backend {} is {}", self.config.name, said(state));
+            self.note(now, said(state).into());
+        }
+        if let Some(weight) = weight {
+            let before = std::mem::replace(&mut self.config.weight, weight);
+            log::info!("backend {} has weight {weight} instead of {before} by an operator", self.config.name);
+            self.note(now, format!("weight {weight} instead of {before} by an operator"));
+        }
+        state.is_some() || weight.is_some()
+    }
+
+    /// Whether it gets no new requests because an operator said so.
+    pub fn is_out_of_service(&self) -> bool {
+        self.state != State::Ready || self.config.weight == 0
     }
 
     pub(super) fn is(&self, which: Which<'_>) -> bool {
@@ -136,5 +150,14 @@ impl Entry {
         self.health_since = at;
         reason.clone_into(&mut self.health_reason);
         self.note(at, format!("{word}: {reason}"));
+    }
+}
+
+/// How a state came about, in the words of changes and reasons.
+fn said(state: State) -> &'static str {
+    match state {
+        State::Ready => "made ready by an operator",
+        State::Drain => "drained by an operator",
+        State::Down => "taken down by an operator",
     }
 }

@@ -29,7 +29,7 @@ use self::names::Names;
 use self::random::Random;
 use self::registry::{AddError, Registry};
 use crate::balance::{self, Backend, Fleet, KeySource, Report};
-use crate::config::{BackendConfig, Config, HashKey, Strategy};
+use crate::config::{BackendChange, BackendConfig, Config, HashKey, Strategy};
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
@@ -145,6 +145,16 @@ impl ControlPlane {
         drop(changing);
         (self.barrier)();
         Some(backend)
+    }
+
+    /// Changes a backend's weight or state, as an operator asked; None if it isn't there. When it returns, every worker's
+    /// next pick knows it.
+    pub fn change(&self, which: Which<'_>, change: BackendChange) -> Option<Entry> {
+        let changing = self.changing.lock();
+        let entry = self.registry.change(which, change, SystemTime::now())?;
+        drop(changing);
+        (self.barrier)();
+        Some(entry)
     }
 
     /// Waits until nothing is in flight to a backend that gets no new requests, at most for `wait`; what is left.

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::entry::{Entry, Source, State, Which};
+use super::entry::{Entry, Source, Which};
 use super::health::{Health, LastProbe};
 use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy};
-use crate::config::BackendConfig;
+use crate::config::{BackendChange, BackendConfig};
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
 const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
@@ -123,17 +123,16 @@ impl Registry {
         Some(entry.backend)
     }
 
-    /// Says whether a backend may get traffic; false if it isn't there.
-    pub fn set_state(&self, which: Which<'_>, state: State, now: SystemTime) -> bool {
+    /// Changes a backend's weight or state; what has become of it, or None if it isn't there.
+    pub fn change(&self, which: Which<'_>, change: BackendChange, now: SystemTime) -> Option<Entry> {
         let mut inner = self.inner.lock();
-        let Some(entry) = inner.entries.iter_mut().find(|entry| entry.is(which)) else { return false };
-        if entry.state != state {
-            entry.state = state;
-            let what = if state == State::Ready { "made ready by an operator" } else { "drained by an operator" };
-            entry.note(now, what.into());
+        let entry = inner.entries.iter_mut().find(|entry| entry.is(which))?;
+        let changed = entry.change(change, now);
+        let entry = entry.clone();
+        if changed {
             self.publish(&mut inner);
         }
-        true
+        Some(entry)
     }
 
     /// Looks at the set under its lock: `look` should be quick, and must not call the registry.
@@ -252,7 +251,7 @@ mod tests {
     use super::*;
     use crate::balance::Policy;
     use crate::config::BackendUrl;
-    use crate::control::entry::CHANGES_MAX;
+    use crate::control::entry::{CHANGES_MAX, State};
 
     struct Scene {
         fleet: Arc<Fleet>,
@@ -358,12 +357,20 @@ mod tests {
         let scene = scene();
         scene.add(1);
         let which = Which::Url("http://127.0.0.1:1");
-        assert!(scene.registry.set_state(which, State::Drain, scene.now));
-        assert!(scene.eligible().is_empty());
-        assert!(scene.registry.find(which).unwrap().is_alive());
-        assert!(scene.registry.set_state(which, State::Ready, scene.now));
-        assert_eq!(scene.eligible(), [1]);
-        assert!(!scene.registry.set_state(Which::Name("nobody"), State::Drain, scene.now));
+        let set = |which, state| {
+            let change = BackendChange { state: Some(state), ..BackendChange::default() };
+            scene.registry.change(which, change, scene.now)
+        };
+        for state in [State::Drain, State::Down] {
+            assert!(set(which, state).unwrap().is_alive());
+            assert!(scene.eligible().is_empty());
+            assert!(set(which, State::Ready).unwrap().is_eligible());
+            assert_eq!(scene.eligible(), [1]);
+        }
+        let version = scene.fleet.snapshot.load().version;
+        set(which, State::Ready);
+        assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+        assert!(set(Which::Name("nobody"), State::Drain).is_none());
     }
 
     #[test]

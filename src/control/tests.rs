@@ -255,8 +255,8 @@ fn what_is_wrong_is_told_and_changes_nothing() {
 fn a_wrong_method_is_told_the_right_ones() {
     let scene = Scene::with(&[]);
     for (method, path, allowed) in [
-        ("PATCH", "/backends", "GET, HEAD, POST, DELETE"),
-        ("PATCH", "/backends/a:1", "GET, HEAD, DELETE"),
+        ("PUT", "/backends", "GET, HEAD, POST, PATCH, DELETE"),
+        ("PUT", "/backends/a:1", "GET, HEAD, PATCH, DELETE"),
         ("POST", "/status", "GET, HEAD"),
         ("DELETE", "/readyz", "GET, HEAD"),
         ("OPTIONS", "/healthz", "GET, HEAD"),

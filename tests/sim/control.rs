@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::Receiver;
 use maypole::balance::{Backend, Report};
-use maypole::config::{BackendConfig, BackendUrl};
+use maypole::config::{BackendChange, BackendConfig, BackendUrl};
 use maypole::control::entry::{Source, State, Which};
 use maypole::control::health::{Health, LastProbe};
 use maypole::control::registry::Registry;
@@ -157,7 +157,8 @@ impl Control {
     }
 
     fn set_state(&self, sim: &Sim, member: &Member, state: State) {
-        if self.registry.set_state(Which::Name(&member.config.name), state, SystemTime::UNIX_EPOCH) {
+        let change = BackendChange { state: Some(state), ..BackendChange::default() };
+        if self.registry.change(Which::Name(&member.config.name), change, SystemTime::UNIX_EPOCH).is_some() {
             sim.struck(Fault::BackendDrained);
         }
     }

@@ -1,7 +1,10 @@
 //! What the bodies of calls may hold: JSON, read by the configuration's own rules, so that what one takes the other does
 //! too. What is wrong comes back as its problem document.
 
-use crate::config::{BackendConfig, BackendUrl, FieldError, parse_backend, parse_backend_url};
+use crate::config::{
+    BackendChange, BackendConfig, BackendUrl, FieldError, parse_backend, parse_backend_change,
+    parse_backend_change_by_url, parse_backend_url,
+};
 use crate::control::server::Answer;
 
 /// So many errors of one body are told.
@@ -23,10 +26,26 @@ pub fn url(body: &[u8]) -> Result<BackendUrl, Answer> {
     read(body, parse_backend_url)
 }
 
+/// What a `PATCH` of a backend that its path names is to change.
+///
+/// # Errors
+/// 400, with everything that is wrong.
+pub fn change(body: &[u8]) -> Result<BackendChange, Answer> {
+    read(body, parse_backend_change)
+}
+
+/// What a `PATCH` is to change, and the URL of the backend.
+///
+/// # Errors
+/// 400, with everything that is wrong.
+pub fn change_by_url(body: &[u8]) -> Result<(BackendUrl, BackendChange), Answer> {
+    read(body, parse_backend_change_by_url)
+}
+
 fn read<T>(body: &[u8], parse: impl FnOnce(&str) -> Result<T, Vec<FieldError>>) -> Result<T, Answer> {
     let refuse = |detail: &str| Answer::problem(400, detail);
     if body.is_empty() {
-        return Err(refuse("a JSON body is missing: {\"url\": \"http://host:port\"}"));
+        return Err(refuse("a JSON body is missing"));
     }
     let text = std::str::from_utf8(body).map_err(|error| refuse(&format!("the body isn't JSON: {error}")))?;
     parse(text).map_err(|errors| refuse(&told(&errors)))

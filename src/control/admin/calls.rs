@@ -8,12 +8,12 @@ use super::ReadCounts;
 use super::bodies;
 use super::views::{FullBackend, Status, millis};
 use crate::balance::Backend;
-use crate::config::parse_duration;
+use crate::config::{BackendUrl, parse_duration};
 use crate::control::ControlPlane;
-use crate::control::entry::Which;
+use crate::control::entry::{Entry, Which};
 use crate::control::server::{Answer, Call};
 
-/// The longest that a `DELETE` waits for a drain.
+/// The longest that a call waits for a drain.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 pub(super) type Outcome = Result<Answer, Answer>;
@@ -72,7 +72,7 @@ pub(super) fn remove_by_url(control: &ControlPlane, call: &Call) -> Outcome {
     let wait = Parameters::wait(call)?;
     let url = bodies::url(&call.body)?;
     let removed = control.remove(Which::Url(&url.normalized));
-    let backend = removed.ok_or_else(|| Answer::problem(404, &format!("there is no backend at {url}")))?;
+    let backend = removed.ok_or_else(|| no_such_url(&url))?;
     Ok(drained(&backend, wait))
 }
 
@@ -83,12 +83,39 @@ pub(super) fn remove_by_name(control: &ControlPlane, call: &Call, segment: &str)
     Ok(drained(&backend, wait))
 }
 
+pub(super) fn change_by_url(control: &ControlPlane, call: &Call) -> Outcome {
+    let wait = Parameters::wait(call)?;
+    let (url, change) = bodies::change_by_url(&call.body)?;
+    let changed = control.change(Which::Url(&url.normalized), change);
+    Ok(changed_to(&changed.ok_or_else(|| no_such_url(&url))?, wait))
+}
+
+pub(super) fn change_by_name(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
+    let wait = Parameters::wait(call)?;
+    let name = decode(segment)?;
+    let change = bodies::change(&call.body)?;
+    Ok(changed_to(&control.change(Which::Name(&name), change).ok_or_else(|| no_such_name(&name))?, wait))
+}
+
+/// Changed; and if that was asked for and it gets no new requests now, with nothing in flight any more.
+fn changed_to(entry: &Entry, wait: Option<Duration>) -> Answer {
+    let wait = wait.filter(|_| entry.is_out_of_service());
+    match wait.map(|wait| ControlPlane::wait_for_drain(&entry.backend, wait)) {
+        None | Some(0) => Answer::json(200, &FullBackend::from(entry)),
+        Some(left) => still_in_flight(&entry.backend, left),
+    }
+}
+
 /// Removed; and if that was asked for, with nothing in flight any more.
 fn drained(backend: &Backend, wait: Option<Duration>) -> Answer {
     match wait.map(|wait| ControlPlane::wait_for_drain(backend, wait)) {
         None | Some(0) => Answer::empty(204),
-        Some(left) => Answer::json(202, &json!({ "name": backend.name, "url": backend.url, "in_flight": left })),
+        Some(left) => still_in_flight(backend, left),
     }
+}
+
+fn still_in_flight(backend: &Backend, left: usize) -> Answer {
+    Answer::json(202, &json!({ "name": backend.name, "url": backend.url, "in_flight": left }))
 }
 
 /// The query's parameters, of which each call knows its own.
@@ -127,6 +154,10 @@ impl Parameters {
     fn unknown(name: &str, known: &str) -> Answer {
         Answer::problem(400, &format!("unknown query parameter {name:?}: {known}"))
     }
+}
+
+fn no_such_url(url: &BackendUrl) -> Answer {
+    Answer::problem(404, &format!("there is no backend at {url}"))
 }
 
 fn no_such_name(name: &str) -> Answer {

@@ -64,8 +64,8 @@ impl<'p> Place<'p> {
 
     fn methods(&self) -> &'static str {
         match self {
-            Self::Backends => "GET, HEAD, POST, DELETE",
-            Self::Backend(_) => "GET, HEAD, DELETE",
+            Self::Backends => "GET, HEAD, POST, PATCH, DELETE",
+            Self::Backend(_) => "GET, HEAD, PATCH, DELETE",
             Self::Status | Self::Healthz | Self::Readyz => "GET, HEAD",
         }
     }
@@ -88,6 +88,8 @@ fn route(control: &ControlPlane, counts: &ReadCounts, call: &Call) -> Answer {
         ("GET", Place::Healthz) => calls::healthz(control, call),
         ("GET", Place::Readyz) => calls::readyz(control, call),
         ("POST", Place::Backends) => calls::add(control, call),
+        ("PATCH", Place::Backends) => calls::change_by_url(control, call),
+        ("PATCH", Place::Backend(name)) => calls::change_by_name(control, call, name),
         ("DELETE", Place::Backends) => calls::remove_by_url(control, call),
         ("DELETE", Place::Backend(name)) => calls::remove_by_name(control, call, name),
         _ => {

@@ -145,6 +145,7 @@ impl From<&Entry> for FullBackend {
             state: match entry.state {
                 State::Ready => "ready",
                 State::Drain => "drain",
+                State::Down => "down",
             },
             health: match entry.health {
                 Health::Unknown => "unknown",
