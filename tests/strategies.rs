@@ -267,3 +267,32 @@ fn the_proxys_own_zone_is_preferred_and_others_help_when_it_is_too_small() {
         assert!(["c", "d"].contains(&proxy.get("/").text().as_str()));
     }
 }
+
+#[test]
+fn one_that_comes_back_gets_its_share_bit_by_bit() {
+    let quick = json!({ "fast_interval": "20ms", "rise": 1, "fall": 1, "jitter": 0 });
+    let settings =
+        |slow_start: &str| json!({ "slow_start": slow_start, "health_check_frequency": "50ms", "health_check": quick });
+    for (slow_start, patient) in [("30m", false), ("1s", true)] {
+        let origins = lettered(2);
+        let proxy = weighted(&origins, &[1, 1], settings(slow_start));
+        eventually("they are probed", || origins.iter().all(|origin| origin.probes() > 0));
+        load(&proxy, 1, 10);
+        assert_eq!(counts(&origins), [5, 5], "what it begins with is there at once");
+
+        origins[1].set_healthy(false);
+        eventually("it is out", || !proxy.is_alive(&origins[1]));
+        origins[1].set_healthy(true);
+        eventually("it is back", || proxy.is_alive(&origins[1]));
+        let weight = || proxy.admin("GET", "/backends", "").json()[1]["effective_weight"].clone();
+        let want = if patient {
+            eventually("its whole weight counts", || weight() == 1.0);
+            [26, 26]
+        } else {
+            assert_eq!(weight(), 0.05);
+            [45, 7] // two of 42
+        };
+        load(&proxy, 1, 42);
+        assert_eq!(counts(&origins), want);
+    }
+}

@@ -39,6 +39,7 @@ fn is_within_bounds(config: &Config) {
         assert!(backend.weight <= 256 && backend.zone.len() <= 64 && backend.zone.is_ascii());
     }
 
+    assert!(config.slow_start.is_zero() || (1..=3600).contains(&config.slow_start.as_secs()));
     assert!(config.zone.len() <= 64 && config.zone.is_ascii());
     assert!(config.hash_balance_factor.is_none_or(|factor| (1.0..=100.0).contains(&factor)));
 
@@ -136,6 +137,7 @@ fn written(config: &Config) -> Value {
         },
         "hash_balance_factor": config.hash_balance_factor.unwrap_or(0.0),
         "zone": config.zone,
+        "slow_start": time(config.slow_start),
         "backends": config.backends.iter().map(written_backend).collect::<Vec<_>>(),
         "health_check_frequency": time(check.interval),
         "health_check": {

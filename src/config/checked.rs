@@ -28,6 +28,8 @@ pub struct Config {
     pub hash_balance_factor: Option<f64>,
     /// The zone that the proxy is in; empty: none.
     pub zone: String,
+    /// How long a backend that comes back, or is added at run time, takes to get its whole share; zero: no time.
+    pub slow_start: Duration,
     /// In the order written; names and normalised URLs are unique.
     pub backends: Vec<BackendConfig>,
     /// Active checks.
@@ -216,6 +218,7 @@ impl Default for Config {
             hash_key: HashKey::ClientIp,
             hash_balance_factor: Some(1.25),
             zone: String::new(),
+            slow_start: Duration::ZERO,
             backends: Vec::new(),
             health_check: HealthCheck::default(),
             request_timeout: Duration::from_secs(10),

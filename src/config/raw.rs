@@ -31,6 +31,9 @@ const TEXT_BYTES_MAX: usize = 1024;
 const SHORTEST: Duration = Duration::from_millis(1);
 /// A year: longer ones are slips of the pen.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A slow start goes in twenty steps, and each makes a new snapshot.
+const SLOW_START_MIN: Duration = Duration::from_secs(1);
+const SLOW_START_MAX: Duration = Duration::from_secs(3600);
 /// More probes than a hundred a second hurt a backend.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -43,6 +46,7 @@ const ROOT: &[&str] = &[
     "hash_key",
     "hash_balance_factor",
     "zone",
+    "slow_start",
     "backends",
     "health_check_frequency",
     "health_check",
@@ -194,6 +198,7 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     fields.parsed("hash_key", wanted, hash_key, &mut config.hash_key);
     hash_balance_factor(fields, &mut config.hash_balance_factor);
     fields.checked_text("zone", ZONE_WANTED, is_zone, &mut config.zone);
+    slow_start(fields, &mut config.slow_start);
     backends(fields, config, places);
     fields.duration("health_check_frequency", SHORTEST_INTERVAL..=LONGEST, &mut config.health_check.interval);
     health_check(fields, &mut config.health_check);
@@ -285,6 +290,16 @@ const ZONE_WANTED: &str = "a zone of up to 64 letters, digits and any of - . _ ~
 /// As a backend's name; an empty one is none.
 fn is_zone(text: &str) -> bool {
     text.len() <= ZONE_BYTES_MAX && text.bytes().all(is_name_byte)
+}
+
+fn slow_start(fields: &mut Fields, into: &mut Duration) {
+    fields.duration("slow_start", Duration::ZERO..=SLOW_START_MAX, into);
+    if !into.is_zero()
+        && *into < SLOW_START_MIN
+        && let Some(field) = fields.find("slow_start")
+    {
+        field.unfit(fields.problems, "\"0s\" or a duration from 1s to 1h");
+    }
 }
 
 fn backends(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {

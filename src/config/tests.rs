@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -48,7 +48,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
@@ -140,6 +140,8 @@ const WRONG: &[(&str, &[&str])] = &[
         r#"{"hash_balance_factor": 0.9}"#,
         &["hash_balance_factor: found 0.9, wanted a number from 1 to 100, or 0 for no bound"],
     ),
+    (r#"{"slow_start": "999ms"}"#, &["slow_start: found \"999ms\", wanted \"0s\" or a duration from 1s to 1h"]),
+    (r#"{"slow_start": "61m"}"#, &["slow_start: found \"61m\", wanted a duration from 0s to 1h"]),
     (
         r#"{"zone": "a/b"}"#,
         &["zone: found \"a/b\", wanted a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]"],

@@ -12,6 +12,9 @@ use crate::config::{BackendChange, BackendConfig};
 /// How many of a backend's changes are remembered.
 pub(super) const CHANGES_MAX: usize = 20;
 
+/// What a slow start begins with, and what each step adds: twenty of them make a whole.
+pub(super) const RAMP_STEP_PERCENT: u32 = 5;
+
 /// A backend with all that the control plane knows of it.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -23,6 +26,8 @@ pub struct Entry {
     pub source: Source,
     /// What an operator said.
     pub state: State,
+    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    pub ramp_percent: u32,
     /// What was seen.
     pub health: Health,
     /// When `health` became what it is.
@@ -73,6 +78,7 @@ impl Entry {
             config,
             source,
             state: State::Ready,
+            ramp_percent: 100,
             health: Health::Unknown,
             health_since: now,
             health_reason: "not probed yet".into(),
@@ -100,6 +106,11 @@ impl Entry {
     /// Whether it is seen to work, or has not been seen not to.
     pub fn is_alive(&self) -> bool {
         self.health != Health::Down
+    }
+
+    /// From now on its weight counts only in part, and more with each step.
+    pub(super) fn start_slowly(&mut self) {
+        self.ramp_percent = RAMP_STEP_PERCENT;
     }
 
     /// Takes in what an operator said; true if that changed anything.

@@ -7,6 +7,7 @@ mod crew;
 pub mod entry;
 pub mod health;
 mod names;
+mod ramp;
 pub mod random;
 pub mod registry;
 pub mod server;
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use self::entry::{Entry, Source, Which};
 use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
+use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
 use crate::balance::{self, Backend, Fleet, KeySource, Report};
@@ -47,6 +49,8 @@ pub struct ControlPlane {
     registry: Arc<Registry>,
     names: Names,
     checker: Checker,
+    /// None without `slow_start`.
+    ramp: Option<Ramp>,
     barrier: Barrier,
     /// Held while the registry and those who follow it are told of a change, so that all hear of changes in the same
     /// order. Not while anybody is waited for.
@@ -102,7 +106,7 @@ impl ControlPlane {
     ) -> io::Result<Self> {
         let (recovered, recoveries) = unbounded();
         let names = Names::start(Names::system(), recovered)?;
-        let registry = Arc::new(Registry::new(fleet, &config.zone, workers));
+        let registry = Arc::new(Registry::new(fleet, config, workers));
         let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
         let addresses = names.resolve(&hosts, NAMES_WAIT);
         let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
@@ -115,7 +119,9 @@ impl ControlPlane {
         }
         checker.add_all(added);
         let phase = Mutex::new(Phase::Starting);
-        Ok(Self { registry, names, checker, barrier, changing: Mutex::new(()), phase, started: Instant::now() })
+        let slow_start = Some(config.slow_start).filter(|slow_start| !slow_start.is_zero());
+        let ramp = slow_start.map(|slow_start| Ramp::start(Arc::clone(&registry), slow_start)).transpose()?;
+        Ok(Self { registry, names, checker, ramp, barrier, changing: Mutex::new(()), phase, started: Instant::now() })
     }
 
     /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it, and it is being
@@ -215,6 +221,9 @@ impl ControlPlane {
     pub fn stop(&self) {
         self.checker.stop();
         self.names.stop();
+        if let Some(ramp) = &self.ramp {
+            ramp.stop();
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::entry::{Entry, Source, Which};
+use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
 use super::health::{Health, LastProbe};
 use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy};
-use crate::config::{BackendChange, BackendConfig};
+use crate::config::{BackendChange, BackendConfig, Config};
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
 const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
@@ -22,6 +22,8 @@ pub struct Registry {
     fleet: Arc<Fleet>,
     /// The proxy's own; empty: none.
     zone: String,
+    /// Backends that come back or are added at run time start slowly.
+    slow_start: bool,
     workers: usize,
     inner: Mutex<Inner>,
 }
@@ -31,6 +33,7 @@ pub struct Registry {
 struct Maker {
     workers: usize,
     estimates_latency: bool,
+    slow_start: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,9 +70,11 @@ impl fmt::Display for AddError {
 impl std::error::Error for AddError {}
 
 impl Registry {
-    /// An empty set of a proxy in `zone` (empty: none). Its backends get cells for that many workers.
-    pub fn new(fleet: Arc<Fleet>, zone: &str, workers: usize) -> Self {
-        Self { fleet, zone: zone.to_owned(), workers, inner: Mutex::default() }
+    /// An empty set for a proxy of this configuration, whose backends don't count. Those that are added get cells for so
+    /// many workers.
+    pub fn new(fleet: Arc<Fleet>, config: &Config, workers: usize) -> Self {
+        let slow_start = !config.slow_start.is_zero();
+        Self { fleet, zone: config.zone.clone(), slow_start, workers, inner: Mutex::default() }
     }
 
     /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
@@ -127,12 +132,29 @@ impl Registry {
     pub fn change(&self, which: Which<'_>, change: BackendChange, now: SystemTime) -> Option<Entry> {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|entry| entry.is(which))?;
+        let was_ready = entry.state == State::Ready;
         let changed = entry.change(change, now);
+        if self.slow_start && !was_ready && entry.state == State::Ready {
+            entry.start_slowly();
+        }
         let entry = entry.clone();
         if changed {
             self.publish(&mut inner);
         }
         Some(entry)
+    }
+
+    /// Takes every backend that starts slowly a step further, to be called twenty times in the time that it takes.
+    pub(super) fn step_ramps(&self) {
+        let mut inner = self.inner.lock();
+        let mut stepped = false;
+        for entry in inner.entries.iter_mut().filter(|entry| entry.ramp_percent < 100) {
+            entry.ramp_percent += RAMP_STEP_PERCENT;
+            stepped = true;
+        }
+        if stepped {
+            self.publish(&mut inner);
+        }
     }
 
     /// Looks at the set under its lock: `look` should be quick, and must not call the registry.
@@ -150,6 +172,9 @@ impl Registry {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry_mut(id) else { return };
         if let Some(health) = changed {
+            if self.slow_start && entry.health == Health::Down {
+                entry.start_slowly();
+            }
             entry.turn(health, &probe.reason, probe.at);
         }
         entry.last_probe = Some(probe);
@@ -171,7 +196,7 @@ impl Registry {
         let member = |entry: &Entry| Member {
             backend: Arc::clone(&entry.backend),
             weight: entry.config.weight,
-            ramp_percent: 100,
+            ramp_percent: entry.ramp_percent,
             eligible: entry.is_eligible(),
             backup: entry.config.backup,
             local: !self.zone.is_empty() && entry.config.zone == self.zone,
@@ -182,7 +207,11 @@ impl Registry {
     }
 
     fn maker(&self) -> Maker {
-        Maker { workers: self.workers, estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma }
+        Maker {
+            workers: self.workers,
+            estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma,
+            slow_start: self.slow_start,
+        }
     }
 }
 
@@ -213,7 +242,10 @@ impl Inner {
         if !addresses.is_empty() {
             backend.addresses.store(Arc::new(addresses));
         }
-        let entry = Entry::new(backend, config, source, now);
+        let mut entry = Entry::new(backend, config, source, now);
+        if maker.slow_start && source == Source::Admin {
+            entry.start_slowly();
+        }
         self.entries.push(entry.clone());
         entry
     }
@@ -251,7 +283,7 @@ mod tests {
     use super::*;
     use crate::balance::Policy;
     use crate::config::BackendUrl;
-    use crate::control::entry::{CHANGES_MAX, State};
+    use crate::control::entry::CHANGES_MAX;
 
     struct Scene {
         fleet: Arc<Fleet>,
@@ -260,8 +292,12 @@ mod tests {
     }
 
     fn scene() -> Scene {
+        scene_of(&Config::default())
+    }
+
+    fn scene_of(config: &Config) -> Scene {
         let fleet = Arc::new(Fleet::new(Policy::of(Strategy::RoundRobin)).0);
-        let registry = Registry::new(Arc::clone(&fleet), "", 2);
+        let registry = Registry::new(Arc::clone(&fleet), config, 2);
         Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
     }
 
@@ -371,6 +407,41 @@ mod tests {
         set(which, State::Ready);
         assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
         assert!(set(Which::Name("nobody"), State::Drain).is_none());
+    }
+
+    #[test]
+    fn one_that_comes_back_or_is_added_starts_slowly() {
+        let scene = scene_of(&Config { slow_start: Duration::from_secs(10), ..Config::default() });
+        let batch = vec![(config(1), Vec::new())];
+        let one = scene.registry.add_all(batch, Source::Config, scene.now).unwrap().remove(0);
+        let ramp = |port: u16| {
+            let entry = scene.registry.find(Which::Name(&format!("127.0.0.1:{port}"))).unwrap();
+            entry.ramp_percent
+        };
+        assert_eq!(ramp(1), 100, "what the proxy starts with is there at once");
+        scene.probe(one.id, Some(Health::Up));
+        assert_eq!(ramp(1), 100, "and its first probe changes nothing of that");
+
+        scene.add(2);
+        assert_eq!(ramp(2), 5);
+        for _ in 1..20 {
+            scene.registry.step_ramps();
+        }
+        assert_eq!((ramp(1), ramp(2)), (100, 100));
+        let version = scene.fleet.snapshot.load().version;
+        scene.registry.step_ramps();
+        assert_eq!(scene.fleet.snapshot.load().version, version, "nobody starts, no snapshot");
+
+        scene.probe(one.id, Some(Health::Down));
+        scene.probe(one.id, Some(Health::Up));
+        assert_eq!(ramp(1), 5);
+        scene.registry.step_ramps();
+        assert_eq!(ramp(1), 10);
+        for state in [State::Drain, State::Ready] {
+            let change = BackendChange { state: Some(state), ..BackendChange::default() };
+            scene.registry.change(Which::Name("127.0.0.1:2"), change, scene.now).unwrap();
+        }
+        assert_eq!((ramp(1), ramp(2)), (10, 5));
     }
 
     #[test]

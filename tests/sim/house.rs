@@ -70,7 +70,7 @@ impl House {
         let sim = Sim::new(seed, temper);
         let (fleet, reports) = Fleet::new((&config).into());
         let fleet = Arc::new(fleet);
-        let control = Control::new(Registry::new(Arc::clone(&fleet), &config.zone, workers), reports);
+        let control = Control::new(Registry::new(Arc::clone(&fleet), &config, workers), reports);
         let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         let proxies: Vec<_> =
