@@ -203,6 +203,7 @@ class Load:
         self.requests = int(completed[1]) if completed else 0
         self.not_ok = int(refused[1]) if refused else 0
         self.broken = sum(map(int, errors.groups())) if errors else 0
+        self.broken_reads = int(errors[2]) if errors else 0
 
     @property
     def failed(self):
