@@ -14,7 +14,7 @@ use maypole::balance::{Backend, Fleet, Member, Origin as Place, Policy, Snapshot
 use maypole::config::Config;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::listen::listen;
-use maypole::runtime::world::{Instant, Service, Wake, Watch, World};
+use maypole::runtime::world::{Instant, Need, Service, Wake, Watch, World};
 use maypole::runtime::{Counters, MayWorld, Options, start};
 use support::{Client, Gate, Origin, eventually};
 
@@ -75,6 +75,14 @@ impl World for Faulty {
 
     fn park(&self, stream: Self::Stream, parked: Parked, deadline: Instant) {
         self.world.park(stream, parked, deadline);
+    }
+
+    fn park_for(&self, need: Need, stream: Self::Stream, parked: Parked, deadline: Instant) {
+        self.world.park_for(need, stream, parked, deadline);
+    }
+
+    fn tie(&self, stream: &Self::Stream, also: &Self::Stream) -> bool {
+        self.world.tie(stream, also)
     }
 
     fn resume_parked(&self) {

@@ -38,20 +38,19 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     pub(super) fn read_answer(
         &mut self,
         buffer: &mut Buffer,
-        sent: bool,
         scratch: &mut Vec<u8>,
     ) -> Result<Option<Answer>, Failure> {
         loop {
-            if !self.lease.stream.is_readable() {
+            if !self.course.lease.stream.is_readable() {
                 return Ok(None);
             }
-            match self.lease.stream.try_read(buffer.spare()) {
+            match self.course.lease.stream.try_read(buffer.spare()) {
                 Ok(0) => return Err(Failure::ClosedBeforeHead),
                 Ok(n) => buffer.fill(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(_) => return Err(Failure::ClosedBeforeHead),
             }
-            while let Some((head, head_bytes)) = self.parse_answer(buffer, sent, scratch)? {
+            while let Some((head, head_bytes)) = self.parse_answer(buffer, scratch)? {
                 buffer.consume(head_bytes);
                 match head.status {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
@@ -70,17 +69,12 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     }
 
     /// Parses a head at the buffer's front and rewrites it into the scratch.
-    fn parse_answer(
-        &self,
-        buffer: &Buffer,
-        sent: bool,
-        scratch: &mut Vec<u8>,
-    ) -> Result<Option<(Head, usize)>, Failure> {
+    fn parse_answer(&self, buffer: &Buffer, scratch: &mut Vec<u8>) -> Result<Option<(Head, usize)>, Failure> {
         if buffer.is_empty() {
             return Ok(None);
         }
         let parsed = http1::parse_response(buffer.filled(), self.facts.method, &self.proxy.limits, |response| {
-            self.rewrite_answer(response, sent, scratch)
+            self.rewrite_answer(response, scratch)
         });
         match parsed {
             Ok(Parsed::Complete { head_bytes, value }) => Ok(Some((value, head_bytes))),
@@ -89,11 +83,12 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         }
     }
 
-    fn rewrite_answer(&self, response: &Response<'_, '_>, sent: bool, scratch: &mut Vec<u8>) -> Head {
+    fn rewrite_answer(&self, response: &Response<'_, '_>, scratch: &mut Vec<u8>) -> Head {
         let shared = &self.proxy.shared;
         let (to_client, must_close) = forward::client_framing(response, self.facts.version);
         // While more of the request is to come nobody knows where the next one would begin.
-        let close = must_close || !sent || !self.facts.keep_alive || shared.is_last(self.client.requests);
+        let close =
+            must_close || !self.course.is_sent() || !self.facts.keep_alive || shared.is_last(self.client.requests);
         let date = if response.has_date { [0; 29] } else { self.proxy.date() };
         let how = ResponseForwarding {
             client_version: self.facts.version,
@@ -108,12 +103,12 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     }
 
     fn pass_interim_on(&mut self, head: &[u8]) -> Result<(), Failure> {
-        self.interim += 1;
-        if self.interim > INTERIM_MAX {
+        self.course.interim += 1;
+        if self.course.interim > INTERIM_MAX {
             return Err(Failure::BadResponse(http1::ResponseError::Malformed("too many interim answers")));
         }
-        if self.facts.expects_continue && self.continued_at.is_none() {
-            self.continued_at = Some(self.proxy.world.now());
+        if self.facts.expects_continue && self.course.continued_at.is_none() {
+            self.course.continued_at = Some(self.proxy.world.now());
         }
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
         if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }

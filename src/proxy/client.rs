@@ -1,5 +1,7 @@
 //! A client's connection, with a coroutine and without one.
 
+use std::any::Any;
+
 use super::closing::Closing;
 use super::patience::bytes_alone;
 use super::seats::Seat;
@@ -43,6 +45,8 @@ pub(super) enum Stage {
     Waiting(Waiting),
     /// Its last answer is written.
     Closing(Closing),
+    /// In the middle of an exchange: an [`Aside`](super::aside::Aside), whose type knows the world.
+    Aside(Box<dyn Any>),
 }
 
 /// A connection between two exchanges, or with half a head.
@@ -71,6 +75,12 @@ impl<S> Client<S> {
         head_bytes.checked_add(body_bytes).filter(|&whole| whole <= there)
     }
 
+    /// The stream, and what is known of the connection without it.
+    pub(super) fn part(self) -> (S, Client<()>) {
+        let Self { stream, buffer, whole_bytes, requests, deadline, seat } = self;
+        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, seat })
+    }
+
     /// Takes the connection apart for parking.
     pub(super) fn park(self) -> (S, Parked) {
         let half_head = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()).map(bytes_alone);
@@ -87,6 +97,14 @@ impl<S> Client<S> {
             buffer
         });
         Self { stream, buffer, whole_bytes: None, requests, deadline, seat }
+    }
+}
+
+impl Client<()> {
+    /// The reverse of [`Client::part`].
+    pub(super) fn join<S>(self, stream: S) -> Client<S> {
+        let Self { stream: (), buffer, whole_bytes, requests, deadline, seat } = self;
+        Client { stream, buffer, whole_bytes, requests, deadline, seat }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::{Client, Deadline, Parked, Waiting};
 use super::error::Failure;
-use super::exchange::{After, Directions};
+use super::exchange::{After, Directions, Turn};
 use super::patience::bytes_alone;
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
@@ -25,10 +25,17 @@ enum Pause {
 
 impl<W: World<Parked = Parked>> Proxy<W> {
     /// Serves a connection until it ends or parks.
-    pub(super) fn serve(&self, mut client: Client<W::Stream>) {
+    pub(super) fn serve(&self, client: Client<W::Stream>) {
+        self.go_on(client, None);
+    }
+
+    /// The same, after what `turn` says of the exchange that it is in.
+    pub(super) fn go_on(&self, mut client: Client<W::Stream>, mut turn: Option<Turn<W>>) {
         loop {
-            let after = match self.read_head(&mut client) {
-                Ok((directions, scratch)) => self.exchange_or_cut(&mut client, directions, scratch),
+            let turn = turn.take().map_or_else(|| self.next_turn(&mut client), Ok);
+            let after = match turn {
+                Ok(Turn::Over(after)) => after,
+                Ok(Turn::Aside(aside)) => return self.lay_aside(client, aside),
                 Err(Pause::Park) => {
                     let deadline = client.deadline.instant();
                     let (stream, parked) = client.park();
@@ -45,6 +52,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 After::Cut => return client.stream.reset_on_close(),
             }
         }
+    }
+
+    /// The next exchange.
+    fn next_turn(&self, client: &mut Client<W::Stream>) -> Result<Turn<W>, Pause> {
+        let (directions, scratch) = self.read_head(client)?;
+        Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, directions, scratch)))
     }
 
     /// Takes a parked connection up again. None when it ended while it was parked.

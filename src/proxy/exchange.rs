@@ -9,13 +9,16 @@
 use std::io;
 use std::net::IpAddr;
 
+use super::aside::Aside;
 use super::client::{Client, Parked};
 use super::error::{Failure, Representation};
 use super::forward::{self, RequestForwarding};
 use super::occasion::Occasion;
+use super::pace::Pace;
+use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
-use super::transfer::{Interrupted, Transfer, Upload, blame, upload_failure};
+use super::transfer::{Course, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, RequestError, Version};
@@ -38,9 +41,19 @@ pub(super) enum After {
     Cut,
 }
 
+/// What a part of an exchange came to.
+pub(super) enum Turn<W: World> {
+    /// The exchange is over.
+    Over(After),
+    /// It needs no coroutine for a while.
+    Aside(Box<Aside<W>>),
+}
+
 /// What an exchange has to remember of a request once its head is rewritten.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Facts {
+    /// The same at each try.
+    pub(super) id: RequestId,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) framing: Framing,
@@ -56,8 +69,6 @@ pub(super) struct Directions<W: World> {
     /// Its length in the client's buffer.
     pub(super) head_bytes: usize,
     pub(super) facts: Facts,
-    /// The same at each try.
-    pub(super) id: RequestId,
     /// Where it goes; its rewritten head is in the scratch then.
     pub(super) visit: Result<Visit<W>, Failure>,
 }
@@ -80,10 +91,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         tried: &[u64],
         again: Option<RequestId>,
     ) -> Directions<W> {
-        let facts = Facts::of(request);
         let peer = client.seat.peer();
         let trusted = self.trusts(peer);
-        let id = again.unwrap_or_else(|| self.identify(request, trusted));
+        let facts = Facts::of(request, again.unwrap_or_else(|| self.identify(request, trusted)));
         let visit =
             self.admit(request).and_then(|()| self.pick(tried, &Occasion { proxy: self, request, peer, trusted }));
         if let Ok(visit) = &visit {
@@ -94,13 +104,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 peer,
                 trusted,
                 scheme: "http",
-                request_id: id.as_bytes(),
+                request_id: facts.id.as_bytes(),
                 upgrade: request.upgrade.is_some(),
             };
             head.clear();
             forward::write_request_head(head, request, &how);
         }
-        Directions { head_bytes: 0, facts, id, visit }
+        Directions { head_bytes: 0, facts, visit }
     }
 
     fn admit(&self, request: &Request<'_, '_>) -> Result<(), Failure> {
@@ -142,30 +152,30 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &mut Client<W::Stream>,
         directions: Directions<W>,
         mut scratch: Scratch,
-    ) -> After {
-        let Directions { head_bytes, facts, id, mut visit } = directions;
+    ) -> Turn<W> {
+        let Directions { head_bytes, facts, mut visit } = directions;
         client.whole_bytes = client.whole_request(head_bytes, facts.framing);
         let mut tried = [0; TRIES_MAX];
-        let mut deadline = None;
+        let mut head_deadline = None;
         for tries in 1.. {
             let result = match visit {
                 Ok(visit) => {
                     tried[tries - 1] = visit.backend().id;
-                    self.attempt(client, &facts, head_bytes, &visit, tries > 1, &mut scratch, &mut deadline)
+                    self.attempt(client, &facts, head_bytes, visit, tries > 1, &mut scratch, &mut head_deadline)
                 }
                 Err(failure) => Err(Miss { failure, again: false }),
             };
             let miss = match result {
-                Ok(after) => return after,
+                Ok(turn) => return turn,
                 Err(miss) => miss,
             };
             let tries_max = (self.shared.config.retries.attempts as usize).min(TRIES_MAX);
             if !miss.again || tries >= tries_max {
-                return self.answer_failure(client, &facts, miss.failure, &mut scratch);
+                return Turn::Over(self.answer_failure(client, &facts, miss.failure, &mut scratch));
             }
-            visit = self.direct_again(client, &mut scratch, &tried[..tries], id);
+            visit = self.direct_again(client, &mut scratch, &tried[..tries], facts.id);
         }
-        After::Cut
+        Turn::Over(After::Cut)
     }
 
     /// The same request, whose head is still in the client's buffer, for another backend.
@@ -193,22 +203,25 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &mut Client<W::Stream>,
         facts: &Facts,
         head_bytes: usize,
-        visit: &Visit<W>,
+        visit: Visit<W>,
         again: bool,
         scratch: &mut Scratch,
-        deadline: &mut Option<Instant>,
-    ) -> Result<After, Miss> {
-        let lease = self.lease(client, facts, visit, again)?;
+        head_deadline: &mut Option<Instant>,
+    ) -> Result<Turn<W>, Miss> {
+        let lease = self.lease(client, facts, &visit, again)?;
         let began = self.world.now();
         let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             visit.backend().record(self.world.worker(), blame(&miss.failure), || self.world.now().0);
         })?;
-        let transfer = Transfer::new(self, client, facts, lease, visit, began, deadline);
-        transfer.run(upload, &mut scratch.bytes).map_err(|Interrupted { failure, replayable }| {
+        let pace = Pace::new(self.shared.config.limits.min_body_rate);
+        let course = Course::new(lease, visit, began, upload, pace, *head_deadline);
+        Transfer::new(self, client, facts, course, began + SLOW_AFTER).run(&mut scratch.bytes).map_err(|interrupted| {
+            *head_deadline = interrupted.head_deadline;
+            let replayable = interrupted.replayable;
             let again = self.shared.config.retries.on_reset && replayable && facts.method.is_idempotent();
             #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
             let again = again || replayable;
-            Miss { failure, again }
+            Miss { failure: interrupted.failure, again }
         })
     }
 
@@ -302,8 +315,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 }
 
 impl Facts {
-    fn of(request: &Request<'_, '_>) -> Self {
+    fn of(request: &Request<'_, '_>, id: RequestId) -> Self {
         Self {
+            id,
             method: request.method,
             version: request.version,
             framing: request.framing,

@@ -5,6 +5,7 @@
 //! Read `exchange.rs` first.
 
 mod answer;
+mod aside;
 mod client;
 mod closing;
 mod connection;
@@ -138,6 +139,7 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
                 }
             }
             Stage::Closing(closing) => self.resume_closing(stream, closing, wake),
+            Stage::Aside(aside) => self.take_up(stream, aside),
         }
     }
 

@@ -12,67 +12,76 @@ use crate::runtime::world::{Instant, Wake, Watch, World};
 /// outweighs what taking it up again costs.
 pub(super) const SLOW_AFTER: Duration = Duration::from_millis(250);
 
-/// Whom a wait is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum For {
-    /// A backend alone: it answers soon, as a rule.
-    Backend,
-    /// The client, whoever else: nobody knows how slow it is.
-    Client,
-}
+/// Buffers of one exchange. A wait gives empty ones back to their lists; the others keep their bytes, though not always
+/// in the same buffer.
+pub(super) type Held<'b> = [&'b mut Option<Buffer>; 2];
 
 impl<W: World<Parked = Parked>> Proxy<W> {
-    /// Waits as [`World::wait`] does. Of `buffers` the empty ones go back to their lists; the others keep their bytes,
-    /// though not always in the same buffer. A wait that goes on at `slow_at` is a long one; who waits again and again
-    /// keeps that moment, so that a short wait costs no look at the clock.
-    pub(super) fn wait_holding(
+    /// Waits as [`World::wait`] does, for a client: nobody knows how slow it is, so the buffers' bytes alone are kept.
+    /// None at `slow_at`, when the wait goes on and has become a long one.
+    pub(super) fn wait_until_slow(
         &self,
-        buffers: [&mut Option<Buffer>; 2],
-        whom: For,
+        held: &mut Held<'_>,
         on: &W::Stream,
         also: Option<(&W::Stream, Watch)>,
         deadline: Instant,
-        slow_at: &mut Instant,
-    ) -> Wake {
-        let buffers = buffers.map(|buffer| {
-            buffer.take_if(|buffer| buffer.is_empty());
-            buffer
-        });
-        if whom == For::Backend {
-            let wake = self.world.wait(on, also, deadline.min(*slow_at));
-            if wake != Wake::Deadline || deadline <= *slow_at {
-                return wake;
+        slow_at: Instant,
+    ) -> Option<Wake> {
+        self.shelved(held, || {
+            if slow_at < deadline && self.world.now() >= slow_at {
+                return None;
             }
-        }
-        self.wait_shelved(buffers, on, also, deadline, slow_at)
+            let wake = self.world.wait(on, also, deadline.min(slow_at));
+            (wake != Wake::Deadline || deadline <= slow_at).then_some(wake)
+        })
     }
 
-    /// Waits with the buffers' bytes alone, and from `slow_at` on without the unused part of the stack.
-    #[inline(never)]
-    fn wait_shelved(
+    /// Waits as [`World::wait`] does, for a backend: it answers soon, as a rule. Who waits again and again keeps `slow_at`,
+    /// so that a short wait costs no look at the clock.
+    pub(super) fn wait_for_backend(
         &self,
-        buffers: [&mut Option<Buffer>; 2],
+        held: &mut Held<'_>,
         on: &W::Stream,
         also: Option<(&W::Stream, Watch)>,
         deadline: Instant,
         slow_at: &mut Instant,
     ) -> Wake {
-        let shelved = buffers.map(|buffer| {
-            let bytes = buffer.take().as_ref().map(bytes_alone);
-            (buffer, bytes)
-        });
-        let mut wake = Wake::Deadline;
-        if deadline <= *slow_at || self.world.now() < *slow_at {
-            wake = self.world.wait(on, also, deadline.min(*slow_at));
+        for buffer in held.iter_mut() {
+            give_back_empty(buffer);
         }
-        if wake == Wake::Deadline && *slow_at < deadline {
-            wake = self.world.wait_long(on, also, deadline);
-            *slow_at = self.world.now() + SLOW_AFTER;
+        let wake = self.world.wait(on, also, deadline.min(*slow_at));
+        if wake != Wake::Deadline || deadline <= *slow_at {
+            return wake;
         }
-        for (buffer, bytes) in shelved {
-            *buffer = bytes.map(|bytes| self.buffer_with(&bytes));
-        }
+        self.wait_long(held, on, also, deadline, slow_at)
+    }
+
+    /// Waits with the buffers' bytes alone and without the unused part of the stack; sets the moment from which the next
+    /// wait is a long one.
+    pub(super) fn wait_long(
+        &self,
+        held: &mut Held<'_>,
+        on: &W::Stream,
+        also: Option<(&W::Stream, Watch)>,
+        deadline: Instant,
+        slow_at: &mut Instant,
+    ) -> Wake {
+        let wake = self.shelved(held, || self.world.wait_long(on, also, deadline));
+        *slow_at = self.world.now() + SLOW_AFTER;
         wake
+    }
+
+    #[inline(never)]
+    fn shelved<R>(&self, held: &mut Held<'_>, wait: impl FnOnce() -> R) -> R {
+        let shelved = held.each_mut().map(|buffer| {
+            give_back_empty(buffer);
+            buffer.take().as_ref().map(bytes_alone)
+        });
+        let result = wait();
+        for (buffer, bytes) in held.iter_mut().zip(shelved) {
+            **buffer = bytes.map(|bytes| self.buffer_with(&bytes));
+        }
+        result
     }
 
     /// A buffer that begins with these bytes.
@@ -82,6 +91,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         buffer.append(bytes);
         buffer
     }
+}
+
+fn give_back_empty(buffer: &mut Option<Buffer>) {
+    buffer.take_if(|buffer| buffer.is_empty());
 }
 
 /// The bytes in memory of just their size.

@@ -11,15 +11,15 @@
 
 use super::Proxy;
 use super::answer::Answer;
+use super::aside::Aside;
 use super::client::{Client, Parked};
 use super::error::Failure;
-use super::exchange::{After, Facts};
+use super::exchange::{After, Facts, Turn};
 use super::pace::Pace;
-use super::patience::{For, SLOW_AFTER};
 use super::pump::{Pump, PumpError, Step};
 use crate::balance::Outcome;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Instant, PeerState, Stream, Wake, Watch, World};
+use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
 use crate::upstream::{Lease, Visit};
 
 /// The request's way to the backend.
@@ -60,20 +60,25 @@ pub(super) struct Interrupted {
     pub(super) failure: Failure,
     /// The backend hung up, and the request is still whole in the buffer.
     pub(super) replayable: bool,
+    /// When the answer's head must be there, whoever gives it; set once a try has sent the request.
+    pub(super) head_deadline: Option<Instant>,
 }
 
-/// One try's transfer.
-pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
-    pub(super) proxy: &'a Proxy<W>,
-    pub(super) client: &'a mut Client<W::Stream>,
-    pub(super) facts: &'a Facts,
+/// What one try has come to.
+pub(super) struct Course<W: World> {
     pub(super) lease: Lease<W>,
-    visit: &'a Visit<W>,
+    visit: Visit<W>,
     began: Instant,
-    /// When the answer's head must be there, over all tries; set once the request is sent.
-    head_deadline: &'a mut Option<Instant>,
-    /// When a wait has become a long one.
-    slow_at: Instant,
+    upload: Upload,
+    download: Download,
+    /// Bytes of the answer that were read and not used up.
+    pub(super) held: Option<Buffer>,
+    up: Stillness,
+    down: Stillness,
+    pace: Option<Pace>,
+    /// A failed write takes the error that the next read would have had: what looks like an end may be a reset.
+    upstream_failed: bool,
+    head_deadline: Option<Instant>,
     /// The client closed its sending side at this moment.
     half_closed_at: Option<Instant>,
     /// Interim answers that were sent on.
@@ -82,10 +87,21 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     pub(super) continued_at: Option<Instant>,
 }
 
+/// One try's transfer, while a coroutine runs it.
+pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
+    pub(super) proxy: &'a Proxy<W>,
+    pub(super) client: &'a mut Client<W::Stream>,
+    pub(super) facts: &'a Facts,
+    pub(super) course: Course<W>,
+    /// When a wait has become a long one.
+    slow_at: Instant,
+}
+
 /// What the loop waits for, and until when.
 #[derive(Default)]
 struct Wants {
-    client: bool,
+    /// What the client has to do: send, or take.
+    client: Option<Need>,
     upstream: bool,
     deadline: Option<(Instant, Expiry)>,
 }
@@ -101,74 +117,102 @@ enum Expiry {
     HalfClosed,
 }
 
+/// How a wait ended.
+enum Waited {
+    Woken,
+    Expired(Expiry),
+    /// It goes on, and needs no coroutine; until when.
+    Aside(Need, Instant),
+}
+
 /// How long one direction has stood still.
 struct Stillness {
     since: Instant,
     written: u64,
 }
 
-impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
+impl<W: World> Course<W> {
+    /// A try whose request was sent as far as `upload` says. `head_deadline` is that of an earlier try.
     pub(super) fn new(
-        proxy: &'a Proxy<W>,
-        client: &'a mut Client<W::Stream>,
-        facts: &'a Facts,
         lease: Lease<W>,
-        visit: &'a Visit<W>,
+        visit: Visit<W>,
         began: Instant,
-        head_deadline: &'a mut Option<Instant>,
+        upload: Upload,
+        pace: Option<Pace>,
+        head_deadline: Option<Instant>,
     ) -> Self {
         Self {
-            proxy,
-            client,
-            facts,
             lease,
             visit,
             began,
+            upstream_failed: matches!(upload, Upload::Broken),
+            upload,
+            download: Download::Head,
+            held: None,
+            up: Stillness { since: began, written: 0 },
+            down: Stillness { since: began, written: 0 },
+            pace,
             head_deadline,
-            slow_at: began + SLOW_AFTER,
             half_closed_at: None,
             interim: 0,
             continued_at: None,
         }
     }
 
-    /// Runs both directions to their end; what then becomes of the client's connection.
+    /// A part of the answer was sent on.
+    fn has_begun(&self) -> bool {
+        matches!(self.download, Download::Body(_))
+    }
+
+    /// The request is sent.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.upload, Upload::Done)
+    }
+}
+
+impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
+    /// A transfer whose waits for the client are long ones from `slow_at` on.
+    pub(super) fn new(
+        proxy: &'a Proxy<W>,
+        client: &'a mut Client<W::Stream>,
+        facts: &'a Facts,
+        course: Course<W>,
+        slow_at: Instant,
+    ) -> Self {
+        Self { proxy, client, facts, course, slow_at }
+    }
+
+    /// Runs both directions to their end, or until they need no coroutine for a while.
     #[expect(clippy::too_many_lines, reason = "one loop over two state machines; its parts have no sense alone")]
-    pub(super) fn run(mut self, mut upload: Upload, scratch: &mut Vec<u8>) -> Result<After, Interrupted> {
+    pub(super) fn run(mut self, scratch: &mut Vec<u8>) -> Result<Turn<W>, Interrupted> {
         let world = &self.proxy.world;
-        let mut held = None;
-        // A failed write takes the error that the next read would have had: what looks like an end may be a reset.
-        let mut upstream_failed = matches!(upload, Upload::Broken);
-        let mut download = Download::Head;
-        let mut up = Stillness { since: self.began, written: 0 };
-        let mut down = Stillness { since: self.began, written: 0 };
-        let mut pace = Pace::new(self.proxy.shared.config.limits.min_body_rate);
         loop {
             let mut wants = Wants::default();
             let mut yields = false;
-            let mut buffer = held.take().unwrap_or_else(|| self.proxy.buffers.take());
-            if let Upload::Streaming(pump) = &mut upload {
-                if let Some(pace) = &mut pace {
+            let mut buffer = self.course.held.take().unwrap_or_else(|| self.proxy.buffers.take());
+            if let Upload::Streaming(pump) = &mut self.course.upload {
+                if let Some(pace) = &mut self.course.pace {
                     pace.pause(world.now());
                 }
                 let from = self.client.buffer.get_or_insert_with(|| self.proxy.buffers.take());
-                let step = pump.step(&self.client.stream, from, &self.lease.stream);
+                let step = pump.step(&self.client.stream, from, &self.course.lease.stream);
                 let body_idle = self.proxy.shared.config.timeouts.body_idle;
                 match step {
-                    Ok(Step::Done) => upload = Upload::Done,
+                    Ok(Step::Done) => self.course.upload = Upload::Done,
                     Ok(Step::Yields) => yields = true,
                     Ok(step) => {
-                        let still_since = up.progress(pump.written(), world);
-                        let idle_until = still_since.max(self.continued_at.unwrap_or(still_since)) + body_idle;
+                        let still_since = self.course.up.progress(pump.written(), world);
+                        let idle_until = still_since.max(self.course.continued_at.unwrap_or(still_since)) + body_idle;
                         if step == Step::NeedsRead {
-                            wants.client = true;
+                            wants.client = Some(Need::Read);
                             // A client that waits for a 100 isn't slow: the backend is.
-                            if self.facts.expects_continue && self.continued_at.is_none() && pump.payload_bytes() == 0 {
+                            let unasked = self.facts.expects_continue && self.course.continued_at.is_none();
+                            if unasked && pump.payload_bytes() == 0 {
                                 let request_timeout = self.proxy.shared.config.request_timeout;
-                                wants.until(self.began + request_timeout, Expiry::ResponseHead);
+                                wants.until(self.course.began + request_timeout, Expiry::ResponseHead);
                             } else {
                                 wants.until(idle_until, Expiry::RequestBody);
-                                if let Some(pace) = &mut pace {
+                                if let Some(pace) = &mut self.course.pace {
                                     let until = pace.wait(pump.payload_bytes(), world.now());
                                     wants.until(until, Expiry::RequestBodyRate);
                                 }
@@ -179,112 +223,115 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         }
                     }
                     Err(PumpError::Write) => {
-                        upload = Upload::Broken;
-                        upstream_failed = true;
+                        self.course.upload = Upload::Broken;
+                        self.course.upstream_failed = true;
                     }
                     // An answer that has begun goes on whatever becomes of the request.
-                    Err(_) if matches!(download, Download::Body(_)) => upload = Upload::Broken,
-                    Err(error) => return self.break_off(download, upload_failure(&error)),
+                    Err(_) if self.course.has_begun() => self.course.upload = Upload::Broken,
+                    Err(error) => return self.break_off(upload_failure(&error)),
                 }
             }
-            let interim = self.interim;
-            match &mut download {
-                Download::Head => match self.read_answer(&mut buffer, matches!(upload, Upload::Done), scratch) {
+            let interim = self.course.interim;
+            match &mut self.course.download {
+                Download::Head => match self.read_answer(&mut buffer, scratch) {
                     Ok(Some(Answer::Body(body))) => {
-                        down.since = body.answered;
-                        download = Download::Body(body);
-                        held = Some(buffer);
+                        self.course.down.since = body.answered;
+                        self.course.download = Download::Body(body);
+                        self.course.held = Some(buffer);
                         continue;
                     }
                     Ok(Some(Answer::Tunnel)) => {
-                        self.record(Outcome::Answered(101, self.proxy.world.now().since(self.began)));
-                        return Ok(self.proxy.tunnel(self.client, &self.lease.stream, buffer, scratch));
+                        self.record(Outcome::Answered(101, world.now().since(self.course.began)));
+                        let after = self.proxy.tunnel(self.client, &self.course.lease.stream, buffer, scratch);
+                        return Ok(Turn::Over(after));
                     }
                     // A 100 changes what the upload waits for.
-                    Ok(None) if self.interim > interim => {
-                        held = Some(buffer);
+                    Ok(None) if self.course.interim > interim => {
+                        self.course.held = Some(buffer);
                         continue;
                     }
                     Ok(None) => {
                         wants.upstream = true;
-                        if !matches!(upload, Upload::Streaming(_)) {
+                        if !matches!(self.course.upload, Upload::Streaming(_)) {
                             wants.until(self.head_deadline(), Expiry::ResponseHead);
                         }
                     }
                     Err(failure) => {
                         self.record(blame(&failure));
                         let replayable = matches!(failure, Failure::ClosedBeforeHead)
-                            && self.interim == 0
+                            && self.course.interim == 0
                             && self.client.whole_bytes.is_some();
-                        return Err(Interrupted { failure, replayable });
+                        return Err(self.interrupted(failure, replayable));
                     }
                 },
                 Download::Body(body) => {
                     if buffer.is_empty() && body.pump.expects().is_none_or(|left| left > buffer.capacity() as u64) {
                         buffer = self.proxy.larger(buffer);
                     }
-                    if upstream_failed {
+                    if self.course.upstream_failed {
                         body.pump.distrust_close();
                     }
-                    match body.pump.step(&self.lease.stream, &mut buffer, &self.client.stream) {
-                        Ok(Step::Done) => return Ok(self.finish(&download, &upload, &buffer)),
+                    match body.pump.step(&self.course.lease.stream, &mut buffer, &self.client.stream) {
+                        Ok(Step::Done) => return Ok(Turn::Over(self.finish(&buffer))),
                         Ok(Step::Yields) => yields = true,
                         Ok(step) => {
                             let timeouts = &self.proxy.shared.config.timeouts;
-                            let still_since = down.progress(body.pump.written(), world);
+                            let still_since = self.course.down.progress(body.pump.written(), world);
                             if step == Step::NeedsRead {
                                 wants.upstream = true;
                                 wants.until(still_since + timeouts.body_idle, Expiry::ResponseBody);
                             } else {
-                                wants.client = true;
+                                wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
                                 wants.until(still_since + timeouts.write, Expiry::ClientWrite);
                             }
                         }
-                        Err(PumpError::Write) => return self.break_off(download, Failure::ClientGone),
-                        Err(_) => return self.break_off(download, Failure::BodyCut),
+                        Err(PumpError::Write) => return self.break_off(Failure::ClientGone),
+                        Err(_) => return self.break_off(Failure::BodyCut),
                     }
                 }
             }
+            self.course.held = Some(buffer);
             if yields {
-                held = Some(buffer);
-                world.yield_now(&self.lease.stream);
+                world.yield_now(&self.course.lease.stream);
                 continue;
             }
-            held = Some(buffer);
-            if let Some(expiry) = self.wait(&wants, down.since, &mut held) {
-                let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
-                if of_upload && matches!(download, Download::Body(_)) {
-                    upload = Upload::Broken;
-                    continue;
-                }
-                let failure = match expiry {
-                    Expiry::RequestBody => Failure::RequestBodyTimeout,
-                    Expiry::RequestBodyRate => Failure::RequestBodyTooSlow,
-                    Expiry::ResponseHead => Failure::ResponseTimeout,
-                    Expiry::ResponseBody => Failure::ResponseBodyTimeout,
-                    Expiry::ClientWrite => Failure::ClientWriteStalled,
-                    Expiry::HalfClosed => Failure::ClientGone,
-                };
-                return self.break_off(download, failure);
+            let expiry = match self.wait(&wants) {
+                Waited::Woken => continue,
+                Waited::Expired(expiry) => expiry,
+                Waited::Aside(need, deadline) => return Ok(Turn::Aside(Aside::new(self, need, deadline))),
+            };
+            let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
+            if of_upload && self.course.has_begun() {
+                self.course.upload = Upload::Broken;
+                continue;
             }
+            let failure = match expiry {
+                Expiry::RequestBody => Failure::RequestBodyTimeout,
+                Expiry::RequestBodyRate => Failure::RequestBodyTooSlow,
+                Expiry::ResponseHead => Failure::ResponseTimeout,
+                Expiry::ResponseBody => Failure::ResponseBodyTimeout,
+                Expiry::ClientWrite => Failure::ClientWriteStalled,
+                Expiry::HalfClosed => Failure::ClientGone,
+            };
+            return self.break_off(failure);
         }
     }
 
     fn head_deadline(&mut self) -> Instant {
         let timeout = self.proxy.shared.config.request_timeout;
-        *self.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
+        *self.course.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
     }
 
-    /// Waits for either stream, with `held` of the answer. Says which deadline has passed, if one has.
-    fn wait(&mut self, wants: &Wants, still_since: Instant, held: &mut Option<Buffer>) -> Option<Expiry> {
+    /// Waits for either stream.
+    fn wait(&mut self, wants: &Wants) -> Waited {
         let (mut deadline, mut expiry) = wants.deadline.unwrap_or((Instant::NEVER, Expiry::ResponseHead));
-        if !wants.client {
+        if wants.client.is_none() {
             match self.client.stream.peer_state() {
-                PeerState::Reset => return Some(Expiry::HalfClosed),
+                PeerState::Reset => return Waited::Expired(Expiry::HalfClosed),
                 PeerState::HalfClosed => {
                     let world = &self.proxy.world;
-                    let at = *self.half_closed_at.get_or_insert_with(|| world.now());
-                    let patience = at.max(still_since) + self.proxy.shared.config.timeouts.half_closed;
+                    let at = *self.course.half_closed_at.get_or_insert_with(|| world.now());
+                    let patience = at.max(self.course.down.since) + self.proxy.shared.config.timeouts.half_closed;
                     if patience < deadline {
                         (deadline, expiry) = (patience, Expiry::HalfClosed);
                     }
@@ -292,45 +339,56 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 PeerState::Open => {}
             }
         }
-        let (upstream, client) = (&self.lease.stream, &self.client.stream);
-        let (whom, on, also) = match (wants.client, wants.upstream) {
-            (true, true) => (For::Client, upstream, Some((client, Watch::Everything))),
-            (true, false) => (For::Client, client, None),
-            (false, _) => (For::Backend, upstream, Some((client, Watch::Hangup))),
+        let (upstream, client) = (&self.course.lease.stream, &self.client.stream);
+        let held = &mut [&mut self.course.held, &mut self.client.buffer];
+        let wake = if let Some(need) = wants.client {
+            let (on, also) =
+                if wants.upstream { (upstream, Some((client, Watch::Everything))) } else { (client, None) };
+            let Some(wake) = self.proxy.wait_until_slow(held, on, also, deadline, self.slow_at) else {
+                let tied = !wants.upstream || self.proxy.world.tie(client, upstream);
+                return if tied { Waited::Aside(need, deadline) } else { Waited::Woken };
+            };
+            wake
+        } else {
+            let also = Some((client, Watch::Hangup));
+            self.proxy.wait_for_backend(held, upstream, also, deadline, &mut self.slow_at)
         };
-        let wake =
-            self.proxy.wait_holding([held, &mut self.client.buffer], whom, on, also, deadline, &mut self.slow_at);
-        (wake == Wake::Deadline).then_some(expiry)
+        if wake == Wake::Deadline { Waited::Expired(expiry) } else { Waited::Woken }
     }
 
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
-    fn break_off(self, download: Download, failure: Failure) -> Result<After, Interrupted> {
+    fn break_off(self, failure: Failure) -> Result<Turn<W>, Interrupted> {
         self.record(blame(&failure));
-        let Download::Body(body) = download else { return Err(Interrupted { failure, replayable: false }) };
+        let Download::Body(body) = &self.course.download else { return Err(self.interrupted(failure, false)) };
         self.proxy.count(failure.view().reason);
         // A stalled client's unread bytes would keep the connection's memory: they go too.
         let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
         #[cfg(feature = "sabotage-end-cut-body")] // Broken on purpose: ./x sabotage
         let close = close || !body.framed;
-        Ok(if close { After::Close } else { After::Cut })
+        Ok(Turn::Over(if close { After::Close } else { After::Cut }))
+    }
+
+    fn interrupted(&self, failure: Failure, replayable: bool) -> Interrupted {
+        Interrupted { failure, replayable, head_deadline: self.course.head_deadline }
     }
 
     fn record(&self, outcome: Outcome) {
-        self.visit.backend().record(self.proxy.world.worker(), outcome, || self.proxy.world.now().0);
+        let world = &self.proxy.world;
+        self.course.visit.backend().record(world.worker(), outcome, || world.now().0);
     }
 
     /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.
-    fn finish(self, download: &Download, upload: &Upload, buffer: &Buffer) -> After {
-        let Download::Body(body) = download else { return After::Cut };
-        self.record(Outcome::Answered(body.status, body.answered.since(self.began)));
-        let sent = matches!(upload, Upload::Done);
+    fn finish(self, buffer: &Buffer) -> After {
+        let Download::Body(body) = &self.course.download else { return After::Cut };
+        self.record(Outcome::Answered(body.status, body.answered.since(self.course.began)));
+        let (after, sent) = (body.after, matches!(self.course.upload, Upload::Done));
         if sent && body.reusable && buffer.is_empty() {
-            self.lease.give_back(body.answered);
+            self.course.lease.give_back(body.answered);
         }
         if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {
             from.consume(whole_bytes);
         }
-        if sent { body.after } else { After::Linger }
+        if sent { after } else { After::Linger }
     }
 }
 

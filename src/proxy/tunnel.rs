@@ -4,7 +4,7 @@ use super::Proxy;
 use super::client::{Client, Parked};
 use super::error::Failure;
 use super::exchange::After;
-use super::patience::{For, SLOW_AFTER};
+use super::patience::SLOW_AFTER;
 use super::pump::{Pump, PumpError, Step};
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
@@ -69,10 +69,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 _ if client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
                 _ => (timeouts.tunnel_idle, Some(Failure::TunnelIdle)),
             };
-            let buffers = [&mut from_client, &mut from_upstream];
             let also = Some((&client.stream, Watch::Everything));
-            if self.wait_holding(buffers, For::Client, upstream, also, since + patience, &mut slow_at) == Wake::Deadline
-            {
+            let deadline = since + patience;
+            let mut buffers = [&mut from_client, &mut from_upstream];
+            let soon = self.wait_until_slow(&mut buffers, upstream, also, deadline, slow_at);
+            let wake = soon.unwrap_or_else(|| self.wait_long(&mut buffers, upstream, also, deadline, &mut slow_at));
+            if wake == Wake::Deadline {
                 if let Some(failure) = failure {
                     self.count(failure.view().reason);
                 }

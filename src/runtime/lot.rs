@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::world::Need;
+
 /// What the lot listens for on a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -20,6 +22,8 @@ pub(super) enum Mode {
     Everything,
     /// Once: bytes to read, FIN, RST, errors.
     Parked,
+    /// Once: what a parked stream needs, RST, errors, and FIN where it needs bytes.
+    ParkedFor(Need),
 }
 
 /// The nested epoll's descriptor operations.
@@ -66,7 +70,10 @@ impl Lot {
             Mode::Absent | Mode::Disarmed => libc::EPOLLET | libc::EPOLLONESHOT,
             Mode::Hangup => gone,
             Mode::Everything => gone | libc::EPOLLIN | libc::EPOLLOUT,
-            Mode::Parked => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
+            Mode::Parked | Mode::ParkedFor(Need::Read) => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
+            // A FIN that was seen would be reported again at once.
+            Mode::ParkedFor(Need::Write) => libc::EPOLLET | libc::EPOLLOUT | libc::EPOLLONESHOT,
+            Mode::ParkedFor(Need::Either) => gone | libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLONESHOT,
         };
         let events = events.cast_unsigned();
         let operation = if from == Mode::Absent { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_MOD };

@@ -44,6 +44,17 @@ pub enum Watch {
     Everything,
 }
 
+/// What a parked stream waits for, besides its peer's going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Bytes to read.
+    Read,
+    /// Room to write.
+    Write,
+    /// Either of them.
+    Either,
+}
+
 /// Why a wait came to an end. Spurious ends are allowed: look at the streams' readiness, and wait again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -143,6 +154,14 @@ pub trait World: Clone + 'static {
     /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is
     /// recalled; then [`Service::resumed`] gets it on a fresh coroutine.
     fn park(&self, stream: Self::Stream, parked: Self::Parked, deadline: Instant);
+
+    /// The same for a stream that may be parked again and again, until what it needs is there, which must be known not to
+    /// be there now. It knows its readiness when it comes back.
+    fn park_for(&self, need: Need, stream: Self::Stream, parked: Self::Parked, deadline: Instant);
+
+    /// Has any event of `also` bring `stream` back too, which must be parked next, before anything is waited for. False,
+    /// and nothing is changed, when `also` has had one that nobody has looked at.
+    fn tie(&self, stream: &Self::Stream, also: &Self::Stream) -> bool;
 
     /// Resumes every parked stream with [`Wake::Recalled`].
     fn resume_parked(&self);

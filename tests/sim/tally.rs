@@ -38,6 +38,7 @@ counted! {
         ClientHalfCloses = "client closes its sending side",
         ClientLeaves = "client closes",
         ClientResets = "client resets",
+        ClientTarries = "client keeps an exchange waiting until it is laid aside",
         ClientReadsNothing = "client doesn't read its answer",
         ClientBabbles = "client sends what is no request",
         ClientMalforms = "client sends a malformed head",

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use maypole::runtime::world::{Instant, PeerState, Service, Stream, Wake, Watch, World};
+use maypole::runtime::world::{Instant, Need, PeerState, Service, Stream, Wake, Watch, World};
 
 use crate::chance::Chance;
 use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
@@ -28,10 +28,13 @@ struct Worker<P: 'static> {
     service: RefCell<Option<Rc<dyn Service<SimWorld<P>>>>>,
     parked: RefCell<BTreeMap<u64, ParkedStream<P>>>,
     next_parked: Cell<u64>,
+    /// A stream that is parked next, and the one whose events bring it back too.
+    tie: Cell<Option<(SocketId, SocketId)>>,
 }
 
 struct ParkedStream<P> {
     stream: SimStream,
+    also: Option<SocketId>,
     parked: P,
 }
 
@@ -55,6 +58,7 @@ impl<P: 'static> SimWorld<P> {
             service: RefCell::new(None),
             parked: RefCell::default(),
             next_parked: Cell::new(0),
+            tie: Cell::new(None),
         };
         Self { sim: sim.clone(), worker: Rc::new(worker) }
     }
@@ -103,23 +107,80 @@ impl<P: 'static> SimWorld<P> {
         drop(service);
     }
 
-    fn resume(&self, number: u64, wake: Wake) {
+    /// Resumes a parked stream; false when it isn't parked any more.
+    fn resume(&self, number: u64, wake: Wake) -> bool {
         let resumed = self.worker.parked.borrow_mut().remove(&number);
-        let (Some(ParkedStream { stream, parked }), Some(service)) = (resumed, self.service()) else {
-            return;
+        let (Some(ParkedStream { stream, also, parked }), Some(service)) = (resumed, self.service()) else {
+            return false;
         };
         self.sim.timer_ends();
         self.sim.unwatch(stream.id);
+        if let Some(also) = also {
+            self.sim.unwatch(also);
+        }
         self.sim.trace.note(self.sim.now(), "resume", &[stream.id.number()], || format!("{wake:?}"));
         self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
+        true
+    }
+
+    /// Parks a stream.
+    fn keep(&self, need: Need, stream: SimStream, parked: P, deadline: Instant) {
+        self.sim.checked(Promise::Deadlines);
+        if deadline == Instant::NEVER {
+            self.sim.violation(Promise::Deadlines, "parked without a deadline");
+        }
+        let number = self.worker.next_parked.get();
+        self.worker.next_parked.set(number + 1);
+        let id = stream.id;
+        let also = self.worker.tie.take().map(|(tied, also)| {
+            assert_eq!(tied, id, "a stream was tied, and another one parked");
+            also
+        });
+        self.sim.trace.note(self.sim.now(), "park", &[id.number()], || format!("{need:?}"));
+        let mut wanted = match need {
+            Need::Read => Mask::READABLE,
+            Need::Write => Mask::WRITABLE,
+            Need::Either => Mask::ANYTHING,
+        };
+        wanted |= if need == Need::Write { Mask::RESET } else { Mask::HANGUP };
+        for (id, wanted) in [(Some(id), wanted), (also, Mask::ANYTHING)] {
+            let world = self.clone();
+            let resume = move |_: &Sim| {
+                let _ = world.resume(number, Wake::Event);
+            };
+            if let Some(id) = id {
+                self.watch(id, Watcher::Parked(wanted, Box::new(resume)));
+            }
+        }
+        self.worker.parked.borrow_mut().insert(number, ParkedStream { stream, also, parked });
+        self.sim.timer_begins();
+        let (late, early) = (self.clone(), self.clone());
+        self.sim.after_idly(self.deadline_in(deadline), move |_| {
+            let _ = late.resume(number, Wake::Deadline);
+        });
+        self.spuriously(move |_| early.resume(number, Wake::Event));
+        // A freshly registered socket tells at once of what is there.
+        self.sim.tell_again(id, wanted);
     }
 
     /// Nobody may wait on a stream that someone waits on already.
-    fn watch(&self, stream: &SimStream, watcher: Watcher) {
+    fn watch(&self, id: SocketId, watcher: Watcher) {
         self.sim.checked(Promise::OneWaiter);
-        if !self.sim.watch(stream.id, watcher) {
-            let what = format!("socket {} is waited on twice", stream.id.number());
+        if !self.sim.watch(id, watcher) {
+            let what = format!("socket {} is waited on twice", id.number());
             self.sim.violation(Promise::OneWaiter, what);
+        }
+    }
+
+    /// Sometimes wakes soon for no reason; `wake` says whether it did.
+    fn spuriously(&self, wake: impl FnOnce(&Sim) -> bool + 'static) {
+        if self.sim.chance.percent(self.sim.temper.spurious_wakes) {
+            let delay = self.sim.chance.below(self.sim.temper.latency.end() * 2) + MICROSECOND;
+            self.sim.after_idly(delay, move |sim| {
+                if wake(sim) {
+                    sim.struck(Fault::WakesForNothing);
+                }
+            });
         }
     }
 
@@ -173,21 +234,14 @@ impl<P: 'static> World for SimWorld<P> {
             }
         }
         let pause = self.sim.next_pause();
-        self.watch(on, Watcher::Waits(pause, Mask::ANYTHING));
+        self.watch(on.id, Watcher::Waits(pause, Mask::ANYTHING));
         if let Some((stream, mask)) = also {
-            self.watch(stream, Watcher::Waits(pause, mask));
+            self.watch(stream.id, Watcher::Waits(pause, mask));
         }
         self.sim.after_idly(self.deadline_in(deadline), move |sim| {
             sim.wake(pause, Woken::Deadline);
         });
-        if self.sim.chance.percent(self.sim.temper.spurious_wakes) {
-            let delay = self.sim.chance.below(self.sim.temper.latency.end() * 2) + MICROSECOND;
-            self.sim.after_idly(delay, move |sim| {
-                if sim.wake(pause, Woken::Event) {
-                    sim.struck(Fault::WakesForNothing);
-                }
-            });
-        }
+        self.spuriously(move |sim| sim.wake(pause, Woken::Event));
         self.sim.timer_begins();
         let unwatch = Unwatch(self, on, also.map(|(stream, _)| stream));
         let woken = self.sim.pause();
@@ -204,21 +258,18 @@ impl<P: 'static> World for SimWorld<P> {
     }
 
     fn park(&self, stream: SimStream, parked: P, deadline: Instant) {
-        self.sim.checked(Promise::Deadlines);
-        if deadline == Instant::NEVER {
-            self.sim.violation(Promise::Deadlines, "parked without a deadline");
-        }
-        let number = self.worker.next_parked.get();
-        self.worker.next_parked.set(number + 1);
-        let id = stream.id;
-        self.sim.trace.note(self.sim.now(), "park", &[id.number()], String::new);
-        let (by_event, by_deadline) = (self.clone(), self.clone());
-        self.watch(&stream, Watcher::Parked(Box::new(move |_| by_event.resume(number, Wake::Event))));
-        self.worker.parked.borrow_mut().insert(number, ParkedStream { stream, parked });
-        self.sim.timer_begins();
-        self.sim.after_idly(self.deadline_in(deadline), move |_| by_deadline.resume(number, Wake::Deadline));
-        // A freshly registered socket tells at once of what is there.
-        self.sim.tell_again(id);
+        self.keep(Need::Read, stream, parked, deadline);
+    }
+
+    fn park_for(&self, need: Need, stream: SimStream, parked: P, deadline: Instant) {
+        self.sim.struck(Fault::ClientTarries);
+        self.keep(need, stream, parked, deadline);
+    }
+
+    fn tie(&self, stream: &SimStream, also: &SimStream) -> bool {
+        let news = self.sim.take_latched(also.id, Mask::ANYTHING);
+        self.worker.tie.set((!news).then_some((stream.id, also.id)));
+        !news
     }
 
     fn resume_parked(&self) {

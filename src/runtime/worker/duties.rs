@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use may::coroutine;
 use may::io::{CoIo, WaitIo};
 
 use super::{Handle, Job, Parked};
@@ -28,7 +29,8 @@ impl<P: 'static> Handle<P> {
         loop {
             let now = clock::now();
             worker.wheel.borrow_mut().advance(now.0, &mut due);
-            for key in due.drain(..) {
+            for (n, key) in due.drain(..).enumerate() {
+                let_others_run(n);
                 self.expire(key, now);
             }
             if now >= next_tick {
@@ -80,18 +82,26 @@ impl<P: 'static> Handle<P> {
             for (key, flags) in events.iter() {
                 self.lot_event(key, flags);
             }
-            if !more {
+            if more {
+                coroutine::yield_now();
+            } else {
                 lot.wait_io();
-                homing::check(worker.id);
             }
+            homing::check(worker.id);
         }
     }
 
     fn lot_event(&self, key: usize, flags: u32) {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
-        if slot.lot_mode == Mode::Parked {
-            slot.lot_mode = Mode::Disarmed;
+        match slot.lot_mode {
+            Mode::Parked => slot.lot_mode = Mode::Disarmed,
+            // It comes back with its readiness: it may park again before the worker's own epoll tells it the same.
+            Mode::ParkedFor(_) => {
+                slot.lot_mode = Mode::Disarmed;
+                slot.lot_events |= flags;
+            }
+            _ => {}
         }
         if slot.parked.is_some() {
             drop(slots);
@@ -99,8 +109,13 @@ impl<P: 'static> Handle<P> {
         }
         slot.lot_events |= flags;
         if let Some(waiting) = slot.wakes {
-            if let Some(waiting) = slots.get(waiting) {
-                waiting.waker.wakeup();
+            match slots.get(waiting) {
+                Some(slot) if slot.parked.is_some() => {
+                    drop(slots);
+                    self.resume(waiting, Wake::Event);
+                }
+                Some(slot) => slot.waker.wakeup(),
+                None => {}
             }
         } else if slot.lot_mode == Mode::Everything {
             // Nobody asks any more.
@@ -137,10 +152,14 @@ impl<P: 'static> Handle<P> {
     }
 
     fn resume(&self, key: usize, wake: Wake) {
-        let parked = self.0.slots.borrow_mut().get_mut(key).and_then(|slot| {
-            slot.deadline = u64::MAX;
-            slot.parked.take()
-        });
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(key) else { return };
+        slot.deadline = u64::MAX;
+        let parked = slot.parked.take();
+        if let Some(tied) = slot.tied.take().and_then(|tied| slots.get_mut(tied)) {
+            tied.wakes = None;
+        }
+        drop(slots);
         if let Some(parked) = parked {
             let Parked { io, ready, what } = parked;
             let stream = MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) };
@@ -168,11 +187,22 @@ impl<P: 'static> Controls for Handle<P> {
         let slots = self.0.slots.borrow();
         let parked: Vec<usize> = slots.iter().filter(|(_, slot)| slot.parked.is_some()).map(|(key, _)| key).collect();
         drop(slots);
-        for key in parked {
+        for (n, key) in parked.into_iter().enumerate() {
+            let_others_run(n);
             self.resume(key, Wake::Recalled);
         }
     }
 }
+
+/// A connection that is resumed gets a coroutine at once, and runs later: of thousands at the same moment only so many
+/// have one. To be called with the number of those before.
+fn let_others_run(resumed: usize) {
+    const TOGETHER_MAX: usize = 128;
+    if resumed % TOGETHER_MAX == TOGETHER_MAX - 1 {
+        coroutine::yield_now();
+    }
+}
+
 /// A descriptor that is lent, not owned.
 struct BorrowedFd(i32);
 

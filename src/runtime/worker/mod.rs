@@ -90,6 +90,8 @@ struct Slot<P> {
     lot_events: u32,
     /// The slot of the stream that is waited on when an event of the lot comes for this one.
     wakes: Option<usize>,
+    /// The slot of the stream whose events bring this one back.
+    tied: Option<usize>,
     parked: Option<Parked<P>>,
 }
 
@@ -130,6 +132,7 @@ impl<P: 'static> Handle<P> {
             lot_mode: Mode::Absent,
             lot_events: 0,
             wakes: None,
+            tied: None,
             parked: None,
         })
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{MayWorld, Parked};
+use super::{Handle, MayWorld, Parked};
 use crate::runtime::lot::Mode;
 use crate::runtime::mailbox::Controls;
 use crate::runtime::stream::MayStream;
-use crate::runtime::world::{Instant, Wake, Watch, World};
+use crate::runtime::world::{Instant, Need, Wake, Watch, World};
 use crate::runtime::{clock, stack};
 
 /// How long the first wait on a backend goes without watching the client: most answers come sooner, and watching
@@ -100,23 +100,50 @@ impl<P: 'static> World for MayWorld<P> {
         stack::without_unused(|| self.wait(on, also, deadline))
     }
 
-    fn park(&self, mut stream: Self::Stream, parked: P, deadline: Instant) {
-        let (key, ready) = (stream.key, stream.ready.get());
-        {
-            let mut slots = self.0.0.slots.borrow_mut();
-            let Some(slot) = slots.get_mut(key) else { return };
-            if self.0.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Parked).is_err() {
-                // The kernel has no memory for it: the connection ends rather than wait unwatched. Accepting fails of
-                // the same, and logs it now and then; a line for each connection here would hold the worker up.
-                return self.0.0.counters.accept_errors.bump();
-            }
-            slot.lot_mode = Mode::Parked;
-            slot.parked = stream.io.take().map(|io| Parked { io, ready, what: parked });
+    fn park(&self, stream: Self::Stream, parked: P, deadline: Instant) {
+        self.0.park(Mode::Parked, stream, parked, deadline);
+    }
+
+    fn park_for(&self, need: Need, stream: Self::Stream, parked: P, deadline: Instant) {
+        self.0.park(Mode::ParkedFor(need), stream, parked, deadline);
+    }
+
+    fn tie(&self, stream: &Self::Stream, also: &Self::Stream) -> bool {
+        // Armed for the first time it tells at once of what is there.
+        self.0.arm_lot(also, Mode::Everything);
+        if also.pull() {
+            return false;
         }
-        self.0.set_deadline(key, deadline);
+        self.0.set_wakes(also.key, Some(stream.key));
+        if let Some(slot) = self.0.0.slots.borrow_mut().get_mut(stream.key) {
+            slot.tied = Some(also.key);
+        }
+        true
     }
 
     fn resume_parked(&self) {
         self.0.recall();
+    }
+}
+
+impl<P: 'static> Handle<P> {
+    fn park(&self, mode: Mode, mut stream: MayStream<P>, parked: P, mut deadline: Instant) {
+        let (key, ready) = (stream.key, stream.ready.get());
+        {
+            let mut slots = self.0.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(key) else { return };
+            if self.0.lot.arm(slot.fd, key, slot.lot_mode, mode).is_err() {
+                // The kernel has no memory for it: the connection ends rather than wait unwatched. Accepting fails of
+                // the same, and logs it now and then; a line for each connection here would hold the worker up.
+                return self.0.counters.accept_errors.bump();
+            }
+            slot.lot_mode = mode;
+            slot.parked = stream.io.take().map(|io| Parked { io, ready, what: parked });
+            let tied = slot.tied.and_then(|tied| slots.get(tied));
+            if tied.is_some_and(|tied| tied.lot_mode != Mode::Everything) {
+                deadline = deadline.min(clock::now() + UNWATCHED_LOOK);
+            }
+        }
+        self.set_deadline(key, deadline);
     }
 }

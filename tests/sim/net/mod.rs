@@ -65,8 +65,8 @@ pub enum Watcher {
     Nobody,
     /// A coroutine that waits for one of these.
     Waits(Pause, Mask),
-    /// A parked connection.
-    Parked(Box<dyn FnOnce(&Sim)>),
+    /// A parked connection, for one of these.
+    Parked(Mask, Box<dyn FnOnce(&Sim)>),
 }
 
 /// What a service wrote on one of its outgoing connections, whether or not it got there.

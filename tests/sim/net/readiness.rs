@@ -49,12 +49,7 @@ impl Sim {
             }
             let wanted = match &socket.watcher {
                 Watcher::Nobody => false,
-                Watcher::Waits(_, wanted) => mask.meets(*wanted),
-                Watcher::Parked(_) => {
-                    let mut wanted = Mask::READABLE;
-                    wanted |= Mask::HANGUP;
-                    mask.meets(wanted)
-                }
+                Watcher::Waits(_, wanted) | Watcher::Parked(wanted, _) => mask.meets(*wanted),
             };
             if !wanted {
                 socket.latched |= mask;
@@ -68,7 +63,7 @@ impl Sim {
             Watcher::Waits(pause, _) => {
                 self.wake(pause, Woken::Event);
             }
-            Watcher::Parked(resume) => resume(self),
+            Watcher::Parked(_, resume) => resume(self),
         }
     }
 
@@ -98,10 +93,13 @@ impl Sim {
     }
 
     /// The kernel tells of what is there once more, as it does when a socket is registered anew.
-    pub fn tell_again(&self, id: SocketId) {
+    pub fn tell_again(&self, id: SocketId, wanted: Mask) {
+        let space = if wanted.meets(Mask::WRITABLE) { self.space(id) } else { 0 };
+        let mut mask = self.net.with(id, |socket| socket.state(space));
         if self.has_something(id) {
-            let mut mask = self.net.with(id, |socket| socket.state(0));
             mask |= Mask::READABLE;
+        }
+        if mask.meets(wanted) {
             self.tell(id, mask);
         }
     }
