@@ -25,7 +25,7 @@ HEAD = (
 PACES = {"at once": (0.0, 200, 2200), "spaced": (0.03, 20, 220)}
 # Starting takes a few allocations more or less, by how often the admin API is asked whether it serves.
 ALLOCATIONS_SLACK = 0.05
-# Connections among which requests go round while migrations are counted.
+# Connections that ask at the same time while migrations are counted.
 CONNECTIONS = 8
 
 
@@ -36,12 +36,18 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def ask(self):
+        self.socket.sendall(HEAD)
+
+    def receive(self):
+        answer = self.socket.recv(65536)
+        if not answer.startswith(b"HTTP/1.1 200 ") or not answer.endswith(b"sixteen bytes ok"):
+            sys.exit(f"an answer is wrong: {answer[:200]!r}")
+
     def send(self, requests, pause):
         for _ in range(requests):
-            self.socket.sendall(HEAD)
-            answer = self.socket.recv(65536)
-            if not answer.startswith(b"HTTP/1.1 200 ") or not answer.endswith(b"sixteen bytes ok"):
-                sys.exit(f"an answer is wrong: {answer[:200]!r}")
+            self.ask()
+            self.receive()
             time.sleep(pause)
 
 
@@ -111,8 +117,12 @@ def migrations(test_bed, one, pace):
     tracer = test_bed.start(["strace", "-f", "-e", "recvfrom,sendto,recvmsg,sendmsg,readv,writev", "-o", out, "-p", str(one.pid)])
     bed.wait_until("strace is attached", lambda: "attached" in open(tracer.log).read(), tracer)
     clients = [Client(one.port) for _ in range(CONNECTIONS)]
-    for number in range(requests):
-        clients[number % CONNECTIONS].send(1, pause / CONNECTIONS)
+    for _ in range(requests // CONNECTIONS):
+        for client in clients:
+            client.ask()
+        for client in clients:
+            client.receive()
+        time.sleep(pause)
     tracer.send_signal(signal.SIGINT)
     tracer.wait(60)
     threads, count = {}, 0
@@ -121,4 +131,4 @@ def migrations(test_bed, one, pace):
         threads[descriptor] = thread
     if not threads:
         sys.exit(f"strace saw no call of {one.name}")
-    return count / requests
+    return count / (requests // CONNECTIONS * CONNECTIONS)

@@ -99,10 +99,12 @@ def cost_rows(results, scenario):
 
 def latency_rows(results, load):
     for name in load["of"]:
-        ratios = latency_ratios(load, name, "p99.9", "haproxy")
-        yield [title(results, name), *(number(latency(load, name, one), 0) for one in QUANTILES), spread(ratios)]
+        row = [title(results, name)]
+        for quantile in QUANTILES:
+            row += [number(latency(load, name, quantile), 0), spread(latency_ratios(load, name, quantile, "haproxy"))]
+        yield row
     for name in load["overloaded"]:
-        yield [title(results, name), "overloaded", "", "", ""]
+        yield [title(results, name), "overloaded", *[""] * (2 * len(QUANTILES) - 1)]
 
 
 def memory_rows(results):
@@ -182,7 +184,7 @@ def tables(results):
         head = ["", "µs/request", "user", "system", "to HAProxy", "requests/s", "to HAProxy", "cores used"]
         parts += [f"## CPU per request: {scenario.title}", table(head, cost_rows(results, key)), picture(key)]
     for at, load in enumerate(results["latencies"]):
-        head = [f"{load['rate']:.0f} requests/s", "p50 µs", "p99 µs", "p99.9 µs", "p99.9 to HAProxy"]
+        head = [f"{load['rate']:.0f} requests/s", *(word for one in QUANTILES for word in (f"{one} µs", "to HAProxy"))]
         heading = f"## Latency at {load['share']:.0%} of HAProxy's capacity"
         parts += [heading, table(head, latency_rows(results, load)), picture(f"latency{at}")]
     head = ["", "MiB at the start", "to HAProxy", "KiB for each idle connection", "to HAProxy"]
