@@ -17,7 +17,8 @@ ENVOY = os.path.join(CACHE, "envoy/envoy/_bin/envoy")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of proxy. `command` and the configuration may name $port, $first, $second, $threads, $folder and $config."""
+    """A kind of proxy. `command` and the configuration may name $port, $first, $second, $threads, $folder, $config, and
+    $buffers."""
 
     title: str
     command: str
@@ -25,6 +26,7 @@ class Kind:
     programs: tuple = ()  # What Debian has of what it takes.
     build: Callable[[], None] | None = None
     version: str = ""  # A command that prints it.
+    buffers: str = ""  # What makes it faster with bodies, and costs memory.
 
     def prepare(self):
         """Installs and builds what is missing."""
@@ -66,7 +68,10 @@ def go_peer():
 
 KINDS = {
     "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", ("haproxy",), version="haproxy -v"),
-    "nginx": Kind("nginx", "nginx -p $folder -c $config", "nginx.conf", ("nginx",), version="nginx -v"),
+    "nginx": Kind(
+        "nginx", "nginx -p $folder -c $config", "nginx.conf", ("nginx",), version="nginx -v",
+        buffers="client_body_buffer_size 64k; proxy_buffer_size 16k; proxy_buffers 16 16k;",
+    ),
     "caddy": Kind(
         "Caddy", "env GOMAXPROCS=$threads caddy run --adapter caddyfile --config $config", "caddy.conf", ("caddy",),
         version="caddy version",
@@ -94,8 +99,9 @@ KINDS = {
 }
 
 
-def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU):
-    """Starts the proxy that `spec` names: maypole, a kind from above, or NAME=COMMAND."""
+def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU, tuned=True):
+    """Starts the proxy that `spec` names: maypole, a kind from above, or NAME=COMMAND. One that isn't tuned has the
+    buffers of its defaults."""
     name, _, command = spec.partition("=")
     if name == "maypole" and not command:
         process, port, _ = test_bed.maypole(origins, binary, cpu, threads)
@@ -105,6 +111,7 @@ def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU):
         sys.exit(f"no peer is called {name}; known: {', '.join(KINDS)}; others as NAME=COMMAND")
     port = test_bed.port()
     fill = dict(port=port, first=origins[0], second=origins[1], threads=threads, folder=test_bed.folder)
+    fill["buffers"] = kind.buffers if tuned else ""
     if kind.config:
         fill["config"] = os.path.join(test_bed.folder, f"{port}-{kind.config}")
         text = open(os.path.join(PEERS, kind.config)).read()

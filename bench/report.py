@@ -63,7 +63,7 @@ def memory_ratios(results, name, what):
 
 
 def memory_of(results, name, what):
-    return [figures[what] for figures in results["memory"][name]]
+    return [figures[what] for figures in results["memory"][name] if figures]
 
 
 def number(value, digits=2):
@@ -211,7 +211,8 @@ def draw(results):
 
     def bars(file, heading, unit, values):
         rows = [(title(results, name), min(of), rounds.median(of), max(of)) for name, of in values if of]
-        plot.bars(os.path.join(FOLDER, f"{file}.svg"), heading, unit, rows, "maypole")
+        if rows:
+            plot.bars(os.path.join(FOLDER, f"{file}.svg"), heading, unit, rows, "maypole")
 
     for key, scenario in rounds.SCENARIOS.items():
         values = [(name, cost_ratios(results, key, name)) for name in results["costs"][key]]
