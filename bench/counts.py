@@ -114,7 +114,8 @@ def migrations(test_bed, one, pace):
     """How often in a request a proxy that runs used a connection on another thread than the time before."""
     pause, _, requests = PACES[pace]
     out = os.path.join(test_bed.folder, f"strace-{one.name}-{pause}")
-    tracer = test_bed.start(["strace", "-f", "-e", "recvfrom,sendto,recvmsg,sendmsg,readv,writev", "-o", out, "-p", str(one.pid)])
+    calls = "recvfrom,sendto,recvmsg,sendmsg,readv,writev"
+    tracer = test_bed.start(["strace", "-f", "-e", calls, "-o", out, "-p", str(one.pid)])
     bed.wait_until("strace is attached", lambda: "attached" in open(tracer.log).read(), tracer)
     clients = [Client(one.port) for _ in range(CONNECTIONS)]
     for _ in range(requests // CONNECTIONS):

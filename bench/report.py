@@ -168,7 +168,8 @@ def goals(results):
     scale = results["scale"]
     yield Goal(f"{costs}, 1,000 backends to 2", scale["backends"], 1.05)
     yield Goal(f"{costs}, 6,000 busy connections to 64", scale["busy"], 1.25)
-    yield Goal("throughput of 2 workers to 1, by CPU per request", [2 / ratio for ratio in scale["workers"]], 1.9, at_least=True)
+    throughputs = [2 / ratio for ratio in scale["workers"]]
+    yield Goal("throughput of 2 workers to 1, by CPU per request", throughputs, 1.9, at_least=True)
     for pace, counted in results["counted"]["maypole"].items():
         moved = results["counted"]["migrations"]["maypole"][pace]
         yield Goal(f"allocations a request, {pace}", [counted["allocations"]], 0, blur=counts.ALLOCATIONS_SLACK)
@@ -228,7 +229,10 @@ def facts(results):
     """What the notes name as $name."""
     [half] = [load for load in results["latencies"] if load["share"] == 0.5]
     scale, at_once = results["scale"], results["counted"]["maypole"]["at once"]
-    sample = lambda name, part: rounds.median([getattr(one, part) for one in samples_of(results, "small64", name) if one])
+
+    def sample(name, part):
+        return rounds.median([getattr(one, part) for one in samples_of(results, "small64", name) if one])
+
     return {
         "maypole_us": number(sample("maypole", "cost_us"), 1),
         "maypole_user_us": number(sample("maypole", "user_us"), 1),

@@ -178,8 +178,8 @@ fn main() -> ExitCode {
         Ok(Outcome { due, sent, failed, latencies_us }) => {
             let at = |quantile| latencies_us.value_at_quantile(quantile);
             println!(
-                "{{\"due\": {due}, \"sent\": {sent}, \"measured\": {}, \"failed\": {failed}, \"p50\": {}, \"p90\": {}, \"p99\": {}, \
-                 \"p99.9\": {}, \"max\": {}}}",
+                "{{\"due\": {due}, \"sent\": {sent}, \"measured\": {}, \"failed\": {failed}, \"p50\": {}, \"p90\": {}, \
+                 \"p99\": {}, \"p99.9\": {}, \"max\": {}}}",
                 latencies_us.len(),
                 at(0.5),
                 at(0.9),
