@@ -161,7 +161,7 @@ def goals(results):
     yield Goal("new connections a second", per_second_ratios(results, "newconn", "maypole"), 1.0, at_least=True)
     [half] = [load for load in results["latencies"] if load["share"] == 0.5]
     peers = [name for name in half["of"] if name not in ("maypole", "floor") and any(half["of"][name])]
-    best = min(peers, key=lambda name: latency(half, name, "p99.9"))
+    best = min(peers, key=lambda name: latency(half, name, "p99.9"), default="haproxy")
     tails = latency_ratios(half, "maypole", "p99.9", best)
     yield Goal(f"p99.9 at half of HAProxy's capacity, to the best peer ({title(results, best)})", tails, 1.0)
     yield Goal("user memory for each idle connection, KiB", memory_of(results, "maypole", "idle_kib"), 0.5)
