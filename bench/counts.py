@@ -104,7 +104,7 @@ def measure(binary):
             calls = per_request(strace, test_bed, binary, origin, pace)
             figures[pace] = {
                 "instructions": round(counted["instructions"]),
-                "allocations": round(counted["allocations"], 2),
+                "allocations": max(0.0, round(counted["allocations"], 2)),
                 "syscalls": {name: round(each, 2) for name, each in calls.items() if each >= 0.02},
             }
     return figures
