@@ -227,7 +227,6 @@ def draw(results):
 
 def facts(results):
     """What the notes name as $name."""
-    [half] = [load for load in results["latencies"] if load["share"] == 0.5]
     scale, at_once = results["scale"], results["counted"]["maypole"]["at once"]
 
     def sample(name, part):
@@ -244,7 +243,7 @@ def facts(results):
         "floor_ratio": spread(cost_ratios(results, "small64", "floor")),
         "maypole_to_floor": spread(cost_ratios(results, "small64", "maypole", "floor")),
         "syscalls": ", ".join(f"{each:g} {name}" for name, each in at_once["syscalls"].items()),
-        "half_rate": number(half["rate"], 0),
+        "busy": spread(scale["busy"]),
         "idle_kib": number(scale["idle_kib"]),
         "idle_kernel_kib": number(scale["idle_kernel_kib"]),
         "million_user_gib": number(scale["idle_kib"] * 1e6 / 2**20, 1),
