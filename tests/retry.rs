@@ -183,3 +183,57 @@ fn a_name_that_does_not_exist_is_a_502_that_says_so() {
     let said = why.contains("error=dns_error") || why.contains("error=destination_unavailable");
     assert!((answer.status() == 502 || answer.status() == 503) && said, "{answer:?}");
 }
+
+#[test]
+fn an_answer_of_a_listed_status_is_passed_over_while_another_backend_is_there() {
+    let (bad, good) = (Origin::start(|exchange| exchange.answer(503, "not now")), Origin::answering("fine"));
+    let proxy = Proxy::with(&[&bad, &good], json!({"retries": {"on": ["503"]}}));
+    let mut client = proxy.client();
+    for _ in 0..6 {
+        assert_eq!(client.get("/").text(), "fine");
+    }
+    assert_eq!(good.count(), 6);
+    assert!(bad.count() >= 3, "{}", bad.count());
+    assert_eq!(proxy.status()["retries"], json!({"sent": bad.count(), "denied": 0}));
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    let mut statuses = [client.send(post).answer().status(), client.send(post).answer().status()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503], "what isn't idempotent is asked once");
+    proxy.mutate("DELETE", &good);
+    assert_eq!(client.get("/").text(), "not now", "the last one's answer is passed on");
+}
+
+#[test]
+fn a_status_that_is_not_listed_is_passed_on() {
+    let (bad, good) = (Origin::start(|exchange| exchange.answer(503, "not now")), Origin::answering("fine"));
+    let proxy = Proxy::with(&[&bad, &good], json!({"retries": {"on": ["connect", "reset", "502", "504"]}}));
+    let mut client = proxy.client();
+    let mut answers = [client.get("/").text(), client.get("/").text()];
+    answers.sort_unstable();
+    assert_eq!(answers, ["fine", "not now"]);
+}
+
+#[test]
+fn retries_stay_within_their_budget() {
+    let resets = || Origin::start(Exchange::reset);
+    let (one, two) = (resets(), resets());
+    let proxy = Proxy::over(&[&one, &two]);
+    for _ in 0..100 {
+        assert_eq!(proxy.get("/").status(), 502);
+    }
+    // At 20 percent of a hundred requests the least that is allowed is more: 30 in 10 s.
+    let retries = &proxy.status()["retries"];
+    assert_eq!(retries["sent"], 30, "{retries}");
+    assert_eq!(one.count() + two.count(), 130);
+}
+
+#[test]
+fn kept_connections_that_turn_out_closed_cost_no_budget() {
+    let origin = closes_on_reuse();
+    let proxy = Proxy::with(&[&origin], json!({"workers": 1, "retries": {"budget_percent": 0}}));
+    let mut client = proxy.client();
+    for _ in 0..80 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!(proxy.status()["retries"], json!({"sent": 0, "denied": 0}));
+}

@@ -2,6 +2,7 @@
 //! Pure: it knows a clock and a random source that are handed in, and nothing else of the house.
 
 mod backend;
+mod budget;
 mod cells;
 mod ewma;
 mod fleet;
@@ -13,6 +14,7 @@ mod strategy;
 mod tier;
 
 pub use backend::{Backend, InFlight, Origin};
+pub use budget::RetryBudget;
 pub use cells::{Outcome, Totals};
 pub use ewma::PeakEwma;
 pub use fleet::{Fleet, Report};

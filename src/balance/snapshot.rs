@@ -75,6 +75,11 @@ impl Snapshot {
         Some(tier.pick(&self.policy, cursor, tried, occasion))
     }
 
+    /// Whether a request that these have failed could be sent to another one.
+    pub fn offers_other_than(&self, tried: &[u64]) -> bool {
+        self.tiers.iter().any(|tier| tier.offers_other_than(tried))
+    }
+
     /// All backends, in configured order, whether they get traffic or not.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.members.iter().map(|member| &member.backend)

@@ -143,6 +143,7 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
         accepted: sum(|worker| &worker.accepted),
         accept_errors: sum(|worker| &worker.accept_errors),
         failures: shared.failures.all(),
+        retries: shared.retry_budget.totals(),
         panics: sum(|worker| &worker.panics),
     }
 }

@@ -202,8 +202,23 @@ pub struct Retries {
     pub attempts: u32,
     /// Try again when connecting failed.
     pub on_connect: bool,
-    /// Try again when a reused connection turned out dead.
+    /// Try again when a connection ended before the answer.
     pub on_reset: bool,
+    /// Try again when another backend can be asked for what this one answered with: 502, 503, 504.
+    pub on_status: [bool; 3],
+    /// Retries are at most so many percent of the requests of the last 10 s, though 3 a second in any case.
+    pub budget_percent: u32,
+}
+
+/// Answers after which a request may be tried elsewhere, in the order of [`Retries::on_status`]: those of a proxy or
+/// server that says that it couldn't serve this request now (RFC 9110 §15.6.3–15.6.5).
+pub const RETRIED_STATUSES: [u16; 3] = [502, 503, 504];
+
+impl Retries {
+    /// Whether an answer of this status may be followed by another try.
+    pub fn is_on(&self, status: u16) -> bool {
+        RETRIED_STATUSES.iter().zip(self.on_status).any(|(&listed, on)| on && listed == status)
+    }
 }
 
 impl Default for Config {
@@ -282,6 +297,6 @@ impl Default for Limits {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { attempts: 3, on_connect: true, on_reset: true }
+        Self { attempts: 3, on_connect: true, on_reset: true, on_status: [false; 3], budget_percent: 20 }
     }
 }

@@ -83,7 +83,9 @@ const LIMITS: &[&str] = &[
     "requests_per_connection",
     "min_body_rate",
 ];
-const RETRIES: &[&str] = &["attempts", "on"];
+const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
+/// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
+const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] =
     &[("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)];
@@ -459,17 +461,22 @@ fn limits(root: &mut Fields, limits: &mut Limits) {
 fn retries(root: &mut Fields, retries: &mut Retries) {
     let Some(mut fields) = root.object("retries", RETRIES, home_of) else { return };
     fields.whole("attempts", 1..=10, &mut retries.attempts);
+    fields.whole("budget_percent", 0..=100, &mut retries.budget_percent);
     let Some(field) = fields.find("on") else { return };
-    let Some(list) = field.list(fields.problems, 0..=2, "a list of \"connect\" and \"reset\"") else { return };
-    let mut on = [false, false];
+    let Some(list) = field.list(fields.problems, 0..=RETRY_ON.len(), "a list of \"connect\", \"reset\" and statuses")
+    else {
+        return;
+    };
+    let mut on = [false; RETRY_ON.len()];
     for field in list {
-        match one_of(&field, &["connect", "reset"], fields.problems) {
+        match one_of(&field, &RETRY_ON, fields.problems) {
             Some(nth) if on[nth] => field.unfit(fields.problems, "each word once"),
             Some(nth) => on[nth] = true,
             None => {}
         }
     }
-    [retries.on_connect, retries.on_reset] = on;
+    let [on_connect, on_reset, on_status @ ..] = on;
+    *retries = Retries { on_connect, on_reset, on_status, ..*retries };
 }
 
 fn trusted_proxies(fields: &mut Fields, networks: &mut Vec<IpNet>) {

@@ -44,7 +44,7 @@ const WRONG: &[(&str, &[&str])] = &[
             "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate",
         ],
     ),
-    (r#"{"retries": {"budget_percent": 20}}"#, &["retries.budget_percent: unknown field, known here: attempts, on"]),
+    (r#"{"retries": {"budget": 20}}"#, &["retries.budget: unknown field, known here: attempts, budget_percent, on"]),
     (
         r#"{"a\nb": 1}"#,
         &[
@@ -154,9 +154,15 @@ const WRONG: &[(&str, &[&str])] = &[
             "backends[0].zone: found null, wanted a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]",
         ],
     ),
-    (r#"{"retries": {"on": ["503"]}}"#, &["retries.on[0]: found \"503\", wanted \"connect\" or \"reset\""]),
+    (
+        r#"{"retries": {"on": ["500"]}}"#,
+        &["retries.on[0]: found \"500\", wanted \"connect\", \"reset\", \"502\", \"503\" or \"504\""],
+    ),
     (r#"{"retries": {"on": ["reset", "reset"]}}"#, &["retries.on[1]: found \"reset\", wanted each word once"]),
-    (r#"{"retries": {"on": "reset"}}"#, &["retries.on: found \"reset\", wanted a list of \"connect\" and \"reset\""]),
+    (
+        r#"{"retries": {"on": "reset"}}"#,
+        &["retries.on: found \"reset\", wanted a list of \"connect\", \"reset\" and statuses"],
+    ),
     (
         r#"{"health_check": {"path": "health"}}"#,
         &["health_check.path: found \"health\", wanted a path such as \"/health\" (up to 1024 bytes)"],
@@ -320,7 +326,7 @@ fn every_field_arrives_where_it_belongs() {
             "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s", "drain": "0"},
         "limits": {"connections": 1, "connections_per_client": 7, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
             "requests_per_connection": 6, "min_body_rate": 8},
-        "retries": {"attempts": 1, "on": ["reset"]},
+        "retries": {"attempts": 1, "budget_percent": 7, "on": ["reset", "503"]},
         "workers": 7,
         "trusted_proxies": ["10.1.2.3/8", "::1"],
     })
@@ -372,7 +378,10 @@ fn every_field_arrives_where_it_belongs() {
         min_body_rate: 8,
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(config.retries, Retries { attempts: 1, on_connect: false, on_reset: true });
+    assert_eq!(
+        config.retries,
+        Retries { attempts: 1, on_connect: false, on_reset: true, on_status: [false, true, false], budget_percent: 7 }
+    );
     let networks: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
 }

@@ -26,7 +26,7 @@ struct Scene {
 /// What the workers would have counted.
 fn counts() -> Counts {
     let failures = Reason::ALL.iter().map(|&reason| (reason, u64::from(reason == Reason::NoBackend))).collect();
-    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, panics: 5 }
+    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, retries: (6, 7), panics: 5 }
 }
 
 struct Reply {
@@ -149,7 +149,7 @@ fn status_has_exactly_the_seeds_fields() {
          \"connections\":{{\"open\":2,\"accepted\":3,\"accept_errors\":4}},\"failures\":{{"
     );
     assert!(reply.body.starts_with(&want), "{}", reply.body);
-    assert!(reply.body.ends_with("},\"panics\":5}\n"), "{}", reply.body);
+    assert!(reply.body.ends_with("},\"retries\":{\"sent\":6,\"denied\":7},\"panics\":5}\n"), "{}", reply.body);
     let failures = reply.json()["failures"].clone();
     assert_eq!(failures.as_object().unwrap().len(), Reason::ALL.len());
     assert_eq!((&failures["no_backend"], &failures["client_gone"]), (&json!(1), &json!(0)));

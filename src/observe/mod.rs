@@ -20,6 +20,9 @@ pub struct Counts {
     pub accept_errors: u64,
     /// Exchanges that failed, by reason: in the order of [`Reason::ALL`].
     pub failures: Vec<(Reason, u64)>,
+    /// Requests that were sent again, and those that weren't for want of budget. Not those whose kept connection turned out to
+    /// be closed.
+    pub retries: (u64, u64),
     /// Defects in maypole itself, each of which ended one connection.
     pub panics: u64,
 }

@@ -22,6 +22,8 @@ pub(super) enum Answer {
     Body(Body),
     /// A tunnel (101); its rewritten head is in the scratch.
     Tunnel,
+    /// One of this status, instead of which another backend is to be asked.
+    PassedOver(u16),
 }
 
 /// What is to be known of a head once it is rewritten.
@@ -56,6 +58,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
                     101 => return Err(Failure::UnaskedSwitch),
                     100..=199 => self.pass_interim_on(scratch)?,
+                    status if self.passes_over(status) => return Ok(Some(Answer::PassedOver(status))),
                     _ => return self.begin_body(&head, buffer, scratch).map(Some),
                 }
             }

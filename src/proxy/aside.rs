@@ -6,9 +6,9 @@ use std::any::Any;
 
 use super::Proxy;
 use super::client::{Client, Parked, Stage};
-use super::exchange::{Facts, Turn};
+use super::exchange::{After, Facts, Turn};
 use super::patience::bytes_alone;
-use super::transfer::{Course, Interrupted, Transfer};
+use super::transfer::{Course, Cut, Interrupted, Transfer};
 use crate::runtime::world::{Instant, Need, World};
 
 /// An exchange without a coroutine. It will not be tried again: a part of its request is gone, or of its answer.
@@ -53,11 +53,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let turn = Self::or_cut(&mut client, facts.id, |client| {
             let mut scratch = self.scratch();
             // Who was slow once doesn't get a coroutine to wait with again.
-            match Transfer::new(self, client, &facts, course, self.world.now()).run(&mut scratch.bytes) {
+            match Transfer::new(self, client, &facts, course, self.world.now(), &[]).run(&mut scratch.bytes) {
                 Ok(turn) => turn,
-                Err(Interrupted { failure, .. }) => {
+                Err(Interrupted { cut: Cut::Failed { failure, .. }, .. }) => {
                     Turn::Over(self.answer_failure(client, &facts, failure, &mut scratch))
                 }
+                Err(Interrupted { cut: Cut::PassedOver, .. }) => Turn::Over(After::Cut),
             }
         });
         self.go_on(client, Some(turn));

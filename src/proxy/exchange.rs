@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
-use super::transfer::{Course, Transfer, Upload, blame, upload_failure};
+use super::transfer::{Course, Cut, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, RequestError, Version};
@@ -74,10 +74,24 @@ pub(super) struct Directions<W: World> {
 }
 
 /// Why a try came to nothing.
-struct Miss {
-    failure: Failure,
-    /// By the retry rule, the request may be sent again.
-    again: bool,
+enum Miss {
+    Failed {
+        failure: Failure,
+        again: Again,
+    },
+    /// Its answer was passed over for another try, which the budget has granted.
+    PassedOver,
+}
+
+/// Whether a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    No,
+    /// By the retry rule, within the budget.
+    WithinBudget,
+    /// By the retry rule, whatever the budget: a kept connection turned out to be closed, as they do, which says nothing of
+    /// the backend.
+    AtAnyRate,
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -161,21 +175,40 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let result = match visit {
                 Ok(visit) => {
                     tried[tries - 1] = visit.backend().id;
-                    self.attempt(client, &facts, head_bytes, visit, tries > 1, &mut scratch, &mut head_deadline)
+                    self.attempt(client, &facts, head_bytes, visit, &tried[..tries], &mut scratch, &mut head_deadline)
                 }
-                Err(failure) => Err(Miss { failure, again: false }),
+                Err(failure) => Err(Miss::Failed { failure, again: Again::No }),
             };
             let miss = match result {
                 Ok(turn) => return turn,
                 Err(miss) => miss,
             };
-            let tries_max = (self.shared.config.retries.attempts as usize).min(TRIES_MAX);
-            if !miss.again || tries >= tries_max {
-                return Turn::Over(self.answer_failure(client, &facts, miss.failure, &mut scratch));
+            if let Miss::Failed { failure, again } = miss
+                && !self.may_try_again(again, tries)
+            {
+                return Turn::Over(self.answer_failure(client, &facts, failure, &mut scratch));
             }
             visit = self.direct_again(client, &mut scratch, &tried[..tries], facts.id);
         }
         Turn::Over(After::Cut)
+    }
+
+    fn may_try_again(&self, again: Again, tries: usize) -> bool {
+        tries < self.tries_max()
+            && match again {
+                Again::No => false,
+                Again::WithinBudget => self.withdraw_retry(),
+                Again::AtAnyRate => true,
+            }
+    }
+
+    pub(super) fn tries_max(&self) -> usize {
+        (self.shared.config.retries.attempts as usize).min(TRIES_MAX)
+    }
+
+    /// Takes one retry out of the budget, if one is left.
+    pub(super) fn withdraw_retry(&self) -> bool {
+        self.shared.retry_budget.withdraw(self.world.worker(), self.world.now().0)
     }
 
     /// The same request, whose head is still in the client's buffer, for another backend.
@@ -204,25 +237,43 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         facts: &Facts,
         head_bytes: usize,
         visit: Visit<W>,
-        again: bool,
+        tried: &[u64],
         scratch: &mut Scratch,
         head_deadline: &mut Option<Instant>,
     ) -> Result<Turn<W>, Miss> {
-        let lease = self.lease(client, facts, &visit, again)?;
+        let again = tried.len() > 1;
+        let leased = self.lease(client, facts, &visit, again);
         let began = self.world.now();
+        if !again {
+            self.shared.retry_budget.note_request(self.world.worker(), began.0);
+        }
+        let lease = leased?;
+        let reused = lease.reused;
         let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
-            visit.backend().record(self.world.worker(), blame(&miss.failure), || self.world.now().0);
+            if let Miss::Failed { failure, .. } = miss {
+                visit.backend().record(self.world.worker(), blame(failure), || self.world.now().0);
+            }
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
         let course = Course::new(lease, visit, began, upload, pace, *head_deadline);
-        Transfer::new(self, client, facts, course, began + SLOW_AFTER).run(&mut scratch.bytes).map_err(|interrupted| {
+        let transfer = Transfer::new(self, client, facts, course, began + SLOW_AFTER, tried);
+        transfer.run(&mut scratch.bytes).map_err(|interrupted| {
             *head_deadline = interrupted.head_deadline;
-            let replayable = interrupted.replayable;
-            let again = self.shared.config.retries.on_reset && replayable && facts.method.is_idempotent();
+            let Cut::Failed { failure, replayable } = interrupted.cut else { return Miss::PassedOver };
+            let again = replayable && facts.method.is_idempotent();
             #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
             let again = again || replayable;
-            Miss { failure: interrupted.failure, again }
+            Miss::Failed { failure, again: if again { self.again_after_reset(reused) } else { Again::No } }
         })
+    }
+
+    /// What the retry rule says of a request whose connection ended before its answer, and that may be sent twice.
+    fn again_after_reset(&self, reused: bool) -> Again {
+        match self.shared.config.retries.on_reset {
+            true if reused => Again::AtAnyRate,
+            true => Again::WithinBudget,
+            false => Again::No,
+        }
     }
 
     /// A connection to the picked backend: an idle one, or a new one.
@@ -261,7 +312,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             visit.backend().record(self.world.worker(), blame(&failure), || self.world.now().0);
             // Nothing was sent, so any method may be tried elsewhere, unless that would change nothing.
             let hopeless = matches!(error, ConnectError::ClientGone | ConnectError::NoDescriptor);
-            Miss { failure, again: self.shared.config.retries.on_connect && !hopeless }
+            let again = self.shared.config.retries.on_connect && !hopeless;
+            Miss::Failed { failure, again: if again { Again::WithinBudget } else { Again::No } }
         })
     }
 
@@ -275,7 +327,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         head: &mut Vec<u8>,
     ) -> Result<Upload, Miss> {
         let Some(buffer) = client.buffer.as_mut() else {
-            return Err(Miss { failure: Failure::ClientGone, again: false });
+            return Err(Miss::Failed { failure: Failure::ClientGone, again: Again::No });
         };
         if let Some(whole_bytes) = client.whole_bytes {
             let mut body = &buffer.filled()[head_bytes..whole_bytes];
@@ -287,8 +339,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 // The very first write failed: nothing was sent, so any method may be sent again.
                 Err(_) => {
-                    let again = self.shared.config.retries.on_reset;
-                    return Err(Miss { failure: Failure::ClosedBeforeHead, again });
+                    let again = self.again_after_reset(lease.reused);
+                    return Err(Miss::Failed { failure: Failure::ClosedBeforeHead, again });
                 }
             };
             if written == head.len() + body.len() {
@@ -309,7 +361,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Ok(()) => Ok(Upload::Streaming(pump)),
             // It may have answered already (413, say) before it closed.
             Err(PumpError::Write) => Ok(Upload::Broken),
-            Err(error) => Err(Miss { failure: upload_failure(&error), again: false }),
+            Err(error) => Err(Miss::Failed { failure: upload_failure(&error), again: Again::No }),
         }
     }
 }

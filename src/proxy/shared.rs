@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::seats::Seats;
-use crate::balance::Fleet;
+use crate::balance::{Fleet, RetryBudget};
 use crate::config::Config;
 use crate::observe::FailureCounts;
 
@@ -17,6 +17,8 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     /// Exchanges that failed, by reason.
     pub failures: FailureCounts,
+    /// How many requests may be sent again.
+    pub retry_budget: RetryBudget,
     pub(super) seats: Seats,
     draining: AtomicBool,
 }
@@ -25,8 +27,9 @@ impl Shared {
     /// `connections_max` bounds client connections over all workers.
     pub fn new(config: Config, fleet: Arc<Fleet>, connections_max: usize) -> Arc<Self> {
         let failures = FailureCounts::new(config.workers);
+        let retry_budget = RetryBudget::new(config.retries.budget_percent, config.workers);
         let seats = Seats::new(&config, connections_max);
-        Arc::new(Self { config, fleet, failures, seats, draining: AtomicBool::new(false) })
+        Arc::new(Self { config, fleet, failures, retry_budget, seats, draining: AtomicBool::new(false) })
     }
 
     /// Client connections now.

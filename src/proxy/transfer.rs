@@ -57,11 +57,20 @@ pub(super) struct Body {
 
 /// A transfer that ended before the answer's head was sent on.
 pub(super) struct Interrupted {
-    pub(super) failure: Failure,
-    /// The backend hung up, and the request is still whole in the buffer.
-    pub(super) replayable: bool,
+    pub(super) cut: Cut,
     /// When the answer's head must be there, whoever gives it; set once a try has sent the request.
     pub(super) head_deadline: Option<Instant>,
+}
+
+/// What interrupted it.
+pub(super) enum Cut {
+    Failed {
+        failure: Failure,
+        /// The backend hung up, and the request is still whole in the buffer.
+        replayable: bool,
+    },
+    /// Another backend is to be asked, since this one said that it can't serve the request now.
+    PassedOver,
 }
 
 /// What one try has come to.
@@ -95,6 +104,8 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     pub(super) course: Course<W>,
     /// When a wait has become a long one.
     slow_at: Instant,
+    /// The backends that have been asked, this one included; none where there won't be another try.
+    tried: &'a [u64],
 }
 
 /// What the loop waits for, and until when.
@@ -178,8 +189,21 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         facts: &'a Facts,
         course: Course<W>,
         slow_at: Instant,
+        tried: &'a [u64],
     ) -> Self {
-        Self { proxy, client, facts, course, slow_at }
+        Self { proxy, client, facts, course, slow_at, tried }
+    }
+
+    /// Whether to ask another backend instead of passing an answer of this status on; takes the retry out of the budget.
+    pub(super) fn passes_over(&self, status: u16) -> bool {
+        let shared = &self.proxy.shared;
+        shared.config.retries.is_on(status)
+            && self.facts.method.is_idempotent()
+            && self.client.whole_bytes.is_some()
+            && self.course.interim == 0
+            && (1..self.proxy.tries_max()).contains(&self.tried.len())
+            && shared.fleet.snapshot.load().offers_other_than(self.tried)
+            && self.proxy.withdraw_retry()
     }
 
     /// Runs both directions to their end, or until they need no coroutine for a while.
@@ -245,6 +269,10 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         let after = self.proxy.tunnel(self.client, &self.course.lease.stream, buffer, scratch);
                         return Ok(Turn::Over(after));
                     }
+                    Ok(Some(Answer::PassedOver(status))) => {
+                        self.record(Outcome::Answered(status, world.now().since(self.course.began)));
+                        return Err(self.interrupted(Cut::PassedOver));
+                    }
                     // A 100 changes what the upload waits for.
                     Ok(None) if self.course.interim > interim => {
                         self.course.held = Some(buffer);
@@ -261,7 +289,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         let replayable = matches!(failure, Failure::ClosedBeforeHead)
                             && self.course.interim == 0
                             && self.client.whole_bytes.is_some();
-                        return Err(self.interrupted(failure, replayable));
+                        return Err(self.interrupted(Cut::Failed { failure, replayable }));
                     }
                 },
                 Download::Body(body) => {
@@ -359,7 +387,9 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
     fn break_off(self, failure: Failure) -> Result<Turn<W>, Interrupted> {
         self.record(blame(&failure));
-        let Download::Body(body) = &self.course.download else { return Err(self.interrupted(failure, false)) };
+        let Download::Body(body) = &self.course.download else {
+            return Err(self.interrupted(Cut::Failed { failure, replayable: false }));
+        };
         self.proxy.count(failure.view().reason);
         // A stalled client's unread bytes would keep the connection's memory: they go too.
         let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
@@ -368,8 +398,8 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         Ok(Turn::Over(if close { After::Close } else { After::Cut }))
     }
 
-    fn interrupted(&self, failure: Failure, replayable: bool) -> Interrupted {
-        Interrupted { failure, replayable, head_deadline: self.course.head_deadline }
+    fn interrupted(&self, cut: Cut) -> Interrupted {
+        Interrupted { cut, head_deadline: self.course.head_deadline }
     }
 
     fn record(&self, outcome: Outcome) {

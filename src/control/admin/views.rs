@@ -20,6 +20,7 @@ pub(super) struct Status {
     backends: Vec<StatusBackend>,
     connections: Connections,
     failures: Failures,
+    retries: Retries,
     panics: u64,
 }
 
@@ -35,6 +36,12 @@ struct Connections {
     open: usize,
     accepted: u64,
     accept_errors: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Retries {
+    sent: u64,
+    denied: u64,
 }
 
 /// An object with a number for each reason.
@@ -64,6 +71,7 @@ impl Status {
                 accept_errors: counts.accept_errors,
             },
             failures: Failures(counts.failures.clone()),
+            retries: Retries { sent: counts.retries.0, denied: counts.retries.1 },
             panics: counts.panics,
         }
     }
