@@ -5,8 +5,10 @@ use std::time::Duration;
 
 /// After this time an observation weighs 1/e of what it did. Finagle and linkerd take the same.
 const DECAY: Duration = Duration::from_secs(10);
-/// What a failed request counts as: a backend that fails fast must not look like a fast one.
-const FAILED: Duration = Duration::from_secs(1);
+/// A failed request counts as one that took twice as long as the average, within these bounds: a backend that fails fast
+/// must not look like a fast one, and one that failed once (its server closed a kept connection, say) must not be shunned.
+const FAILED_MIN_MICROS: f32 = 1e3;
+const FAILED_MAX_MICROS: f32 = 10e6;
 
 /// A peak-sensitive moving average of the latencies of one backend, shared by all workers.
 ///
@@ -24,17 +26,21 @@ pub struct PeakEwma {
 impl PeakEwma {
     /// Takes in how long an answer took that came at `now_ns`.
     pub fn observe(&self, took: Duration, now_ns: u64) {
-        let micros = took.as_secs_f32() * 1e6;
+        self.observe_micros(took.as_secs_f32() * 1e6, now_ns);
+    }
+
+    /// Takes in that a request failed.
+    pub fn observe_failure(&self, now_ns: u64) {
+        let average = self.micros(now_ns).unwrap_or(0.0);
+        self.observe_micros((2.0 * average).clamp(FAILED_MIN_MICROS, FAILED_MAX_MICROS), now_ns);
+    }
+
+    fn observe_micros(&self, micros: f32, now_ns: u64) {
         let (average, age) = self.read(now_ns);
         let kept = (-age).exp();
         let next = if micros >= average { micros } else { average * kept + micros * (1.0 - kept) };
         let moment = u64::from((now_ns / 1_000_000) as u32);
         self.cell.store(u64::from(next.max(f32::MIN_POSITIVE).to_bits()) << 32 | moment, Ordering::Relaxed);
-    }
-
-    /// Takes in that a request failed.
-    pub fn observe_failure(&self, now_ns: u64) {
-        self.observe(FAILED, now_ns);
     }
 
     /// The average in microseconds as it is at `now_ns`; None before the first observation.
@@ -95,10 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_slow_however_soon_it_came() {
-        let ewma = observed(1, 0);
+    fn each_failure_in_a_row_makes_it_twice_as_slow() {
+        let ewma = observed(10, 0);
         ewma.observe_failure(0);
-        near(ewma.micros(0), 1e6);
+        near(ewma.micros(0), 20_000.0);
+        for _ in 0..20 {
+            ewma.observe_failure(0);
+        }
+        near(ewma.micros(0), 10e6);
+        let unknown = PeakEwma::default();
+        unknown.observe_failure(0);
+        near(unknown.micros(0), 1e3);
     }
 
     #[test]
