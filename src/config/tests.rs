@@ -156,7 +156,9 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (
         r#"{"retries": {"on": ["500"]}}"#,
-        &["retries.on[0]: found \"500\", wanted \"connect\", \"reset\", \"502\", \"503\" or \"504\""],
+        &[
+            "retries.on[0]: found \"500\", wanted \"connect\" or \"reset\" or \"502\" or \"503\" or \"504\"; did you mean \"502\"?",
+        ],
     ),
     (r#"{"retries": {"on": ["reset", "reset"]}}"#, &["retries.on[1]: found \"reset\", wanted each word once"]),
     (
