@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use serde_json::json;
-use support::{Client, Origin, Proxy, eventually};
+use support::{Client, Gate, Origin, Proxy, eventually};
 
 const CLIENTS: usize = 400;
 /// A coroutine alone takes two pages.
@@ -39,6 +41,35 @@ fn requests_whose_bodies_come_slowly_keep_no_coroutine_and_arrive_whole() {
         before = resident_bytes(&proxy);
     }
     assert_eq!(proxy.in_flight(&origin), 0);
+}
+
+#[test]
+fn a_crowd_that_has_left_takes_its_coroutines_along() {
+    let all_are_there = Arc::new(Gate::default());
+    let gate = Arc::clone(&all_are_there);
+    let origin = Origin::start(move |exchange| {
+        gate.wait();
+        exchange.answer(200, "");
+    });
+    let proxy = Proxy::with(&[&origin], json!({"workers": 1}));
+    let before = mappings(&proxy);
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("every request waits for its answer", || origin.count() == CLIENTS);
+    assert!(mappings(&proxy) >= before + CLIENTS, "each has a stack, behind a page that guards it");
+    all_are_there.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    eventually("most of the stacks are gone", || mappings(&proxy) < before + CLIENTS / 2);
+}
+
+/// Pieces of the process's memory. A stack is two.
+fn mappings(proxy: &Proxy) -> usize {
+    let path = format!("/proc/{}/maps", proxy.program.pid());
+    std::fs::read_to_string(path).expect("it runs").lines().count()
 }
 
 fn resident_bytes(proxy: &Proxy) -> usize {

@@ -28,8 +28,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         slow_at: Instant,
     ) -> Option<Wake> {
         self.shelved(held, || {
-            if slow_at < deadline && self.world.now() >= slow_at {
-                return None;
+            if slow_at < deadline {
+                let now = self.world.now();
+                if now >= slow_at {
+                    return (now >= deadline).then_some(Wake::Deadline);
+                }
             }
             let wake = self.world.wait(on, also, deadline.min(slow_at));
             (wake != Wake::Deadline || deadline <= slow_at).then_some(wake)

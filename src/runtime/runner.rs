@@ -11,8 +11,8 @@ use may::coroutine::{self, Builder, Coroutine};
 
 use super::stack;
 
-/// Runners kept when idle; each holds the pages of stack that it ever touched.
-const KEPT_MAX: usize = 256;
+/// Runners kept however long they are idle; each holds the pages of stack that it ever touched.
+const KEPT_MIN: usize = 64;
 
 /// A worker's coroutines for work items of type `J`.
 pub(super) struct Runners<J: 'static> {
@@ -20,7 +20,10 @@ pub(super) struct Runners<J: 'static> {
 }
 
 struct Shared<J> {
+    /// The last to come are the first to go: those in front have been idle for longest.
     idle: RefCell<Vec<Rc<Runner<J>>>>,
+    /// The fewest that were idle since the last [`Runners::trim`].
+    idle_min: Cell<usize>,
     running: Cell<usize>,
     running_max: usize,
     work: Box<dyn Fn(J)>,
@@ -29,6 +32,8 @@ struct Shared<J> {
 
 struct Runner<J> {
     job: Cell<Option<J>>,
+    /// It isn't needed any more.
+    ending: Cell<bool>,
     coroutine: OnceCell<Coroutine>,
 }
 
@@ -48,8 +53,15 @@ impl<T> StaysHere<T> {
 impl<J: 'static> Runners<J> {
     /// `work` runs each job; `panicked` is called when it panicked (the runner lives on). At most `running_max` at once.
     pub(super) fn new(running_max: usize, work: Box<dyn Fn(J)>, panicked: Box<dyn Fn()>) -> Self {
-        let idle = RefCell::new(Vec::with_capacity(KEPT_MAX));
-        Self { shared: Rc::new(Shared { idle, running: Cell::new(0), running_max, work, panicked }) }
+        let idle = RefCell::new(Vec::with_capacity(KEPT_MIN));
+        let (idle_min, running) = (Cell::new(0), Cell::new(0));
+        Self { shared: Rc::new(Shared { idle, idle_min, running, running_max, work, panicked }) }
+    }
+
+    /// Lets half of those go that were idle all the time since the last call, but for a few. To be called now and then: a
+    /// crowd that comes again finds its coroutines, and one that has left gives their memory back.
+    pub(super) fn trim(&self) {
+        self.shared.trim();
     }
 
     /// Has a coroutine of this worker run `job`, soon or at once. False (and the job is dropped) when too many run.
@@ -60,6 +72,7 @@ impl<J: 'static> Runners<J> {
         }
         shared.running.set(shared.running.get() + 1);
         let idle = shared.idle.borrow_mut().pop();
+        shared.idle_min.set(shared.idle_min.get().min(shared.idle.borrow().len()));
         if let Some(runner) = idle {
             runner.job.set(Some(job));
             if let Some(coroutine) = runner.coroutine.get() {
@@ -67,7 +80,8 @@ impl<J: 'static> Runners<J> {
             }
             return true;
         }
-        let runner = Rc::new(Runner { job: Cell::new(Some(job)), coroutine: OnceCell::new() });
+        let runner =
+            Rc::new(Runner { job: Cell::new(Some(job)), ending: Cell::new(false), coroutine: OnceCell::new() });
         let serving = Rc::clone(shared);
         let started = spawn_here(move || serving.serve(&runner));
         if !started {
@@ -78,18 +92,30 @@ impl<J: 'static> Runners<J> {
 }
 
 impl<J> Shared<J> {
+    /// See [`Runners::trim`].
+    fn trim(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let unused = self.idle_min.replace(idle.len());
+        let ending: Vec<_> = idle.drain(..unused.saturating_sub(KEPT_MIN).div_ceil(2)).collect();
+        self.idle_min.set(idle.len());
+        drop(idle);
+        for runner in ending {
+            runner.ending.set(true);
+            if let Some(coroutine) = runner.coroutine.get() {
+                coroutine.unpark();
+            }
+        }
+    }
+
     fn serve(&self, runner: &Rc<Runner<J>>) {
         stack::enter();
         let _ = runner.coroutine.set(coroutine::current());
-        loop {
+        while !runner.ending.get() {
             while let Some(job) = runner.job.take() {
                 if catch_unwind(AssertUnwindSafe(|| (self.work)(job))).is_err() {
                     (self.panicked)();
                 }
                 self.running.set(self.running.get() - 1);
-                if self.idle.borrow().len() >= KEPT_MAX {
-                    return;
-                }
                 self.idle.borrow_mut().push(Rc::clone(runner));
             }
             coroutine::park();

@@ -16,7 +16,7 @@ use crate::balance::{Backend, InFlight, Snapshot};
 use crate::runtime::world::{Instant, Stream, World};
 
 /// Idle connections that a worker keeps to one backend.
-const IDLE_MAX: usize = 1024;
+const IDLE_MAX: usize = 16_384;
 
 /// One worker's pools, one for each backend that it has sent a request to.
 pub struct Pools<W: World> {

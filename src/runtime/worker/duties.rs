@@ -20,6 +20,8 @@ impl<P: 'static> Handle<P> {
     /// Fires deadlines and the service's tick.
     pub(super) fn keep_time(&self) {
         const TICK: Duration = Duration::from_secs(1);
+        /// A timer is as late as this on a worker that keeps up.
+        const LATE: Duration = Duration::from_millis(2);
         let worker = &self.0;
         let Ok(timer) = CoIo::new(BorrowedFd(worker.timer.fd.as_raw_fd())) else {
             return log::error!("worker {}: its timer can't be registered", worker.id);
@@ -28,6 +30,11 @@ impl<P: 'static> Handle<P> {
         let mut due = Vec::new();
         loop {
             let now = clock::now();
+            if now.since(Instant(worker.timer.set_to_ns.get())) > LATE {
+                // The worker is behind, and what was waited for may be there: the timer's next event comes last.
+                worker.timer.set(now.0);
+                timer.wait_io();
+            }
             worker.wheel.borrow_mut().advance(now.0, &mut due);
             for (n, key) in due.drain(..).enumerate() {
                 let_others_run(n);
@@ -46,6 +53,9 @@ impl<P: 'static> Handle<P> {
 
     /// The service's housekeeping. A panic in it must not take the worker's clock along.
     fn tick(&self) {
+        if let Some(runners) = self.0.runners.get() {
+            runners.trim();
+        }
         let Some(service) = self.0.service.get() else { return };
         if catch_unwind(AssertUnwindSafe(|| service.tick())).is_err() {
             self.0.counters.panics.bump();
