@@ -1,7 +1,7 @@
 //! maypole: an HTTP load-balancing reverse proxy, one worker a core, on stackful coroutines.
 //!
-//! The map of the house. Arrows point one way: `cli → control, proxy → upstream, balance, http1, observe → runtime`;
-//! `config` is read by all and reads none; `http1` and `balance` import nothing of the house.
+//! The map of the house. Arrows point one way: `cli → control, proxy → upstream, balance, policy, http1, observe → runtime`;
+//! `config` is read by all and reads none; `http1`, `balance` and `policy` import nothing of the house.
 
 #[cfg(all(
     not(debug_assertions),
@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod http1;
 pub mod observe;
+pub mod policy;
 pub mod proxy;
 pub mod runtime;
 pub mod upstream;

@@ -214,6 +214,7 @@ proptest! {
                 close,
                 date: b"Mon, 23 Nov 2026 00:00:00 GMT",
                 upgrade: true,
+                allowance: None,
             };
             write_response_head(&mut out, response, &how);
             (response.status, response.reason.to_vec(), framing)

@@ -13,10 +13,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("config", &[]),
     ("http1", &[]),
+    ("policy", &[]),
     ("runtime", &[]),
     ("observe", &["runtime"]),
     ("upstream", &["balance", "config", "runtime"]),
-    ("proxy", &["balance", "config", "http1", "observe", "runtime", "upstream"]),
+    ("proxy", &["balance", "config", "http1", "observe", "policy", "runtime", "upstream"]),
     ("control", &["balance", "config", "http1", "observe", "runtime", "upstream"]),
     ("cli", &["balance", "config", "control", "http1", "observe", "proxy", "runtime", "upstream"]),
 ];

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, Strategy};
+use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, RateKey, Strategy};
 use serde_json::{Value, json};
 
 /// See the module.
@@ -69,6 +69,11 @@ fn is_within_bounds(config: &Config) {
     assert!((1024..=65536).contains(&limits.head_bytes) && (1..=1000).contains(&limits.headers));
     assert!((64..=limits.head_bytes).contains(&limits.uri_bytes) && limits.body_bytes <= 1 << 60);
     assert!((1..=10).contains(&config.retries.attempts));
+    if let Some(limit) = &config.rate_limit {
+        assert!((1..=1_000_000).contains(&limit.requests) && (1..=100_000).contains(&limit.burst));
+        assert!((tick..=Duration::from_secs(24 * 3600)).contains(&limit.per));
+        assert!(limit.per / limit.requests >= Duration::from_micros(1) && (1..=10_000_000).contains(&limit.max_keys));
+    }
 }
 
 /// A backend's URL that has been taken is one, its normal form is that of its own, and its parts fit into heads.
@@ -105,6 +110,10 @@ pub fn written_backend(backend: &BackendConfig) -> Value {
         "backup": backend.backup,
         "zone": backend.zone,
     })
+}
+
+fn networks<T: ToString>(networks: &[T]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 /// A configuration with every field said.
@@ -176,6 +185,17 @@ fn written(config: &Config) -> Value {
         },
         "retries": { "attempts": retries.attempts, "on": on },
         "workers": config.workers,
-        "trusted_proxies": config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "trusted_proxies": networks(&config.trusted_proxies),
+        "rate_limit": config.rate_limit.as_ref().map(|limit| json!({
+            "requests": limit.requests,
+            "per": time(limit.per),
+            "burst": limit.burst,
+            "key": match &limit.key {
+                RateKey::ClientIp => "client-ip".to_owned(),
+                RateKey::Header(name) => format!("header:{name}"),
+            },
+            "max_keys": limit.max_keys,
+            "allow": networks(&limit.allow),
+        })),
     })
 }

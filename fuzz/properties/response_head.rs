@@ -30,6 +30,7 @@ pub fn check(bytes: &[u8]) {
                         close,
                         date: DATE,
                         upgrade: response.status == 101,
+                        allowance: None,
                     };
                     let mut out = Vec::new();
                     write_response_head(&mut out, response, &how);

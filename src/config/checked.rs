@@ -46,6 +46,8 @@ pub struct Config {
     pub workers: usize,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// How many requests each client may send; None: as many as it likes.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// How a backend is picked.
@@ -195,6 +197,32 @@ pub struct Limits {
     pub min_body_rate: u64,
 }
 
+/// How many requests each client may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// So many within `per`, 1–1,000,000 and at most a million a second.
+    pub requests: u32,
+    /// 1 ms to 24 h.
+    pub per: Duration,
+    /// So many at once, 1–100,000.
+    pub burst: u32,
+    /// What tells clients apart.
+    pub key: RateKey,
+    /// Clients that are remembered, 1–10,000,000; those leave first that asked the longest ago.
+    pub max_keys: usize,
+    /// Clients without a limit.
+    pub allow: Vec<ipnet::IpNet>,
+}
+
+/// What tells clients apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// The client's address (an IPv6 /64).
+    ClientIp,
+    /// The field of this name; the address where there is none.
+    Header(String),
+}
+
 /// The retry rule's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retries {
@@ -242,6 +270,7 @@ impl Default for Config {
             retries: Retries::default(),
             workers: thread::available_parallelism().map_or(1, NonZero::get),
             trusted_proxies: Vec::new(),
+            rate_limit: None,
         }
     }
 }

@@ -20,7 +20,8 @@ use std::io::Read;
 use std::path::Path;
 
 pub use checked::{
-    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts,
+    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, RateKey, RateLimit, Retries,
+    Strategy, Timeouts,
 };
 pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigErrors, FieldError, Position, Problem};

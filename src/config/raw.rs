@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::checked::{
-    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts,
+    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, RateKey, RateLimit, Retries,
+    Strategy, Timeouts,
 };
 use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
@@ -22,7 +23,7 @@ pub const BACKENDS_MAX: usize = 4096;
 const WEIGHT_MAX: u32 = 256;
 
 const ADDRESSES_MAX: usize = 64;
-const TRUSTED_PROXIES_MAX: usize = 1024;
+const NETWORKS_MAX: usize = 1024;
 /// Room for the name that a backend has by default: a DNS name of 253 bytes with a port.
 const NAME_BYTES_MAX: usize = 260;
 const ZONE_BYTES_MAX: usize = 64;
@@ -34,6 +35,11 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A slow start goes in twenty steps, and each makes a new snapshot.
 const SLOW_START_MIN: Duration = Duration::from_secs(1);
 const SLOW_START_MAX: Duration = Duration::from_secs(3600);
+/// A rate is kept in whole nanoseconds for each request.
+const REQUESTS_PER_SECOND_MAX: u32 = 1_000_000;
+const BURST_MAX: u32 = 100_000;
+/// Longer ones are quotas, which want to outlast a restart.
+const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// More probes than a hundred a second hurt a backend.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -56,6 +62,7 @@ const ROOT: &[&str] = &[
     "retries",
     "workers",
     "trusted_proxies",
+    "rate_limit",
 ];
 pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
 const CHANGE: &[&str] = &["weight", "state"];
@@ -86,9 +93,16 @@ const LIMITS: &[&str] = &[
 const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
 const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
+const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
-pub(super) const SECTIONS: &[(&str, &[&str])] =
-    &[("", ROOT), ("health_check", HEALTH_CHECK), ("timeouts", TIMEOUTS), ("limits", LIMITS), ("retries", RETRIES)];
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("", ROOT),
+    ("health_check", HEALTH_CHECK),
+    ("timeouts", TIMEOUTS),
+    ("limits", LIMITS),
+    ("retries", RETRIES),
+    ("rate_limit", RATE_LIMIT),
+];
 const STRATEGIES: [(&str, Strategy); 7] = [
     ("round-robin", Strategy::RoundRobin),
     ("least-conn", Strategy::LeastConn),
@@ -212,7 +226,8 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     if !fields.find("workers").is_some_and(|field| field.is_null()) {
         fields.whole("workers", 1..=1024, &mut config.workers);
     }
-    trusted_proxies(fields, &mut config.trusted_proxies);
+    networks(fields, "trusted_proxies", &mut config.trusted_proxies);
+    rate_limit(fields, &mut config.rate_limit);
     ports_differ(fields, config);
 }
 
@@ -255,11 +270,6 @@ fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
 }
 
 fn hash_key(text: &str) -> Option<HashKey> {
-    // RFC 9110 §5.6.2: what the names of fields and cookies are made of.
-    let token = |name: &&str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
-    };
     let parameter = |name: &&str| {
         let fits = |byte: u8| byte.is_ascii_graphic() && !b"&=#".contains(&byte);
         (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
@@ -267,11 +277,17 @@ fn hash_key(text: &str) -> Option<HashKey> {
     match text.split_once(':') {
         None if text == "client-ip" => Some(HashKey::ClientIp),
         None if text == "path" => Some(HashKey::Path),
-        Some(("header", name)) => Some(name).filter(token).map(|name| HashKey::Header(name.to_owned())),
-        Some(("cookie", name)) => Some(name).filter(token).map(|name| HashKey::Cookie(name.to_owned())),
+        Some(("header", name)) => Some(name).filter(is_token).map(|name| HashKey::Header(name.to_owned())),
+        Some(("cookie", name)) => Some(name).filter(is_token).map(|name| HashKey::Cookie(name.to_owned())),
         Some(("query", name)) => Some(name).filter(parameter).map(|name| HashKey::Query(name.to_owned())),
         _ => None,
     }
+}
+
+fn is_token(name: &&str) -> bool {
+    // RFC 9110 §5.6.2: what the names of fields and cookies are made of.
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
 }
 
 fn hash_balance_factor(fields: &mut Fields, into: &mut Option<f64>) {
@@ -479,10 +495,10 @@ fn retries(root: &mut Fields, retries: &mut Retries) {
     *retries = Retries { on_connect, on_reset, on_status, ..*retries };
 }
 
-fn trusted_proxies(fields: &mut Fields, networks: &mut Vec<IpNet>) {
-    let Some(field) = fields.find("trusted_proxies") else { return };
+fn networks(fields: &mut Fields, name: &str, networks: &mut Vec<IpNet>) {
+    let Some(field) = fields.find(name) else { return };
     let wanted = "a list of networks such as \"10.0.0.0/8\"";
-    let Some(list) = field.list(fields.problems, 0..=TRUSTED_PROXIES_MAX, wanted) else { return };
+    let Some(list) = field.list(fields.problems, 0..=NETWORKS_MAX, wanted) else { return };
     for field in list {
         let wanted = "a network such as \"10.0.0.0/8\" or an IP address";
         let Some(text) = field.text(fields.problems, wanted) else { continue };
@@ -490,6 +506,48 @@ fn trusted_proxies(fields: &mut Fields, networks: &mut Vec<IpNet>) {
             Ok(network) => networks.push(network.trunc()),
             Err(_) => field.unfit(fields.problems, wanted),
         }
+    }
+}
+
+fn rate_limit(root: &mut Fields, into: &mut Option<RateLimit>) {
+    let Some(field) = root.find("rate_limit") else { return };
+    if field.is_null() {
+        return;
+    }
+    let Some(mut fields) = field.open(RATE_LIMIT, home_of, root.problems) else { return };
+    if fields.find("requests").is_none() {
+        let wanted = "how many requests a client may send";
+        fields.problems.note(&field.path_of("requests"), field.node.at, Problem::Missing { wanted });
+    }
+    let (mut requests, mut per) = (1, Duration::from_secs(1));
+    fields.whole("requests", 1..=1_000_000, &mut requests);
+    fields.duration("per", SHORTEST..=RATE_PERIOD_MAX, &mut per);
+    let mut limit = RateLimit {
+        requests,
+        per,
+        burst: requests.min(BURST_MAX),
+        key: RateKey::ClientIp,
+        max_keys: 100_000,
+        allow: Vec::new(),
+    };
+    fields.whole("burst", 1..=BURST_MAX.into(), &mut limit.burst);
+    fields.parsed("key", "\"client-ip\" or \"header:NAME\"", rate_key, &mut limit.key);
+    fields.whole("max_keys", 1..=10_000_000, &mut limit.max_keys);
+    networks(&mut fields, "allow", &mut limit.allow);
+
+    if Duration::from_secs(1) * requests > per * REQUESTS_PER_SECOND_MAX
+        && let Some(field) = fields.find("requests")
+    {
+        field.unfit(fields.problems, format!("at most {REQUESTS_PER_SECOND_MAX} a second"));
+    }
+    *into = Some(limit);
+}
+
+fn rate_key(text: &str) -> Option<RateKey> {
+    match hash_key(text)? {
+        HashKey::ClientIp => Some(RateKey::ClientIp),
+        HashKey::Header(name) => Some(RateKey::Header(name)),
+        _ => None,
     }
 }
 

@@ -46,6 +46,8 @@ reasons! {
     BodyTimeout = "body_timeout",
     /// Its body came below `limits.min_body_rate`.
     BodyTooSlow = "body_too_slow",
+    /// The client is over its `rate_limit`.
+    RateLimited = "rate_limited",
     /// No backend is eligible.
     NoBackend = "no_backend",
     /// `limits.connections` is reached.

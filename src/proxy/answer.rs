@@ -99,6 +99,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             close,
             date: &date,
             upgrade: response.status == 101,
+            allowance: self.proxy.allowance(self.facts),
         };
         scratch.clear();
         forward::write_response_head(scratch, response, &how);

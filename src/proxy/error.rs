@@ -24,6 +24,11 @@ pub enum Failure {
     RequestBodyTimeout,
     /// The body came below `limits.min_body_rate`.
     RequestBodyTooSlow,
+    /// The client is over its `rate_limit`.
+    RateLimited {
+        /// Until it may send one more.
+        retry_after_seconds: u32,
+    },
     /// No backend is eligible.
     NoBackend,
     /// `limits.connections` is reached.
@@ -100,6 +105,11 @@ impl Failure {
             Self::RequestHeadTimeout => request_fault(408, Reason::HeadTimeout, "request head took too long"),
             Self::RequestBodyTimeout => request_fault(408, Reason::BodyTimeout, "request body stalled"),
             Self::RequestBodyTooSlow => request_fault(408, Reason::BodyTooSlow, "request body came too slowly"),
+            // RFC 9209 §2.3.17: refused by what is configured, and sent to nobody.
+            Self::RateLimited { retry_after_seconds } => View {
+                retry_after_seconds: Some(retry_after_seconds),
+                ..backend_fault(429, "http_request_denied", Reason::RateLimited, "too many requests")
+            },
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
                 ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
@@ -247,6 +257,7 @@ mod tests {
         Failure::RequestHeadTimeout,
         Failure::RequestBodyTimeout,
         Failure::RequestBodyTooSlow,
+        Failure::RateLimited { retry_after_seconds: 1 },
         Failure::NoBackend,
         Failure::ConnectionLimit,
         Failure::ClientConnectionLimit,
@@ -292,6 +303,7 @@ mod tests {
             (Failure::RequestBodyTimeout, 408, "http_request_error", false),
             (Failure::RequestBodyTooSlow, 408, "http_request_error", false),
             (Failure::BadRequest(RequestError::NotImplemented("x")), 501, "http_request_error", false),
+            (Failure::RateLimited { retry_after_seconds: 1 }, 429, "http_request_denied", true),
             (Failure::NoBackend, 503, "destination_unavailable", true),
             (Failure::ConnectRefused, 502, "connection_refused", false),
             (Failure::ConnectUnroutable, 502, "destination_ip_unroutable", false),

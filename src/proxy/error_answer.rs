@@ -1,16 +1,19 @@
 //! The answers that the proxy gives itself when an exchange fails.
 
 use super::error::Failure;
+use super::throttle::Allowance;
 
 /// Appends a whole answer that says what went wrong; nothing for a failure without a status.
 ///
-/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `close` adds `Connection: close` (a failure that must close does so anyway); `head_only`
-/// leaves the body out, for HEAD.
+/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `allowance` is what the client
+/// has left of its rate, if that is limited; `close` adds `Connection: close` (a failure that must close does so anyway);
+/// `head_only` leaves the body out, for HEAD.
 pub fn write_error_answer(
     out: &mut Vec<u8>,
     failure: &Failure,
     representation: Representation,
     date: &[u8],
+    allowance: Option<Allowance<'_>>,
     close: bool,
     head_only: bool,
 ) {
@@ -18,37 +21,44 @@ pub fn write_error_answer(
     let Some(status) = view.status else { return };
     let title = reason_phrase(status);
     let (media_type, body) = representation.body(status, title, view.detail);
-    let mut line = |parts: &[&[u8]]| {
-        for part in parts {
-            out.extend_from_slice(part);
-        }
-        out.extend_from_slice(b"\r\n");
-    };
     let mut number = itoa::Buffer::new();
-    line(&[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
-    line(&[b"Date: ", date]);
-    line(&[b"Server: maypole"]);
-    line(&[
-        b"Proxy-Status: maypole; error=",
-        view.proxy_status.as_bytes(),
-        b"; details=\"",
-        view.detail.as_bytes(),
-        b"\"",
-    ]);
+    write_line(out, &[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
+    write_line(out, &[b"Date: ", date]);
+    write_line(out, &[b"Server: maypole"]);
+    write_line(
+        out,
+        &[
+            b"Proxy-Status: maypole; error=",
+            view.proxy_status.as_bytes(),
+            b"; details=\"",
+            view.detail.as_bytes(),
+            b"\"",
+        ],
+    );
     if let Some(seconds) = view.retry_after_seconds {
-        line(&[b"Retry-After: ", number.format(seconds).as_bytes()]);
+        write_line(out, &[b"Retry-After: ", number.format(seconds).as_bytes()]);
+    }
+    if let Some(allowance) = allowance {
+        allowance.write(out);
     }
     // Some of these codes may be cached for a while by default (RFC 9110 §15.1), and none should.
-    line(&[b"Cache-Control: no-store"]);
-    line(&[b"Content-Type: ", media_type.as_bytes()]);
-    line(&[b"Content-Length: ", number.format(body.len()).as_bytes()]);
+    write_line(out, &[b"Cache-Control: no-store"]);
+    write_line(out, &[b"Content-Type: ", media_type.as_bytes()]);
+    write_line(out, &[b"Content-Length: ", number.format(body.len()).as_bytes()]);
     if close || view.must_close {
-        line(&[b"Connection: close"]);
+        write_line(out, &[b"Connection: close"]);
     }
-    line(&[]);
+    write_line(out, &[]);
     if !head_only {
         out.extend_from_slice(body.as_bytes());
     }
+}
+
+fn write_line(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn reason_phrase(status: u16) -> &'static str {
@@ -57,6 +67,7 @@ fn reason_phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -141,7 +152,7 @@ mod tests {
 
     fn answer(failure: Failure, accept: Option<&[u8]>, close: bool, head_only: bool) -> String {
         let mut out = Vec::new();
-        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, close, head_only);
+        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, None, close, head_only);
         String::from_utf8(out).unwrap()
     }
 

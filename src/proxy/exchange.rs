@@ -22,6 +22,7 @@ use super::transfer::{Course, Cut, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, RequestError, Version};
+use crate::policy::Quota;
 use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
@@ -62,6 +63,8 @@ pub(super) struct Facts {
     pub(super) upgrade: bool,
     /// What an error answer should look like; None: the head, which stays in the buffer, tells.
     pub(super) representation: Option<Representation>,
+    /// What the client has left of its rate, if that is limited.
+    pub(super) quota: Option<Quota>,
 }
 
 /// What a request's head led to.
@@ -107,9 +110,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     ) -> Directions<W> {
         let peer = client.seat.peer();
         let trusted = self.trusts(peer);
-        let facts = Facts::of(request, again.unwrap_or_else(|| self.identify(request, trusted)));
-        let visit =
-            self.admit(request).and_then(|()| self.pick(tried, &Occasion { proxy: self, request, peer, trusted }));
+        let occasion = Occasion { proxy: self, request, peer, trusted };
+        // A request is charged for once, however often it is tried.
+        let quota = if again.is_none() { self.charge(&occasion) } else { None };
+        let facts = Facts::of(request, again.unwrap_or_else(|| self.identify(request, trusted)), quota);
+        let visit = self.admit(request, quota).and_then(|()| self.pick(tried, &occasion));
         if let Ok(visit) = &visit {
             let backend = visit.backend();
             let how = RequestForwarding {
@@ -127,7 +132,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Directions { head_bytes: 0, facts, visit }
     }
 
-    fn admit(&self, request: &Request<'_, '_>) -> Result<(), Failure> {
+    fn charge(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Quota> {
+        self.shared.throttle.as_ref()?.charge(occasion)
+    }
+
+    fn admit(&self, request: &Request<'_, '_>, quota: Option<Quota>) -> Result<(), Failure> {
+        if let Some(Quota { admits: false, more_seconds, .. }) = quota {
+            return Err(Failure::RateLimited { retry_after_seconds: more_seconds });
+        }
         // RFC 9110 §7.6.2: it must not be forwarded, but be answered here, which isn't done for these two methods.
         if request.max_forwards == Some(0) {
             return Err(Failure::BadRequest(RequestError::NotImplemented("Max-Forwards is used up")));
@@ -367,7 +379,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 }
 
 impl Facts {
-    fn of(request: &Request<'_, '_>, id: RequestId) -> Self {
+    fn of(request: &Request<'_, '_>, id: RequestId, quota: Option<Quota>) -> Self {
         Self {
             id,
             method: request.method,
@@ -377,6 +389,7 @@ impl Facts {
             expects_continue: request.expect_continue,
             upgrade: request.upgrade.is_some(),
             representation: request.framing.has_body().then(|| Representation::of(request.field("accept"))),
+            quota,
         }
     }
 }

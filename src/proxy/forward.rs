@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use super::throttle::Allowance;
 use crate::http1::{Framing, Known, Method, Request, Response, Target, Version};
 
 /// What a request's head is rewritten with.
@@ -161,6 +162,8 @@ pub struct ResponseForwarding<'a> {
     pub date: &'a [u8],
     /// It is a 101 that the client asked for.
     pub upgrade: bool,
+    /// What the client has left of its rate, if that is limited.
+    pub allowance: Option<Allowance<'a>>,
 }
 
 /// How a response's body is delimited towards a client of this version, and whether the client's connection must be
@@ -179,7 +182,8 @@ pub fn client_framing(response: &Response<'_, '_>, client_version: Version) -> (
 /// - hop-by-hop fields are gone, and those that `Connection` names, but never what frames the message;
 /// - framing fields say what [`ResponseForwarding::framing`] does; where no body follows, the `Content-Length` of an
 ///   answer to HEAD and of a 304 stays (RFC 9110 §8.6);
-/// - a missing `Date` is added (RFC 9110 §6.6.1), and `Connection` tells what becomes of the client's connection.
+/// - a missing `Date` is added (RFC 9110 §6.6.1), and `Connection` tells what becomes of the client's connection;
+/// - the client's allowance is told beside what the backend may tell of its own.
 pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: &ResponseForwarding<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_number(out, u64::from(response.status));
@@ -212,6 +216,9 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
     }
     if !response.has_date {
         write_field(out, b"Date", how.date);
+    }
+    if let Some(allowance) = how.allowance {
+        allowance.write(out);
     }
     let close = how.close || how.framing == Framing::UntilClose;
     match (close, response.upgrade) {

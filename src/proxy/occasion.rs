@@ -41,7 +41,7 @@ impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
 impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
     /// The client's address: of those that trusted peers handed on, the last that isn't a trusted peer's own; the first
     /// when all are.
-    fn client(&self) -> IpAddr {
+    pub(super) fn client(&self) -> IpAddr {
         if !self.trusted {
             return self.peer;
         }

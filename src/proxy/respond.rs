@@ -7,6 +7,7 @@ use super::Scratch;
 use super::client::{Client, Parked};
 use super::error::{self, Failure, Representation};
 use super::exchange::{After, Facts};
+use super::throttle::Allowance;
 use crate::http1::{self, Method, Parsed};
 use crate::runtime::world::{Stream, Wake, World};
 
@@ -14,7 +15,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// Answers a request whose head could not be used, or did not come in time; the connection then ends.
     pub(super) fn refuse(&self, client: &mut Client<W::Stream>, failure: Failure) -> After {
         let mut scratch = self.scratch();
-        self.write_failure(client, &failure, Representation::Text, &mut scratch.bytes, true, false)
+        self.write_failure(client, &failure, Representation::Text, None, &mut scratch.bytes, true, false)
     }
 
     /// Answers a request that failed before its answer began. The connection goes on when all of the request was read.
@@ -32,14 +33,29 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let close = !facts.keep_alive || whole_bytes.is_none() || self.shared.is_last(client.requests);
         let head_only = facts.method == Method::Head;
-        self.write_failure(client, &failure, representation, &mut scratch.bytes, close, head_only)
+        self.write_failure(
+            client,
+            &failure,
+            representation,
+            self.allowance(facts),
+            &mut scratch.bytes,
+            close,
+            head_only,
+        )
     }
 
+    /// What an answer says of its client's rate.
+    pub(super) fn allowance(&self, facts: &Facts) -> Option<Allowance<'_>> {
+        Some(self.shared.throttle.as_ref()?.allowance(facts.quota?))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what one answer is written with, named")]
     fn write_failure(
         &self,
         client: &Client<W::Stream>,
         failure: &Failure,
         representation: Representation,
+        allowance: Option<Allowance<'_>>,
         scratch: &mut Vec<u8>,
         close: bool,
         head_only: bool,
@@ -51,7 +67,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let close = close || view.must_close;
         scratch.clear();
-        error::write_error_answer(scratch, failure, representation, &self.date(), close, head_only);
+        error::write_error_answer(scratch, failure, representation, &self.date(), allowance, close, head_only);
         match self.write_all(&client.stream, scratch) {
             Ok(()) if close => After::Linger,
             Ok(()) => After::Next,

@@ -1,9 +1,10 @@
-//! What all workers' proxies share: the configuration, the fleet, the clients' seats, and what is counted.
+//! What all workers' proxies share: the configuration, the fleet, the clients' seats and rates, and what is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::seats::Seats;
+use super::throttle::Throttle;
 use crate::balance::{Fleet, RetryBudget};
 use crate::config::Config;
 use crate::observe::FailureCounts;
@@ -20,6 +21,8 @@ pub struct Shared {
     /// How many requests may be sent again.
     pub retry_budget: RetryBudget,
     pub(super) seats: Seats,
+    /// None without `rate_limit`: then nobody is looked up.
+    pub(super) throttle: Option<Throttle>,
     draining: AtomicBool,
 }
 
@@ -29,7 +32,8 @@ impl Shared {
         let failures = FailureCounts::new(config.workers);
         let retry_budget = RetryBudget::new(config.retries.budget_percent, config.workers);
         let seats = Seats::new(&config, connections_max);
-        Arc::new(Self { config, fleet, failures, retry_budget, seats, draining: AtomicBool::new(false) })
+        let throttle = config.rate_limit.as_ref().map(Throttle::new);
+        Arc::new(Self { config, fleet, failures, retry_budget, seats, throttle, draining: AtomicBool::new(false) })
     }
 
     /// Client connections now.

@@ -21,6 +21,7 @@ pub const STRICT: Excuses = Excuses {
     system_lacks: false,
     no_backend: false,
     turns_away: false,
+    rate_limited: false,
     drained: false,
     panics: false,
     tries_max: 3,

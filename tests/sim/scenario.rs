@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use maypole::config::{Config, Strategy};
+use maypole::config::{Config, RateKey, RateLimit, Strategy};
 
 use crate::chance::Chance;
 use crate::control::Upset;
@@ -85,6 +85,7 @@ impl Trouble {
             // A refused connection takes its backend out of rotation.
             no_backend: self.control || self.crashes,
             turns_away: self.crowd,
+            rate_limited: config.rate_limit.is_some(),
             drained: self.drains,
             panics: self.panics,
             tries_max: config.retries.attempts as usize,
@@ -138,6 +139,16 @@ fn any_config(chance: &Chance, trouble: Trouble) -> Config {
         config.limits.body_bytes = chance.pick(&[0, 500, 2_000]);
         config.limits.requests_per_connection = chance.pick(&[0, 1, 3]);
         config.limits.min_body_rate = chance.pick(&[0, SLOWEST_BODY]);
+    }
+    if trouble.limits && chance.percent(30) {
+        config.rate_limit = Some(RateLimit {
+            requests: 1,
+            per: Duration::from_secs(1),
+            burst: 1 + chance.below(3) as u32,
+            key: RateKey::ClientIp,
+            max_keys: chance.pick(&[1, 2, 100]),
+            allow: Vec::new(),
+        });
     }
     if trouble.crowd && chance.percent(50) {
         config.limits.connections_per_client = FEW_CONNECTIONS;

@@ -30,6 +30,8 @@ pub struct Excuses {
     pub no_backend: bool,
     /// There are more connections than allowed: 503.
     pub turns_away: bool,
+    /// Clients may send only so many requests: 429.
+    pub rate_limited: bool,
     /// The proxy was told to stop: connections may end instead of serving another request.
     pub drained: bool,
     /// Coroutines panic: their connections end.
@@ -205,6 +207,7 @@ impl<'r> Judge<'r> {
         let allowed = match answer.status {
             408 => slow,
             413 => exchange.too_large,
+            429 => excuses.rate_limited,
             502 => excuses.origins_leave || excuses.origins_crash || excuses.system_lacks,
             503 => excuses.turns_away || excuses.no_backend || excuses.system_lacks,
             504 => excuses.origins_stall,

@@ -198,7 +198,14 @@ fn answer(head: &str, method: Method, client_version: Version, close: bool) -> V
     let mut out = b"before".to_vec();
     let parsed = parse_response(head.as_bytes(), method, &LIMITS, |response| {
         let (framing, must_close) = client_framing(response, client_version);
-        let how = ResponseForwarding { client_version, framing, close: close || must_close, date: DATE, upgrade: true };
+        let how = ResponseForwarding {
+            client_version,
+            framing,
+            close: close || must_close,
+            date: DATE,
+            upgrade: true,
+            allowance: None,
+        };
         write_response_head(&mut out, response, &how);
     });
     assert!(matches!(parsed, Ok(Parsed::Complete { .. })), "{head}: {parsed:?}");

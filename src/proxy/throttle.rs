@@ -1,0 +1,119 @@
+//! Rate limits as requests meet them: whose a request is, who is let pass, and what answers say of it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::client::Parked;
+use super::occasion::Occasion;
+use crate::config::{RateKey, RateLimit};
+use crate::policy::{Quota, Rate, RateLimiter};
+use crate::runtime::world::World;
+
+/// What `rate_limit` says, ready for use by all workers.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    limiter: RateLimiter,
+    key: RateKey,
+    allow: Vec<IpNet>,
+    /// Its secret keeps clients from choosing a key that is somebody else's.
+    hasher: RandomState,
+    /// The lines that tell of it, up to the number that differs.
+    lines: Vec<u8>,
+}
+
+/// What an answer says of a client's quota: the fields `RateLimit-Policy` and `RateLimit`
+/// (draft-ietf-httpapi-ratelimit-headers-10 §3, §4).
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance<'a> {
+    lines: &'a [u8],
+    remaining: u32,
+    more_seconds: u32,
+}
+
+impl Throttle {
+    pub(super) fn new(limit: &RateLimit) -> Self {
+        Self {
+            limiter: RateLimiter::new(Rate::new(limit.requests, limit.per, limit.burst), limit.max_keys),
+            key: limit.key.clone(),
+            allow: limit.allow.clone(),
+            hasher: RandomState::new(),
+            lines: lines(limit),
+        }
+    }
+
+    /// Charges the client for this request. None when its rate isn't limited.
+    pub(super) fn charge<W: World<Parked = Parked>>(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Quota> {
+        let client = occasion.client().to_canonical();
+        if self.allow.iter().any(|network| network.contains(&client)) {
+            return None;
+        }
+        let field = match &self.key {
+            RateKey::ClientIp => None,
+            RateKey::Header(name) => occasion.request.field(name),
+        };
+        // Who leaves the field out is known by the address, and not free of the limit.
+        let key = match (field, client) {
+            (Some(value), _) => self.hasher.hash_one(value),
+            (None, IpAddr::V4(address)) => self.hasher.hash_one(address.octets()),
+            // An IPv6 subscriber has at least a /64 to choose addresses from (RFC 7421 §2).
+            (None, IpAddr::V6(address)) => self.hasher.hash_one(&address.segments()[..4]),
+        };
+        Some(self.limiter.charge(key, occasion.proxy.world.now().0))
+    }
+
+    /// What an answer to a request says that left its client with this quota.
+    pub(super) fn allowance(&self, quota: Quota) -> Allowance<'_> {
+        Allowance { lines: &self.lines, remaining: quota.remaining, more_seconds: quota.more_seconds }
+    }
+}
+
+impl Allowance<'_> {
+    /// Appends its lines.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut number = itoa::Buffer::new();
+        out.extend_from_slice(self.lines);
+        out.extend_from_slice(number.format(self.remaining).as_bytes());
+        out.extend_from_slice(b";t=");
+        out.extend_from_slice(number.format(self.more_seconds).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The quota is the burst, since so many may come at once; the window is the time in which all of it comes back, in whole
+/// seconds as the draft has it. The two say the rate, unless that time is no whole number of seconds.
+fn lines(limit: &RateLimit) -> Vec<u8> {
+    let window = limit.per * limit.burst;
+    let seconds = window.as_nanos() / u128::from(limit.requests) / 1_000_000_000;
+    let even = seconds > 0 && window.as_nanos() == seconds * 1_000_000_000 * u128::from(limit.requests);
+    let window = if even { format!(";w={seconds}") } else { String::new() };
+    format!("RateLimit-Policy: \"maypole\";q={}{window}\r\nRateLimit: \"maypole\";r=", limit.burst).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_is_told_as_a_quota_and_the_time_in_which_it_comes_back() {
+        for (requests, per_ms, burst, want) in [
+            (100, 1_000, 100, "q=100;w=1"),
+            (100, 1_000, 200, "q=200;w=2"),
+            (1, 60_000, 5, "q=5;w=300"),
+            // 50 ms; 1.5 s: the draft knows whole seconds alone.
+            (100, 1_000, 5, "q=5"),
+            (2, 1_000, 3, "q=3"),
+        ] {
+            let per = Duration::from_millis(per_ms);
+            let limit = RateLimit { requests, per, burst, key: RateKey::ClientIp, max_keys: 1, allow: Vec::new() };
+            let throttle = Throttle::new(&limit);
+            let mut out = Vec::new();
+            throttle.allowance(Quota { admits: true, remaining: 7, more_seconds: 3 }).write(&mut out);
+            let want = format!("RateLimit-Policy: \"maypole\";{want}\r\nRateLimit: \"maypole\";r=7;t=3\r\n");
+            assert_eq!(String::from_utf8(out).unwrap(), want);
+        }
+    }
+}
