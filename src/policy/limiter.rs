@@ -3,7 +3,7 @@
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
-use super::rate::{Quota, Rate};
+use super::rate::{Charge, Rate};
 use super::recent::Recent;
 
 /// So many that two workers seldom want the same one.
@@ -33,7 +33,7 @@ impl RateLimiter {
 
     /// Charges a client for a request at `now_ns`, on a clock that all workers share. `key` is a hash of who it is with a
     /// secret: clients with the same hash share a rate, and who could choose it would choose somebody else's.
-    pub fn charge(&self, key: u64, now_ns: u64) -> Quota {
+    pub fn charge(&self, key: u64, now_ns: u64) -> Charge {
         // The shard by the upper half; the lower one finds the place in it.
         let shard = (key >> 32) as usize % self.shards.len();
         let mut recent = self.shards[shard].lock();

@@ -6,4 +6,4 @@ mod rate;
 mod recent;
 
 pub use limiter::RateLimiter;
-pub use rate::{Quota, Rate};
+pub use rate::{Charge, Quota, Rate};

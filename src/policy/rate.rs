@@ -14,15 +14,22 @@ pub struct Rate {
     depth_ns: u64,
 }
 
-/// What a client has left, after a request that was admitted or refused.
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// It may pass.
+    pub admits: bool,
+    /// What its client has left now.
+    pub quota: Quota,
+}
+
+/// What a client has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// The request may pass.
-    pub admits: bool,
     /// As many more may pass at once.
     pub remaining: u32,
-    /// Until there is one more; rounded up to whole seconds, at least 1.
-    pub more_seconds: u32,
+    /// Until there is one more; rounded up to whole seconds.
+    pub more_seconds: NonZero<u32>,
 }
 
 impl Rate {
@@ -36,7 +43,7 @@ impl Rate {
 
     /// Decides on a request now, and charges the client for it if it may pass. `arrival_ns` is the client's theoretical
     /// arrival time, on the clock of `now_ns`; 0 for one that isn't known.
-    pub(super) fn charge(&self, arrival_ns: &mut u64, now_ns: u64) -> Quota {
+    pub(super) fn charge(&self, arrival_ns: &mut u64, now_ns: u64) -> Charge {
         let interval_ns = self.interval_ns;
         let mut used_ns = arrival_ns.saturating_sub(now_ns);
         let admits = used_ns.saturating_add(interval_ns.get()) <= self.depth_ns;
@@ -46,11 +53,12 @@ impl Rate {
         }
         let free_ns = self.depth_ns.saturating_sub(used_ns);
         let more_ns = interval_ns.get() - free_ns % interval_ns;
-        Quota {
-            admits,
+        let more_seconds = u32::try_from(more_ns.div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+        let quota = Quota {
             remaining: u32::try_from(free_ns / interval_ns).unwrap_or(u32::MAX),
-            more_seconds: u32::try_from(more_ns.div_ceil(1_000_000_000)).unwrap_or(u32::MAX),
-        }
+            more_seconds: NonZero::new(more_seconds).unwrap_or(NonZero::<u32>::MIN),
+        };
+        Charge { admits, quota }
     }
 }
 
@@ -89,8 +97,8 @@ mod tests {
         let rate = Rate::new(1, Duration::from_secs(10), 3);
         let mut arrival_ns = 0;
         let mut at = |seconds: u64| {
-            let quota = rate.charge(&mut arrival_ns, (1_000 + seconds) * SECOND);
-            (quota.admits, quota.remaining, quota.more_seconds)
+            let Charge { admits, quota } = rate.charge(&mut arrival_ns, (1_000 + seconds) * SECOND);
+            (admits, quota.remaining, quota.more_seconds.get())
         };
         assert_eq!(at(0), (true, 2, 10));
         assert_eq!(at(0), (true, 1, 10));
@@ -113,10 +121,10 @@ mod tests {
         let mut arrival_ns = 0;
         let now_ns = 100 * 365 * 24 * 3600 * SECOND;
         for left in (0..100_000).rev() {
-            assert_eq!(rate.charge(&mut arrival_ns, now_ns).remaining, left);
+            assert_eq!(rate.charge(&mut arrival_ns, now_ns).quota.remaining, left);
         }
         let over = rate.charge(&mut arrival_ns, now_ns);
-        assert_eq!((over.admits, over.more_seconds), (false, 24 * 3600));
+        assert_eq!((over.admits, over.quota.more_seconds.get()), (false, 24 * 3600));
     }
 
     proptest! {

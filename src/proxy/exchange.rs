@@ -22,7 +22,7 @@ use super::transfer::{Course, Cut, Transfer, Upload, blame, upload_failure};
 use super::{Proxy, Scratch};
 use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, RequestError, Version};
-use crate::policy::Quota;
+use crate::policy::{Charge, Quota};
 use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
@@ -112,9 +112,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let trusted = self.trusts(peer);
         let occasion = Occasion { proxy: self, request, peer, trusted };
         // A request is charged for once, however often it is tried.
-        let quota = if again.is_none() { self.charge(&occasion) } else { None };
-        let facts = Facts::of(request, again.unwrap_or_else(|| self.identify(request, trusted)), quota);
-        let visit = self.admit(request, quota).and_then(|()| self.pick(tried, &occasion));
+        let charge = if again.is_none() { self.charge(&occasion) } else { None };
+        let id = again.unwrap_or_else(|| self.identify(request, trusted));
+        let facts = Facts::of(request, id, charge.map(|charge| charge.quota));
+        let visit = self.admit(request, charge).and_then(|()| self.pick(tried, &occasion));
         if let Ok(visit) = &visit {
             let backend = visit.backend();
             let how = RequestForwarding {
@@ -132,13 +133,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Directions { head_bytes: 0, facts, visit }
     }
 
-    fn charge(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Quota> {
+    fn charge(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Charge> {
         self.shared.throttle.as_ref()?.charge(occasion)
     }
 
-    fn admit(&self, request: &Request<'_, '_>, quota: Option<Quota>) -> Result<(), Failure> {
-        if let Some(Quota { admits: false, more_seconds, .. }) = quota {
-            return Err(Failure::RateLimited { retry_after_seconds: more_seconds });
+    fn admit(&self, request: &Request<'_, '_>, charge: Option<Charge>) -> Result<(), Failure> {
+        if let Some(Charge { admits: false, quota }) = charge {
+            return Err(Failure::RateLimited { retry_after_seconds: quota.more_seconds.get() });
         }
         // RFC 9110 §7.6.2: it must not be forwarded, but be answered here, which isn't done for these two methods.
         if request.max_forwards == Some(0) {

@@ -46,7 +46,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// What an answer says of its client's rate.
     pub(super) fn allowance(&self, facts: &Facts) -> Option<Allowance<'_>> {
-        Some(self.shared.throttle.as_ref()?.allowance(facts.quota?))
+        let quota = facts.quota?;
+        Some(self.shared.throttle.as_ref()?.allowance(quota))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what one answer is written with, named")]

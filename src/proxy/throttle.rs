@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::client::Parked;
 use super::occasion::Occasion;
 use crate::config::{RateKey, RateLimit};
-use crate::policy::{Quota, Rate, RateLimiter};
+use crate::policy::{Charge, Quota, Rate, RateLimiter};
 use crate::runtime::world::World;
 
 /// What `rate_limit` says, ready for use by all workers.
@@ -28,8 +28,7 @@ pub(super) struct Throttle {
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance<'a> {
     lines: &'a [u8],
-    remaining: u32,
-    more_seconds: u32,
+    quota: Quota,
 }
 
 impl Throttle {
@@ -43,8 +42,10 @@ impl Throttle {
         }
     }
 
-    /// Charges the client for this request. None when its rate isn't limited.
-    pub(super) fn charge<W: World<Parked = Parked>>(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Quota> {
+    /// Charges the client for this request. None when its rate isn't limited. Out of line and off the
+    /// straight way, so that those without limits don't carry it.
+    #[cold]
+    pub(super) fn charge<W: World<Parked = Parked>>(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Charge> {
         let client = occasion.client().to_canonical();
         if self.allow.iter().any(|network| network.contains(&client)) {
             return None;
@@ -65,18 +66,19 @@ impl Throttle {
 
     /// What an answer to a request says that left its client with this quota.
     pub(super) fn allowance(&self, quota: Quota) -> Allowance<'_> {
-        Allowance { lines: &self.lines, remaining: quota.remaining, more_seconds: quota.more_seconds }
+        Allowance { lines: &self.lines, quota }
     }
 }
 
 impl Allowance<'_> {
     /// Appends its lines.
+    #[cold]
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut number = itoa::Buffer::new();
         out.extend_from_slice(self.lines);
-        out.extend_from_slice(number.format(self.remaining).as_bytes());
+        out.extend_from_slice(number.format(self.quota.remaining).as_bytes());
         out.extend_from_slice(b";t=");
-        out.extend_from_slice(number.format(self.more_seconds).as_bytes());
+        out.extend_from_slice(number.format(self.quota.more_seconds.get()).as_bytes());
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -93,6 +95,7 @@ fn lines(limit: &RateLimit) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZero;
     use std::time::Duration;
 
     use super::*;
@@ -111,7 +114,8 @@ mod tests {
             let limit = RateLimit { requests, per, burst, key: RateKey::ClientIp, max_keys: 1, allow: Vec::new() };
             let throttle = Throttle::new(&limit);
             let mut out = Vec::new();
-            throttle.allowance(Quota { admits: true, remaining: 7, more_seconds: 3 }).write(&mut out);
+            let more_seconds = NonZero::new(3).unwrap();
+            throttle.allowance(Quota { remaining: 7, more_seconds }).write(&mut out);
             let want = format!("RateLimit-Policy: \"maypole\";{want}\r\nRateLimit: \"maypole\";r=7;t=3\r\n");
             assert_eq!(String::from_utf8(out).unwrap(), want);
         }

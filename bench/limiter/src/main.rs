@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use governor::DefaultKeyedRateLimiter;
-use policy::{Quota, Rate, RateLimiter};
+use policy::{Charge, Quota, Rate, RateLimiter};
 
 // The room alone: it needs nothing of the house.
 #[path = "../../../src/policy/mod.rs"]
@@ -34,7 +34,7 @@ struct Own {
 impl Limiter for Own {
     fn admits(&self, address: u32) -> bool {
         let now_ns = 1_000_000_000 + self.began.elapsed().as_nanos() as u64;
-        let Quota { admits, .. } = self.limiter.charge(self.hasher.hash_one(address), now_ns);
+        let Charge { admits, quota: Quota { .. } } = self.limiter.charge(self.hasher.hash_one(address), now_ns);
         admits
     }
 }
