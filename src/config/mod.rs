@@ -12,6 +12,7 @@ mod expect;
 mod fields;
 mod json;
 mod nearest;
+mod rate_limit;
 mod raw;
 mod url;
 

@@ -1,4 +1,5 @@
-//! Which fields there are, what each may hold, and what must fit together: the only place that knows the schema.
+//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs`, which reads one of its
+//! objects, the only place that knows the schema.
 //! `docs/configuration.md` says the same to people.
 
 use std::collections::HashMap;
@@ -8,14 +9,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::checked::{
-    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, RateKey, RateLimit, Retries,
-    Strategy, Timeouts,
+    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts,
 };
 use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
 use super::url::BackendUrl;
-use super::{FieldPlace, expect, json, url};
+use super::{FieldPlace, expect, json, rate_limit, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
@@ -29,17 +29,12 @@ const NAME_BYTES_MAX: usize = 260;
 const ZONE_BYTES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1024;
 /// Shorter deadlines than the timers can tell apart are of no use.
-const SHORTEST: Duration = Duration::from_millis(1);
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 /// A year: longer ones are slips of the pen.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A slow start goes in twenty steps, and each makes a new snapshot.
 const SLOW_START_MIN: Duration = Duration::from_secs(1);
 const SLOW_START_MAX: Duration = Duration::from_secs(3600);
-/// A rate is kept in whole nanoseconds for each request.
-const REQUESTS_PER_SECOND_MAX: u32 = 1_000_000;
-const BURST_MAX: u32 = 100_000;
-/// Longer ones are quotas, which want to outlast a restart.
-const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// More probes than a hundred a second hurt a backend.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -93,7 +88,7 @@ const LIMITS: &[&str] = &[
 const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
 const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
-const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
+pub(super) const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("", ROOT),
@@ -227,7 +222,7 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
         fields.whole("workers", 1..=1024, &mut config.workers);
     }
     networks(fields, "trusted_proxies", &mut config.trusted_proxies);
-    rate_limit(fields, &mut config.rate_limit);
+    rate_limit::read(fields, &mut config.rate_limit);
     ports_differ(fields, config);
 }
 
@@ -269,7 +264,7 @@ fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
     }
 }
 
-fn hash_key(text: &str) -> Option<HashKey> {
+pub(super) fn hash_key(text: &str) -> Option<HashKey> {
     let parameter = |name: &&str| {
         let fits = |byte: u8| byte.is_ascii_graphic() && !b"&=#".contains(&byte);
         (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
@@ -495,7 +490,7 @@ fn retries(root: &mut Fields, retries: &mut Retries) {
     *retries = Retries { on_connect, on_reset, on_status, ..*retries };
 }
 
-fn networks(fields: &mut Fields, name: &str, networks: &mut Vec<IpNet>) {
+pub(super) fn networks(fields: &mut Fields, name: &str, networks: &mut Vec<IpNet>) {
     let Some(field) = fields.find(name) else { return };
     let wanted = "a list of networks such as \"10.0.0.0/8\"";
     let Some(list) = field.list(fields.problems, 0..=NETWORKS_MAX, wanted) else { return };
@@ -506,48 +501,6 @@ fn networks(fields: &mut Fields, name: &str, networks: &mut Vec<IpNet>) {
             Ok(network) => networks.push(network.trunc()),
             Err(_) => field.unfit(fields.problems, wanted),
         }
-    }
-}
-
-fn rate_limit(root: &mut Fields, into: &mut Option<RateLimit>) {
-    let Some(field) = root.find("rate_limit") else { return };
-    if field.is_null() {
-        return;
-    }
-    let Some(mut fields) = field.open(RATE_LIMIT, home_of, root.problems) else { return };
-    if fields.find("requests").is_none() {
-        let wanted = "how many requests a client may send";
-        fields.problems.note(&field.path_of("requests"), field.node.at, Problem::Missing { wanted });
-    }
-    let (mut requests, mut per) = (1, Duration::from_secs(1));
-    fields.whole("requests", 1..=1_000_000, &mut requests);
-    fields.duration("per", SHORTEST..=RATE_PERIOD_MAX, &mut per);
-    let mut limit = RateLimit {
-        requests,
-        per,
-        burst: requests.min(BURST_MAX),
-        key: RateKey::ClientIp,
-        max_keys: 100_000,
-        allow: Vec::new(),
-    };
-    fields.whole("burst", 1..=BURST_MAX.into(), &mut limit.burst);
-    fields.parsed("key", "\"client-ip\" or \"header:NAME\"", rate_key, &mut limit.key);
-    fields.whole("max_keys", 1..=10_000_000, &mut limit.max_keys);
-    networks(&mut fields, "allow", &mut limit.allow);
-
-    if Duration::from_secs(1) * requests > per * REQUESTS_PER_SECOND_MAX
-        && let Some(field) = fields.find("requests")
-    {
-        field.unfit(fields.problems, format!("at most {REQUESTS_PER_SECOND_MAX} a second"));
-    }
-    *into = Some(limit);
-}
-
-fn rate_key(text: &str) -> Option<RateKey> {
-    match hash_key(text)? {
-        HashKey::ClientIp => Some(RateKey::ClientIp),
-        HashKey::Header(name) => Some(RateKey::Header(name)),
-        _ => None,
     }
 }
 
@@ -570,6 +523,6 @@ fn ports_differ(fields: &mut Fields, config: &Config) {
 }
 
 /// The object that a field belongs to, for those put a level too high or too low.
-fn home_of(name: &str) -> Option<&'static str> {
+pub(super) fn home_of(name: &str) -> Option<&'static str> {
     SECTIONS.iter().find(|(_, known)| known.contains(&name)).map(|(home, _)| *home)
 }

@@ -76,30 +76,6 @@ const WRONG: &[(&str, &[&str])] = &[
     (r#"{"limits": {"headers": 0}}"#, &["limits.headers: found 0, wanted a whole number from 1 to 1000"]),
     (r#"{"limits": []}"#, &["limits: found a list, wanted an object"]),
     (r#"{"retries": {"attempts": 0}}"#, &["retries.attempts: found 0, wanted a whole number from 1 to 10"]),
-    (r#"{"rate_limit": {}}"#, &["rate_limit.requests: missing, wanted how many requests a client may send"]),
-    (r#"{"rate_limit": {"requests": 0}}"#, &["rate_limit.requests: found 0, wanted a whole number from 1 to 1000000"]),
-    (
-        r#"{"rate_limit": {"requests": 1001, "per": "1ms"}}"#,
-        &["rate_limit.requests: found 1001, wanted at most 1000000 a second"],
-    ),
-    (
-        r#"{"rate_limit": {"requests": 1, "per": "25h", "burst": 100001, "max_keys": 0}}"#,
-        &[
-            "rate_limit.per: found \"25h\", wanted a duration from 1ms to 24h",
-            "rate_limit.burst: found 100001, wanted a whole number from 1 to 100000",
-            "rate_limit.max_keys: found 0, wanted a whole number from 1 to 10000000",
-        ],
-    ),
-    (
-        r#"{"rate_limit": {"requests": 1, "key": "cookie:a"}}"#,
-        &["rate_limit.key: found \"cookie:a\", wanted \"client-ip\" or \"header:NAME\""],
-    ),
-    (
-        r#"{"rate_limit": {"requests": 1, "allow": ["10.0.0.0/33"]}}"#,
-        &["rate_limit.allow[0]: found \"10.0.0.0/33\", wanted a network such as \"10.0.0.0/8\" or an IP address"],
-    ),
-    (r#"{"rate_limit": 100}"#, &["rate_limit: found 100, wanted an object"]),
-    (r#"{"burst": 5}"#, &["burst: unknown field here, it belongs to \"rate_limit\""]),
     (r#"{"health_check": {"jitter": 1.5}}"#, &["health_check.jitter: found 1.5, wanted a number from 0 to 1"]),
     (r#"{"health_check": {"jitter": -0.1}}"#, &["health_check.jitter: found -0.1, wanted a number from 0 to 1"]),
     // Durations
@@ -461,27 +437,6 @@ fn a_default_follows_the_bound_that_it_depends_on() {
         .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.health_check.fast_interval, Duration::from_millis(100));
     assert_eq!(config.limits.uri_bytes, 4096);
-}
-
-#[test]
-fn a_rate_limit_needs_a_number_of_requests_and_no_more() {
-    let read = |text: &str| parse(text).unwrap_or_else(|errors| panic!("{errors}")).rate_limit;
-    assert_eq!(read(r#"{"rate_limit": null}"#), None);
-    let mut want = RateLimit {
-        requests: 100,
-        per: Duration::from_secs(1),
-        burst: 100,
-        key: RateKey::ClientIp,
-        max_keys: 100_000,
-        allow: Vec::new(),
-    };
-    assert_eq!(read(r#"{"rate_limit": {"requests": 100}}"#).as_ref(), Some(&want));
-    want.burst = 200;
-    want.key = RateKey::Header("X-Key".to_owned());
-    want.allow = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    let full =
-        r#"{"rate_limit": {"requests": 100, "burst": 200, "key": "header:X-Key", "allow": ["10.1.2.3/8", "::1"]}}"#;
-    assert_eq!(read(full), Some(want));
 }
 
 #[test]
