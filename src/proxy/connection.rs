@@ -9,7 +9,7 @@ use super::exchange::{After, Directions, Turn};
 use super::patience::bytes_alone;
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
-use crate::runtime::world::{Instant, Stream, Wake, World};
+use crate::runtime::world::{Instant, Need, Stream, Wake, World};
 
 /// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
 const LINGER: Duration = Duration::from_millis(10);
@@ -38,8 +38,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 Ok(Turn::Aside(aside)) => return self.lay_aside(client, aside),
                 Err(Pause::Park) => {
                     let deadline = client.deadline.instant();
+                    let half_head = matches!(client.deadline, Deadline::Head(_));
                     let (stream, parked) = client.park();
-                    return self.world.park(stream, parked, deadline);
+                    if half_head {
+                        self.world.park_for(Need::Read, stream, parked, deadline);
+                    } else {
+                        self.world.park(stream, parked, deadline);
+                    }
+                    return;
                 }
                 Err(Pause::Gone) => return,
                 Err(Pause::Refused(failure)) => self.refuse(&mut client, failure),
@@ -81,6 +87,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     fn read_head(&self, client: &mut Client<W::Stream>) -> Result<(Directions<W>, Scratch), Pause> {
         let mut buffer = client.buffer.take().unwrap_or_else(|| self.buffers.take());
         let mut parsed_bytes = 0;
+        // Whose head didn't come in one go gets no coroutine to wait for the rest with.
+        let linger = if matches!(client.deadline, Deadline::Head(_)) { Duration::ZERO } else { LINGER };
         let mut linger_until = None;
         loop {
             // A head that was incomplete is looked at again when another of its lines is whole.
@@ -126,7 +134,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
             let now = self.world.now();
             self.set_deadline(client, !buffer.is_empty(), now);
-            let until = *linger_until.get_or_insert(now + LINGER);
+            let until = *linger_until.get_or_insert(now + linger);
             if now >= until {
                 client.buffer = Some(buffer);
                 return Err(Pause::Park);

@@ -38,7 +38,7 @@ counted! {
         ClientHalfCloses = "client closes its sending side",
         ClientLeaves = "client closes",
         ClientResets = "client resets",
-        ClientTarries = "client keeps an exchange waiting until it is laid aside",
+        ClientTarries = "client keeps half a request or answer waiting until it is parked",
         ClientReadsNothing = "client doesn't read its answer",
         ClientBabbles = "client sends what is no request",
         ClientMalforms = "client sends a malformed head",
