@@ -24,8 +24,8 @@ impl Timer {
     pub(super) fn set(&self, at_ns: u64) {
         self.set_to_ns.set(at_ns);
         let at_ns = at_ns.max(1);
-        let seconds = libc::time_t::try_from(at_ns / 1_000_000_000).unwrap_or(libc::time_t::MAX);
-        let at = libc::timespec { tv_sec: seconds, tv_nsec: (at_ns % 1_000_000_000).cast_signed() };
+        let (seconds, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+        let at = libc::timespec { tv_sec: seconds.cast_signed(), tv_nsec: nanoseconds.cast_signed() };
         let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
         // SAFETY: `once` is a valid itimerspec, the descriptor is an open timerfd, and no old value is asked for.
         unsafe {
