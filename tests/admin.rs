@@ -26,17 +26,6 @@ fn problem(answer: &Message, status: u16) -> String {
     problem["detail"].as_str().expect("checked").to_owned()
 }
 
-/// Answers with `name`; a request for `/hold` only once the gate is open.
-fn holding(name: &'static str, gate: &Arc<Gate>) -> Origin {
-    let gate = Arc::clone(gate);
-    Origin::start(move |exchange| {
-        if exchange.request.target() == "/hold" {
-            gate.wait();
-        }
-        exchange.answer(200, name);
-    })
-}
-
 #[test]
 fn status_has_exactly_the_promised_fields_first() {
     let (a, b) = (Origin::answering("a"), Origin::answering("b"));
@@ -58,7 +47,7 @@ fn status_has_exactly_the_promised_fields_first() {
 #[test]
 fn current_connections_counts_requests_in_flight_now() {
     let gate = Arc::new(Gate::default());
-    let origin = holding("a", &gate);
+    let origin = Origin::holding("a", &gate);
     let proxy = Proxy::over(&[&origin]);
     let mut idle = proxy.client();
     assert_eq!(idle.get("/").status(), 200);
@@ -103,7 +92,7 @@ fn a_backend_object_may_be_posted() {
 #[test]
 fn a_removed_backend_finishes_what_it_has_and_gets_nothing_new() {
     let gate = Arc::new(Gate::default());
-    let (a, b) = (holding("a", &gate), holding("b", &gate));
+    let (a, b) = (Origin::holding("a", &gate), Origin::holding("b", &gate));
     let proxy = Proxy::over(&[&a, &b]);
     let mut held = [proxy.client(), proxy.client()];
     for client in &mut held {

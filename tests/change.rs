@@ -8,17 +8,6 @@ use std::thread;
 use serde_json::{Value, json};
 use support::{Gate, Message, Origin, Proxy, eventually};
 
-/// An origin that holds requests for `/hold` until the gate opens.
-fn holding(name: &'static str, gate: &Arc<Gate>) -> Origin {
-    let gate = Arc::clone(gate);
-    Origin::start(move |exchange| {
-        if exchange.request.target() == "/hold" {
-            gate.wait();
-        }
-        exchange.answer(200, name);
-    })
-}
-
 fn patch(proxy: &Proxy, origin: &Origin, query: &str, mut change: Value) -> Message {
     change["url"] = origin.url().into();
     proxy.admin("PATCH", &format!("/backends{query}"), &change.to_string())
@@ -48,7 +37,7 @@ fn a_new_weight_counts_from_the_next_pick_on() {
 fn a_backend_that_is_drained_or_down_gets_no_new_request_and_loses_none() {
     for state in ["drain", "down"] {
         let gate = Arc::new(Gate::default());
-        let (a, b) = (holding("a", &gate), Origin::answering("b"));
+        let (a, b) = (Origin::holding("a", &gate), Origin::answering("b"));
         let proxy = Proxy::over(&[&a, &b]);
         let mut held = proxy.client();
         while a.count() == 0 {
@@ -80,7 +69,7 @@ fn a_backend_that_is_drained_or_down_gets_no_new_request_and_loses_none() {
 #[test]
 fn a_drain_may_be_waited_for() {
     let gate = Arc::new(Gate::default());
-    let origin = holding("a", &gate);
+    let origin = Origin::holding("a", &gate);
     let proxy = Proxy::over(&[&origin]);
     let mut held = proxy.client();
     held.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");

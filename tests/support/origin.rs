@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use super::client::SMALL_WINDOW_BYTES;
 use super::wire::{self, Message};
-use super::{PATIENCE, eventually, free_port};
+use super::{Gate, PATIENCE, eventually, free_port};
 
 /// The path of the health checks in the tests. The origin answers them itself: no script sees one.
 pub const PROBE_PATH: &str = "/__probe";
@@ -46,6 +46,17 @@ impl Origin {
     /// Answers everything with 200 and the given body.
     pub fn answering(body: &'static str) -> Self {
         Self::start(move |exchange| exchange.answer(200, body))
+    }
+
+    /// Answers everything with 200 and the given body; a request for `/hold` only once the gate is open.
+    pub fn holding(body: &'static str, gate: &Arc<Gate>) -> Self {
+        let gate = Arc::clone(gate);
+        Self::start(move |exchange| {
+            if exchange.request.target() == "/hold" {
+                gate.wait();
+            }
+            exchange.answer(200, body);
+        })
     }
 
     /// As [`Origin::start`], with a small receive window: the proxy soon feels when this side doesn't read.
