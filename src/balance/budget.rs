@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use super::cells::bump;
+
 /// Requests and retries of so many seconds count.
 const WINDOW_SECONDS: usize = 10;
 /// Retries that are allowed in each of them however few requests there are.
@@ -91,11 +93,6 @@ impl Cell {
         }
         second
     }
-}
-
-/// With one writer no locked increment is needed.
-fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -81,6 +81,6 @@ impl Cell {
 }
 
 /// A locked increment would cost what a request's whole bookkeeping costs, and with one writer it isn't needed.
-fn bump(counter: &AtomicU64) {
+pub(super) fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

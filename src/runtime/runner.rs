@@ -95,7 +95,7 @@ impl<J> Shared<J> {
     /// See [`Runners::trim`].
     fn trim(&self) {
         let mut idle = self.idle.borrow_mut();
-        let unused = self.idle_min.replace(idle.len());
+        let unused = self.idle_min.get();
         let ending: Vec<_> = idle.drain(..unused.saturating_sub(KEPT_MIN).div_ceil(2)).collect();
         self.idle_min.set(idle.len());
         drop(idle);
