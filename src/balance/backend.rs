@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 
+use super::breaker::Breaker;
 use super::cells::Cell;
-use super::{Outcome, PeakEwma, Totals};
+use super::gate::Gate;
+use super::{Decision, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -33,6 +35,10 @@ pub struct Backend {
     pub base_path: String,
     /// What the name resolved to last; empty when it never did.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Looked at by every pick; turned by the breaker, if there is one.
+    gate: Gate,
+    /// Only where one is configured.
+    breaker: Option<Box<Breaker>>,
     in_flight: CachePadded<AtomicUsize>,
     /// Only where the strategy asks for it.
     latency_estimate: Option<Box<PeakEwma>>,
@@ -73,6 +79,8 @@ impl Backend {
             port: origin.port,
             base_path: origin.base_path,
             addresses: ArcSwap::from_pointee(literal.into_iter().collect()),
+            gate: Gate::default(),
+            breaker: None,
             in_flight: CachePadded::new(AtomicUsize::new(0)),
             latency_estimate: None,
             cells: (0..workers).map(|_| CachePadded::default()).collect(),
@@ -85,6 +93,13 @@ impl Backend {
         Self { latency_estimate: Some(Box::default()), ..self }
     }
 
+    /// The same, with a circuit breaker.
+    #[must_use]
+    pub fn with_breaker(self, thresholds: Arc<Thresholds>) -> Self {
+        let breaker = Breaker::new(thresholds, self.cells.len());
+        Self { breaker: Some(Box::new(breaker)), ..self }
+    }
+
     /// How long it takes to answer, if that is kept.
     pub fn latency_estimate(&self) -> Option<&PeakEwma> {
         self.latency_estimate.as_deref()
@@ -94,6 +109,43 @@ impl Backend {
     /// (its record, say) can be seen.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Whether its breaker would let a request through now: one that it can't is picked only where there is no other.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// Lets one request through, if its breaker does; to be called once for each pick that it gets.
+    #[inline]
+    pub fn admit(&self) -> bool {
+        self.gate.admit()
+    }
+
+    /// How much its breaker trusts it; always closed without one.
+    pub fn standing(&self) -> Standing {
+        self.gate.word().standing
+    }
+
+    /// Failures in a row until now, or until its breaker tripped; 0 without one.
+    pub fn consecutive_failures(&self) -> u32 {
+        self.breaker.as_ref().map_or(0, |breaker| breaker.consecutive_failures())
+    }
+
+    /// Does what the control plane has decided after a [`Turn`]. Without effect where workers have turned it since: they
+    /// have told of that.
+    pub fn decide(&self, decision: Decision) {
+        if let Some(breaker) = &self.breaker {
+            self.gate.obey(decision, breaker.thresholds().trials);
+        }
+    }
+
+    /// While it is on trial: lets as many requests through as at its beginning, since those may have been lost.
+    pub fn refill_trials(&self) {
+        if let Some(breaker) = &self.breaker {
+            self.gate.refill(breaker.thresholds().trials);
+        }
     }
 
     /// Notes how a request ended. Only `worker`'s own thread may call it with its number: another one's updates
@@ -128,25 +180,46 @@ impl Backend {
 /// A worker begins it in the same turn in which it picked: with no wait between the two, whoever has seen every
 /// worker pass its mailbox after a backend left the snapshot has also seen every request to it counted.
 #[derive(Debug)]
-pub struct InFlight<B: Deref<Target = Backend> = Arc<Backend>>(B);
+pub struct InFlight<B: Deref<Target = Backend> = Arc<Backend>> {
+    backend: B,
+    /// That of the backend's gate when it began.
+    epoch: u32,
+}
 
 impl<B: Deref<Target = Backend>> InFlight<B> {
     /// Counts one more.
     pub fn begin(backend: B) -> Self {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(backend)
+        let epoch = backend.gate.epoch();
+        Self { backend, epoch }
     }
 
     /// The backend that the request goes to.
     pub fn backend(&self) -> &B {
-        &self.0
+        &self.backend
+    }
+
+    /// What an answer of this status says of the backend; None where it has no breaker to hear of it.
+    #[inline]
+    pub fn judge(&self, status: u16) -> Option<Seen> {
+        self.backend.breaker.as_ref().map(|breaker| breaker.judge(status))
+    }
+
+    /// Has the backend's breaker take in what was seen of the request, and `tell` of the turn that this makes, if any: it is
+    /// taken back when that says that nobody heard. `worker` as in [`Backend::record`]; `now_ns` is any clock that all
+    /// workers share and that doesn't go back, in nanoseconds, and is looked at only if there is a breaker.
+    #[inline]
+    pub fn observe(&self, worker: usize, seen: Seen, now_ns: impl FnOnce() -> u64, tell: impl FnOnce(Turn) -> bool) {
+        if let Some(breaker) = &self.backend.breaker {
+            breaker.observe(&self.backend.gate, self.epoch, worker, seen, now_ns(), tell);
+        }
     }
 }
 
 impl<B: Deref<Target = Backend>> Drop for InFlight<B> {
     fn drop(&mut self) {
         #[cfg(not(feature = "sabotage-forget-decrement"))] // Broken on purpose: ./x sabotage
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
+        self.backend.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 

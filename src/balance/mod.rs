@@ -2,10 +2,12 @@
 //! Pure: it knows a clock and a random source that are handed in, and nothing else of the house.
 
 mod backend;
+mod breaker;
 mod budget;
 mod cells;
 mod ewma;
 mod fleet;
+mod gate;
 mod latency;
 mod maglev;
 mod rotation;
@@ -14,10 +16,12 @@ mod strategy;
 mod tier;
 
 pub use backend::{Backend, InFlight, Origin};
+pub use breaker::{Seen, Thresholds, Turn};
 pub use budget::RetryBudget;
 pub use cells::{Outcome, Totals};
 pub use ewma::PeakEwma;
 pub use fleet::{Fleet, Report};
+pub use gate::{Decision, Standing};
 pub use latency::Latency;
 pub use snapshot::{Member, Snapshot};
 pub use strategy::{KeySource, Occasion, Policy, Strategy, hash};

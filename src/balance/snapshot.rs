@@ -66,13 +66,21 @@ impl Snapshot {
 
     /// Picks a backend for one request: O(1), but for least-conn and for a hash whose own backend is over its bound.
     /// `tried` holds the ids of backends that failed this request already: another one is preferred, and one of them
-    /// is taken only when there is no other. None when no backend is eligible.
+    /// is taken only when there is no other. One that its breaker has shut out is taken after those. None when no backend
+    /// is eligible, or when those that are have as many requests as they get on trial.
     #[inline]
     pub fn pick(&self, cursor: &AtomicUsize, tried: &[u64], occasion: &impl Occasion) -> Option<&Arc<Backend>> {
-        let first = self.tiers.first()?;
-        let other = self.tiers.iter().find(|tier| tier.offers_other_than(tried));
-        let (tier, tried) = other.map_or((first, &[][..]), |tier| (tier, tried));
-        Some(tier.pick(&self.policy, cursor, tried, occasion))
+        let mut able = self.tiers.iter().filter(|tier| tried.is_empty() || tier.offers_other_than(tried));
+        let picked = able.find_map(|tier| tier.pick(&self.policy, cursor, tried, occasion));
+        picked.or_else(|| self.pick_at_last(cursor, !tried.is_empty(), occasion))
+    }
+
+    /// One that has failed the request, if any has; else one that its breaker has shut out.
+    #[cold]
+    fn pick_at_last(&self, cursor: &AtomicUsize, retries: bool, occasion: &impl Occasion) -> Option<&Arc<Backend>> {
+        let again = || self.tiers.iter().find_map(|tier| tier.pick(&self.policy, cursor, &[], occasion));
+        let tried = if retries { again() } else { None };
+        tried.or_else(|| self.tiers.iter().find_map(|tier| tier.pick_avoided(cursor)))
     }
 
     /// Whether a request that these have failed could be sent to another one.

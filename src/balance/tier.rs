@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::maglev;
 use super::rotation::rotation;
 use super::strategy::{KeySource, Occasion, Policy, Strategy};
-use super::{Backend, Member};
+use super::{Backend, Member, Standing};
 
 /// How far a second choice is looked for: beyond it the first one has nearly all of the weight anyway.
 const SECOND_CHOICE_STEPS: usize = 16;
@@ -16,6 +16,10 @@ const BOUNDED_STEPS_PER_BACKEND: usize = 8;
 /// A backend with fewer requests in flight than this isn't busy, whatever the others have: at so little load the bound
 /// would send the parallel requests of one browser apart.
 const BOUND_MIN: usize = 8;
+/// How often a pick is made again whose backend another worker was quicker to take on trial.
+const PICKS_MAX: usize = 4;
+/// How many turns in a row may be passed on before everybody is looked at.
+const TURNS_PASSED_ON_MAX: usize = 16;
 /// Loads are compared as whole numbers: requests in flight times this, for each unit of weight.
 const LOAD_SCALE: u64 = 1 << 24;
 
@@ -56,11 +60,12 @@ impl Tier {
         Some(Self { candidates, ring, weight_sum })
     }
 
+    /// Whether [`Self::pick`] would find one.
     pub(super) fn offers_other_than(&self, tried: &[u64]) -> bool {
-        tried.is_empty() || self.candidates.iter().any(|candidate| candidate.is_none_of(tried))
+        self.candidates.iter().any(|candidate| candidate.may_serve(tried))
     }
 
-    /// Picks one that is none of `tried`, or any when all of them are.
+    /// Picks one that is none of `tried`, and that its breaker lets the request through to; None when there is none.
     #[inline]
     pub(super) fn pick(
         &self,
@@ -68,43 +73,92 @@ impl Tier {
         cursor: &AtomicUsize,
         tried: &[u64],
         occasion: &impl Occasion,
-    ) -> &Arc<Backend> {
-        let candidate = match &policy.strategy {
+    ) -> Option<&Arc<Backend>> {
+        for _ in 0..PICKS_MAX {
+            let candidate = self.choose(policy, cursor, tried, occasion)?;
+            if candidate.backend.admit() {
+                return Some(&candidate.backend);
+            }
+        }
+        None
+    }
+
+    /// The next in turn of those that their breakers have shut out: for who has no other choice.
+    #[cold]
+    pub(super) fn pick_avoided(&self, cursor: &AtomicUsize) -> Option<&Arc<Backend>> {
+        let turn = take_turn(cursor) % self.candidates.len();
+        let (before, after) = self.candidates.split_at(turn);
+        let avoided = |candidate: &&Candidate| candidate.backend.standing() == Standing::Avoided;
+        after.iter().chain(before).find(avoided).map(|candidate| &candidate.backend)
+    }
+
+    #[inline]
+    fn choose(
+        &self,
+        policy: &Policy,
+        cursor: &AtomicUsize,
+        tried: &[u64],
+        occasion: &impl Occasion,
+    ) -> Option<&Candidate> {
+        match &policy.strategy {
             Strategy::RoundRobin => self.in_turn(cursor, tried),
             Strategy::LeastConn => self.least_loaded(cursor, tried),
-            Strategy::Random => self.untried_from(self.position(occasion.random()), tried),
+            Strategy::Random => self.drawn(occasion.random(), tried),
             Strategy::P2c => self.lighter_of_two(occasion.random(), tried, Candidate::load),
             Strategy::PeakEwma => {
                 let now_ns = occasion.now_ns();
                 self.lighter_of_two(occasion.random(), tried, |candidate| candidate.expected_micros(now_ns))
             }
             Strategy::Hash(source) => self.by_key(source, policy.balance_factor, cursor, tried, occasion),
-        };
-        &candidate.backend
-    }
-
-    #[inline]
-    fn in_turn(&self, cursor: &AtomicUsize, tried: &[u64]) -> &Candidate {
-        self.untried_from(take_turn(cursor) % self.ring.len(), tried)
-    }
-
-    /// The first on the ring from `position` on that hasn't been tried. Who is tried has failed this request before:
-    /// that is rare, so the length of the walk doesn't matter.
-    #[inline]
-    fn untried_from(&self, position: usize, tried: &[u64]) -> &Candidate {
-        let first = self.at(position);
-        if tried.is_empty() {
-            return first;
         }
-        self.from(position).find(|candidate| candidate.is_none_of(tried)).unwrap_or(first)
     }
 
-    /// The one with the fewest requests in flight for its weight that hasn't been tried, by turns among equals.
-    fn least_loaded(&self, cursor: &AtomicUsize, tried: &[u64]) -> &Candidate {
-        let untried = || self.candidates.iter().filter(|candidate| candidate.is_none_of(tried));
+    #[inline]
+    fn in_turn(&self, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
+        let position = take_turn(cursor) % self.ring.len();
+        let first = self.at(position);
+        if first.may_serve(tried) { Some(first) } else { self.passed_on(position, cursor, tried) }
+    }
+
+    /// Who is next after the one at `position`, who can't serve. One that has failed this request is passed over once. One
+    /// that nobody picks leaves every turn of its to others: they take turns of their own for it, so that these don't all
+    /// fall to the same one.
+    #[cold]
+    fn passed_on(&self, position: usize, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
+        if tried.is_empty() {
+            for _ in 0..TURNS_PASSED_ON_MAX {
+                let next = self.at(take_turn(cursor) % self.ring.len());
+                if next.may_serve(tried) {
+                    return Some(next);
+                }
+            }
+        }
+        self.able_from(position, tried)
+    }
+
+    /// The first on the ring from `position` on that can serve. Mostly that is the one there, so the length of the walk
+    /// doesn't matter.
+    #[inline]
+    fn able_from(&self, position: usize, tried: &[u64]) -> Option<&Candidate> {
+        let first = self.at(position);
+        if first.may_serve(tried) {
+            return Some(first);
+        }
+        self.from(position).find(|candidate| candidate.may_serve(tried))
+    }
+
+    /// One by chance, and by the lower half of the same number when that one can't serve.
+    fn drawn(&self, random: u64, tried: &[u64]) -> Option<&Candidate> {
+        let first = self.at(self.position(random));
+        if first.may_serve(tried) { Some(first) } else { self.able_from(self.position(random << 32), tried) }
+    }
+
+    /// The one with the fewest requests in flight for its weight that can serve, by turns among equals.
+    fn least_loaded(&self, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
+        let able = || self.candidates.iter().filter(|candidate| candidate.may_serve(tried));
         let turn = take_turn(cursor);
         let (mut least, mut ties) = (u64::MAX, 0);
-        for candidate in untried() {
+        for candidate in able() {
             let load = candidate.load();
             if load < least {
                 (least, ties) = (load, 1);
@@ -115,31 +169,36 @@ impl Tier {
         // Counts move while this looks at them: when fewer ties are left than were seen, any of them is as good.
         let mut left = turn.checked_rem(ties).unwrap_or(0);
         let mut found = None;
-        for candidate in untried().filter(|candidate| candidate.load() <= least) {
+        for candidate in able().filter(|candidate| candidate.load() <= least) {
             found = Some(candidate);
             if left == 0 {
                 break;
             }
             left -= 1;
         }
-        found.or_else(|| untried().next()).unwrap_or(&self.candidates[turn % self.candidates.len()])
+        found.or_else(|| able().next())
     }
 
     /// Draws two different ones by weight, and takes the one that costs less.
-    fn lighter_of_two<C: PartialOrd>(&self, random: u64, tried: &[u64], cost: impl Fn(&Candidate) -> C) -> &Candidate {
+    fn lighter_of_two<C: PartialOrd>(
+        &self,
+        random: u64,
+        tried: &[u64],
+        cost: impl Fn(&Candidate) -> C,
+    ) -> Option<&Candidate> {
         let position = self.position(random);
-        let one = self.untried_from(position, tried);
+        let one = self.able_from(position, tried)?;
         // Any other position is as likely as the next, so that two equal backends are always both looked at.
         let others = self.ring.len() as u64 - 1;
         let second = (position + 1 + scaled(random as u32, others)) % self.ring.len();
-        let is_other = |candidate: &&Candidate| candidate.backend.id != one.backend.id && candidate.is_none_of(tried);
+        let is_other = |candidate: &&Candidate| candidate.backend.id != one.backend.id && candidate.may_serve(tried);
         match self.from(second).take(SECOND_CHOICE_STEPS).find(is_other) {
-            Some(other) if cost(other) < cost(one) => other,
-            _ => one,
+            Some(other) if cost(other) < cost(one) => Some(other),
+            _ => Some(one),
         }
     }
 
-    /// The one that the key belongs to, or the next on the table that hasn't been tried and has room.
+    /// The one that the key belongs to, or the next on the table that can serve and has room.
     fn by_key(
         &self,
         source: &KeySource,
@@ -147,10 +206,10 @@ impl Tier {
         cursor: &AtomicUsize,
         tried: &[u64],
         occasion: &impl Occasion,
-    ) -> &Candidate {
+    ) -> Option<&Candidate> {
         let Some(key) = occasion.key(source) else { return self.in_turn(cursor, tried) };
         let position = self.position(key);
-        let Some(factor) = balance_factor else { return self.untried_from(position, tried) };
+        let Some(factor) = balance_factor else { return self.able_from(position, tried) };
         let in_flight = LazyCell::new(|| self.candidates.iter().map(|candidate| candidate.backend.in_flight()).sum());
         let has_room = |candidate: &Candidate| {
             let load = candidate.backend.in_flight();
@@ -158,8 +217,8 @@ impl Tier {
         };
         let steps = self.candidates.len() * BOUNDED_STEPS_PER_BACKEND;
         let mut near = self.from(position).take(steps);
-        near.find(|candidate| candidate.is_none_of(tried) && has_room(candidate))
-            .unwrap_or_else(|| self.least_loaded(cursor, tried))
+        near.find(|candidate| candidate.may_serve(tried) && has_room(candidate))
+            .or_else(|| self.least_loaded(cursor, tried))
     }
 
     /// How many requests a backend may have in flight when there are `in_flight` in all and one more (Mirrokni et al.,
@@ -188,8 +247,10 @@ impl Tier {
 }
 
 impl Candidate {
-    fn is_none_of(&self, tried: &[u64]) -> bool {
-        !tried.contains(&self.backend.id)
+    /// It hasn't failed this request, and its breaker lets requests through.
+    #[inline]
+    fn may_serve(&self, tried: &[u64]) -> bool {
+        !tried.contains(&self.backend.id) && self.backend.is_open()
     }
 
     /// What it would have in flight with one request more, for its weight.
