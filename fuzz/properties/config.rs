@@ -2,9 +2,10 @@
 //! told in whole sentences with places that are there.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, RateKey, Strategy};
+use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, RateKey, Strategy, WhenAllDown};
 use serde_json::{Value, json};
 
 /// See the module.
@@ -52,8 +53,7 @@ fn is_within_bounds(config: &Config) {
     assert!(["GET", "HEAD", "OPTIONS"].contains(&check.method.as_str()));
     assert!((1..=1000).contains(&check.rise) && (1..=1000).contains(&check.fall));
     assert!(!check.expect.is_empty());
-    let codes =
-        |range: &std::ops::RangeInclusive<u16>| *range.start() >= 100 && *range.end() <= 599 && !range.is_empty();
+    let codes = |range: &RangeInclusive<u16>| *range.start() >= 100 && *range.end() <= 599 && !range.is_empty();
     assert!(check.expect.iter().all(codes));
 
     let times = &config.timeouts;
@@ -73,6 +73,14 @@ fn is_within_bounds(config: &Config) {
         assert!((1..=1_000_000).contains(&limit.requests) && (1..=100_000).contains(&limit.burst));
         assert!((tick..=Duration::from_secs(24 * 3600)).contains(&limit.per));
         assert!(limit.per / limit.requests >= Duration::from_micros(1) && (1..=10_000_000).contains(&limit.max_keys));
+    }
+    if let Some(breaker) = &config.circuit_breaker {
+        let day = Duration::from_secs(24 * 3600);
+        assert!((1..=1_000_000).contains(&breaker.consecutive_failures) && (1..=100).contains(&breaker.error_percent));
+        assert!((1..=1_000_000).contains(&breaker.minimum_requests) && (1..=100).contains(&breaker.half_open_requests));
+        assert!((tick * 100..=day).contains(&breaker.window) && (tick * 10..=breaker.max_open).contains(&breaker.open));
+        assert!(breaker.max_open <= day && breaker.max_ejected_percent <= 100);
+        assert!(!breaker.on.is_empty() && breaker.on.iter().all(codes));
     }
 }
 
@@ -112,6 +120,10 @@ pub fn written_backend(backend: &BackendConfig) -> Value {
     })
 }
 
+fn codes(ranges: &[RangeInclusive<u16>]) -> String {
+    ranges.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect::<Vec<_>>().join(",")
+}
+
 fn networks<T: ToString>(networks: &[T]) -> Vec<String> {
     networks.iter().map(ToString::to_string).collect()
 }
@@ -120,7 +132,6 @@ fn networks<T: ToString>(networks: &[T]) -> Vec<String> {
 fn written(config: &Config) -> Value {
     let time = |time: Duration| format!("{}ns", time.as_nanos());
     let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
-    let ranges: Vec<_> = check.expect.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
     let on = [("connect", retries.on_connect), ("reset", retries.on_reset)];
     let on: Vec<_> = on.iter().filter(|(_, on)| *on).map(|(word, _)| word).collect();
     json!({
@@ -154,7 +165,7 @@ fn written(config: &Config) -> Value {
             "method": check.method,
             "host": check.host,
             "timeout": time(check.timeout),
-            "expect": ranges.join(","),
+            "expect": codes(&check.expect),
             "body_contains": check.body_contains,
             "rise": check.rise,
             "fall": check.fall,
@@ -197,5 +208,20 @@ fn written(config: &Config) -> Value {
             "max_keys": limit.max_keys,
             "allow": networks(&limit.allow),
         })),
+        "circuit_breaker": config.circuit_breaker.as_ref().map(|breaker| json!({
+            "consecutive_failures": breaker.consecutive_failures,
+            "error_percent": breaker.error_percent,
+            "minimum_requests": breaker.minimum_requests,
+            "window": time(breaker.window),
+            "open": time(breaker.open),
+            "max_open": time(breaker.max_open),
+            "half_open_requests": breaker.half_open_requests,
+            "max_ejected_percent": breaker.max_ejected_percent,
+            "on": codes(&breaker.on),
+        })),
+        "when_all_down": match config.when_all_down {
+            WhenAllDown::Refuse => "refuse",
+            WhenAllDown::Try => "try",
+        },
     })
 }

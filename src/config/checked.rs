@@ -48,6 +48,10 @@ pub struct Config {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How many requests each client may send; None: as many as it likes.
     pub rate_limit: Option<RateLimit>,
+    /// When a backend is left out for what its answers are; None: never.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// What becomes of requests while the checks of all backends fail.
+    pub when_all_down: WhenAllDown,
 }
 
 /// How a backend is picked.
@@ -223,6 +227,38 @@ pub enum RateKey {
     Header(String),
 }
 
+/// When a backend is left out for how its requests end, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Failures in a row that are too many; at least 1.
+    pub consecutive_failures: u32,
+    /// Failures among the requests of `window` that are too many, in percent; 1–100.
+    pub error_percent: u32,
+    /// `error_percent` needs so many requests; at least 1.
+    pub minimum_requests: u32,
+    /// See `error_percent`.
+    pub window: Duration,
+    /// The first stay outside; each further one within an hour is twice as long.
+    pub open: Duration,
+    /// The longest stay outside; at least `open`.
+    pub max_open: Duration,
+    /// Requests that are sent on trial after a stay, and must pass; 1–100.
+    pub half_open_requests: u8,
+    /// When more of the backends than this are outside, in percent, all of them get traffic; 0–100.
+    pub max_ejected_percent: u32,
+    /// Status codes that count as failures.
+    pub on: Vec<RangeInclusive<u16>>,
+}
+
+/// What becomes of requests while the checks of all backends fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// They are answered with 503 at once.
+    Refuse,
+    /// They are sent to all backends as if these were up.
+    Try,
+}
+
 /// The retry rule's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retries {
@@ -271,6 +307,8 @@ impl Default for Config {
             workers: thread::available_parallelism().map_or(1, NonZero::get),
             trusted_proxies: Vec::new(),
             rate_limit: None,
+            circuit_breaker: None,
+            when_all_down: WhenAllDown::Refuse,
         }
     }
 }
@@ -327,5 +365,21 @@ impl Default for Limits {
 impl Default for Retries {
     fn default() -> Self {
         Self { attempts: 3, on_connect: true, on_reset: true, on_status: [false; 3], budget_percent: 20 }
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            error_percent: 50,
+            minimum_requests: 20,
+            window: Duration::from_secs(10),
+            open: Duration::from_secs(10),
+            max_open: Duration::from_secs(300),
+            half_open_requests: 1,
+            max_ejected_percent: 50,
+            on: vec![500..=599],
+        }
     }
 }

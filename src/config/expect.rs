@@ -1,4 +1,4 @@
-//! Which status codes count as healthy: `"200-399"`, `"200,204,300-399"`.
+//! Which status codes count as healthy, or as a failure: `"200-399"`, `"200,204,300-399"`.
 
 use std::ops::RangeInclusive;
 

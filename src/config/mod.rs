@@ -6,6 +6,7 @@
 //! once, each with its JSON path and its place in the file.
 
 mod checked;
+mod circuit_breaker;
 mod duration;
 mod error;
 mod expect;
@@ -21,8 +22,8 @@ use std::io::Read;
 use std::path::Path;
 
 pub use checked::{
-    BackendChange, BackendConfig, BackendState, Config, HashKey, HealthCheck, Limits, RateKey, RateLimit, Retries,
-    Strategy, Timeouts,
+    BackendChange, BackendConfig, BackendState, CircuitBreaker, Config, HashKey, HealthCheck, Limits, RateKey,
+    RateLimit, Retries, Strategy, Timeouts, WhenAllDown,
 };
 pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigErrors, FieldError, Position, Problem};

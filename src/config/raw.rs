@@ -1,5 +1,5 @@
-//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs`, which reads one of its
-//! objects, the only place that knows the schema.
+//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs` and `circuit_breaker.rs`,
+//! which read one of its objects each, the only place that knows the schema.
 //! `docs/configuration.md` says the same to people.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
 use super::url::BackendUrl;
-use super::{FieldPlace, expect, json, rate_limit, url};
+use super::{FieldPlace, circuit_breaker, expect, json, rate_limit, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
@@ -58,6 +58,8 @@ const ROOT: &[&str] = &[
     "workers",
     "trusted_proxies",
     "rate_limit",
+    "circuit_breaker",
+    "when_all_down",
 ];
 pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
 const CHANGE: &[&str] = &["weight", "state"];
@@ -89,6 +91,17 @@ const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
 const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
 pub(super) const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
+pub(super) const CIRCUIT_BREAKER: &[&str] = &[
+    "consecutive_failures",
+    "error_percent",
+    "minimum_requests",
+    "window",
+    "open",
+    "max_open",
+    "half_open_requests",
+    "max_ejected_percent",
+    "on",
+];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("", ROOT),
@@ -97,6 +110,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("limits", LIMITS),
     ("retries", RETRIES),
     ("rate_limit", RATE_LIMIT),
+    ("circuit_breaker", CIRCUIT_BREAKER),
 ];
 const STRATEGIES: [(&str, Strategy); 7] = [
     ("round-robin", Strategy::RoundRobin),
@@ -223,6 +237,8 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     }
     networks(fields, "trusted_proxies", &mut config.trusted_proxies);
     rate_limit::read(fields, &mut config.rate_limit);
+    circuit_breaker::read(fields, &mut config.circuit_breaker);
+    circuit_breaker::read_when_all_down(fields, &mut config.when_all_down);
     ports_differ(fields, config);
 }
 
