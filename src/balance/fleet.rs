@@ -7,10 +7,10 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
 
-use super::{Backend, Policy, Snapshot};
+use super::{Backend, Policy, Snapshot, Turn};
 
 /// How many reports may wait for the control plane. One that finds no room is dropped: the next refused connection
-/// makes another.
+/// makes another, and a breaker that can't tell of a turn doesn't make it.
 const REPORTS_MAX: usize = 1024;
 
 /// What a worker saw of a backend that the control plane should act on at once.
@@ -20,6 +20,8 @@ pub enum Report {
     Refused(Arc<Backend>),
     /// Its name has no address, or none of them could be reached: resolve it again.
     Unreachable(Arc<Backend>),
+    /// Its breaker has turned.
+    Turned(Arc<Backend>, Turn),
 }
 
 /// Shared by all workers and the control plane.

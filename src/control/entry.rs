@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::circuit::{Circuit, CircuitState, Moment};
 use super::health::{Health, LastProbe};
+use super::timestamp::rfc3339;
 use crate::balance::Backend;
 pub use crate::config::BackendState as State;
 use crate::config::{BackendChange, BackendConfig};
@@ -34,6 +36,12 @@ pub struct Entry {
     pub health_since: SystemTime,
     /// Why `health` is what it is, in words for an operator.
     pub health_reason: String,
+    /// It gets traffic although its checks fail, since those of all others do too (`when_all_down`).
+    pub tried_anyway: bool,
+    /// Its circuit breaker; None where there is none.
+    pub circuit: Option<Circuit>,
+    /// It gets no traffic since its breaker is open, and not too many others are.
+    pub ejected: bool,
     /// None before the first one has ended.
     pub last_probe: Option<LastProbe>,
     /// The latest, oldest first; at most 20.
@@ -82,6 +90,9 @@ impl Entry {
             health: Health::Unknown,
             health_since: now,
             health_reason: "not probed yet".into(),
+            tried_anyway: false,
+            circuit: None,
+            ejected: false,
             last_probe: None,
             changes: VecDeque::from([Change { at: now, what: what.into() }]),
         }
@@ -97,8 +108,11 @@ impl Entry {
         if self.state != State::Ready {
             return Some(said(self.state).into());
         }
-        if self.health == Health::Down {
+        if self.health == Health::Down && !self.tried_anyway {
             return Some(format!("down: {}", self.health_reason));
+        }
+        if self.ejected {
+            return self.circuit.as_ref().map(ejection);
         }
         (self.config.weight == 0).then(|| "its weight is 0".into())
     }
@@ -135,6 +149,11 @@ impl Entry {
         self.state != State::Ready || self.config.weight == 0
     }
 
+    /// Its breaker is open or half-open.
+    pub(super) fn has_tripped(&self) -> bool {
+        self.circuit.as_ref().is_some_and(|circuit| circuit.state() != CircuitState::Closed)
+    }
+
     pub(super) fn is(&self, which: Which<'_>) -> bool {
         match which {
             Which::Url(normalized) => self.config.url.normalized == normalized,
@@ -149,6 +168,21 @@ impl Entry {
         self.changes.push_back(Change { at, what });
     }
 
+    /// Takes down what its breaker has become, and logs it.
+    pub(super) fn note_circuit(&mut self, now: Moment) {
+        let Some(circuit) = &self.circuit else { return };
+        let what = match circuit.state() {
+            CircuitState::Closed => format!("breaker closed: {}", circuit.reason()),
+            CircuitState::HalfOpen => format!("breaker half-open: {}", circuit.reason()),
+            CircuitState::Open => {
+                let stay = circuit.until().and_then(|until| until.duration_since(now.wall).ok()).unwrap_or_default();
+                format!("breaker open for {stay:.1?}: {}", circuit.reason())
+            }
+        };
+        log::info!("backend {}: {what}", self.config.name);
+        self.note(now.wall, what);
+    }
+
     /// Takes a change of health in, and logs it.
     pub(super) fn turn(&mut self, health: Health, reason: &str, at: SystemTime) {
         let word = match health {
@@ -161,6 +195,14 @@ impl Entry {
         self.health_since = at;
         reason.clone_into(&mut self.health_reason);
         self.note(at, format!("{word}: {reason}"));
+    }
+}
+
+/// Why its breaker keeps a backend out, and for how long.
+fn ejection(circuit: &Circuit) -> String {
+    match circuit.until() {
+        Some(until) => format!("ejected: {}, until {}", circuit.reason(), rfc3339(until)),
+        None => format!("ejected: {}", circuit.reason()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! barrier that it is handed, and it never makes a worker wait.
 
 pub mod admin;
+pub mod circuit;
 mod crew;
 pub mod entry;
 pub mod health;
@@ -24,13 +25,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 
+use self::circuit::Moment;
 use self::entry::{Entry, Source, Which};
 use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
 use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
-use crate::balance::{self, Backend, Fleet, KeySource, Report};
+use crate::balance::{self, Backend, Fleet, KeySource, Report, Turn};
 use crate::config::{BackendChange, BackendConfig, Config, HashKey, Strategy};
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
@@ -213,7 +215,8 @@ impl ControlPlane {
             Phase::Draining => return Err(NotReady::Draining),
             Phase::Serving => {}
         }
-        let any = self.registry.read(|entries| entries.iter().any(Entry::is_eligible));
+        let serves = |entry: &Entry| entry.is_alive() && entry.is_eligible();
+        let any = self.registry.read(|entries| entries.iter().any(serves));
         if any { Ok(()) } else { Err(NotReady::NoBackend) }
     }
 
@@ -253,6 +256,14 @@ impl Audience for Findings {
 
     fn unreachable(&self, id: u64) {
         (self.refresh)(id);
+    }
+
+    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant> {
+        self.registry.turned(backend, turn, Moment::now(), chance)
+    }
+
+    fn elapse(&self) -> Option<Instant> {
+        self.registry.elapse(Moment::now())
     }
 }
 

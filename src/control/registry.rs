@@ -1,6 +1,8 @@
 //! The set of backends as the control plane knows it. Every change goes through here, one after the other, and each
 //! publishes a new snapshot to the workers.
 
+mod circuits;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -8,10 +10,11 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use super::circuit::Circuit;
 use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
 use super::health::{Health, LastProbe};
-use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy};
-use crate::config::{BackendChange, BackendConfig, Config};
+use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy, Thresholds};
+use crate::config::{BackendChange, BackendConfig, CircuitBreaker, Config, WhenAllDown};
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
 const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
@@ -24,16 +27,20 @@ pub struct Registry {
     zone: String,
     /// Backends that come back or are added at run time start slowly.
     slow_start: bool,
+    when_all_down: WhenAllDown,
+    /// None: backends have none.
+    circuit_breaker: Option<CircuitBreaker>,
     workers: usize,
     inner: Mutex<Inner>,
 }
 
 /// What every backend of this proxy is made with.
-#[derive(Clone, Copy)]
 struct Maker {
     workers: usize,
     estimates_latency: bool,
     slow_start: bool,
+    /// None: no circuit breaker.
+    thresholds: Option<Arc<Thresholds>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +48,8 @@ struct Inner {
     entries: Vec<Entry>,
     last_id: u64,
     last_version: u64,
+    /// Too many breakers have tripped: none of them counts.
+    panic_mode: bool,
     /// Who had each slot last. It is free again when nobody holds that backend any more: not a worker's pool, not a
     /// request in flight, not an old snapshot.
     slots: Vec<Weak<Backend>>,
@@ -73,8 +82,15 @@ impl Registry {
     /// An empty set for a proxy of this configuration, whose backends don't count. Those that are added get cells for so
     /// many workers.
     pub fn new(fleet: Arc<Fleet>, config: &Config, workers: usize) -> Self {
-        let slow_start = !config.slow_start.is_zero();
-        Self { fleet, zone: config.zone.clone(), slow_start, workers, inner: Mutex::default() }
+        Self {
+            fleet,
+            zone: config.zone.clone(),
+            slow_start: !config.slow_start.is_zero(),
+            when_all_down: config.when_all_down,
+            circuit_breaker: config.circuit_breaker.clone(),
+            workers,
+            inner: Mutex::default(),
+        }
     }
 
     /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
@@ -88,7 +104,7 @@ impl Registry {
     ) -> Result<Entry, AddError> {
         let mut inner = self.inner.lock();
         inner.check_free(&config)?;
-        let entry = inner.insert(config, addresses, self.maker(), source, now);
+        let entry = inner.insert(config, addresses, &self.maker(), source, now);
         self.publish(&mut inner);
         Ok(entry)
     }
@@ -102,13 +118,14 @@ impl Registry {
     ) -> Result<Vec<Arc<Backend>>, AddError> {
         let mut inner = self.inner.lock();
         let before = inner.entries.len();
+        let maker = self.maker();
         let mut added = Vec::with_capacity(backends.len());
         for (config, addresses) in backends {
             if let Err(error) = inner.check_free(&config) {
                 inner.entries.truncate(before);
                 return Err(error);
             }
-            added.push(inner.insert(config, addresses, self.maker(), source, now).backend);
+            added.push(inner.insert(config, addresses, &maker, source, now).backend);
         }
         self.publish(&mut inner);
         Ok(added)
@@ -137,11 +154,10 @@ impl Registry {
         if self.slow_start && !was_ready && entry.state == State::Ready {
             entry.start_slowly();
         }
-        let entry = entry.clone();
         if changed {
             self.publish(&mut inner);
         }
-        Some(entry)
+        inner.entries.iter().find(|entry| entry.is(which)).cloned()
     }
 
     /// Takes every backend that starts slowly a step further, to be called twenty times in the time that it takes.
@@ -192,6 +208,7 @@ impl Registry {
     }
 
     fn publish(&self, inner: &mut Inner) {
+        self.settle(inner);
         inner.last_version += 1;
         let member = |entry: &Entry| Member {
             backend: Arc::clone(&entry.backend),
@@ -211,6 +228,20 @@ impl Registry {
             workers: self.workers,
             estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma,
             slow_start: self.slow_start,
+            thresholds: self.circuit_breaker.as_ref().map(|config| Arc::new(config.into())),
+        }
+    }
+}
+
+impl From<&CircuitBreaker> for Thresholds {
+    fn from(config: &CircuitBreaker) -> Self {
+        Self {
+            consecutive_failures: config.consecutive_failures,
+            error_percent: config.error_percent,
+            minimum_requests: config.minimum_requests,
+            window: config.window,
+            trials: config.half_open_requests,
+            failing: config.on.clone(),
         }
     }
 }
@@ -234,7 +265,7 @@ impl Inner {
         &mut self,
         config: BackendConfig,
         addresses: Vec<SocketAddr>,
-        maker: Maker,
+        maker: &Maker,
         source: Source,
         now: SystemTime,
     ) -> Entry {
@@ -243,6 +274,7 @@ impl Inner {
             backend.addresses.store(Arc::new(addresses));
         }
         let mut entry = Entry::new(backend, config, source, now);
+        entry.circuit = maker.thresholds.as_ref().map(|_| Circuit::new(now));
         if maker.slow_start && source == Source::Admin {
             entry.start_slowly();
         }
@@ -250,7 +282,7 @@ impl Inner {
         entry
     }
 
-    fn create(&mut self, config: &BackendConfig, maker: Maker) -> Arc<Backend> {
+    fn create(&mut self, config: &BackendConfig, maker: &Maker) -> Arc<Backend> {
         self.last_id += 1;
         let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
         let origin = Origin {
@@ -260,8 +292,14 @@ impl Inner {
             port: config.url.port,
             base_path: config.url.base_path.clone(),
         };
-        let backend = Backend::new(self.last_id, slot, origin, maker.workers);
-        let backend = Arc::new(if maker.estimates_latency { backend.with_latency_estimate() } else { backend });
+        let mut backend = Backend::new(self.last_id, slot, origin, maker.workers);
+        if maker.estimates_latency {
+            backend = backend.with_latency_estimate();
+        }
+        if let Some(thresholds) = &maker.thresholds {
+            backend = backend.with_breaker(Arc::clone(thresholds));
+        }
+        let backend = Arc::new(backend);
         let holder = Arc::downgrade(&backend);
         if slot == self.slots.len() {
             self.slots.push(holder);

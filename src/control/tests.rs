@@ -144,12 +144,13 @@ fn status_has_exactly_the_seeds_fields() {
     assert!(reply.head.contains("\r\nContent-Type: application/json\r\n"), "{}", reply.head);
     let want = format!(
         "{{\"total_backends\":2,\"active_backends\":1,\"backends\":[\
-         {{\"url\":\"{one}\",\"alive\":true,\"current_connections\":2}},\
-         {{\"url\":\"{two}\",\"alive\":false,\"current_connections\":0}}],\
+         {{\"url\":\"{one}\",\"alive\":true,\"current_connections\":2,\"circuit_breaker\":null}},\
+         {{\"url\":\"{two}\",\"alive\":false,\"current_connections\":0,\"circuit_breaker\":null}}],\
          \"connections\":{{\"open\":2,\"accepted\":3,\"accept_errors\":4}},\"failures\":{{"
     );
     assert!(reply.body.starts_with(&want), "{}", reply.body);
-    assert!(reply.body.ends_with("},\"retries\":{\"sent\":6,\"denied\":7},\"panics\":5}\n"), "{}", reply.body);
+    let end = "},\"retries\":{\"sent\":6,\"denied\":7},\"panics\":5,\"panic_mode\":false}\n";
+    assert!(reply.body.ends_with(end), "{}", reply.body);
     let failures = reply.json()["failures"].clone();
     assert_eq!(failures.as_object().unwrap().len(), Reason::ALL.len());
     assert_eq!((&failures["no_backend"], &failures["client_gone"]), (&json!(1), &json!(0)));

@@ -10,7 +10,7 @@ use super::pump::{Pump, PumpError};
 use super::transfer::{Body, Transfer};
 use crate::http1::{self, Framing, Parsed, Response, Version};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Stream, World};
+use crate::runtime::world::{Instant, Stream, World};
 
 /// Interim answers (1xx) to one request; more are a fault of the backend.
 const INTERIM_MAX: u32 = 32;
@@ -58,8 +58,13 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
                     101 => return Err(Failure::UnaskedSwitch),
                     100..=199 => self.pass_interim_on(scratch)?,
-                    status if self.passes_over(status) => return Ok(Some(Answer::PassedOver(status))),
-                    _ => return self.begin_body(&head, buffer, scratch).map(Some),
+                    status => {
+                        let answered = self.proxy.world.now();
+                        if self.passes_over(status, answered) {
+                            return Ok(Some(Answer::PassedOver(status)));
+                        }
+                        return self.begin_body(&head, answered, buffer, scratch).map(Some);
+                    }
                 }
             }
             if buffer.is_full() {
@@ -118,7 +123,13 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }
     }
 
-    fn begin_body(&self, head: &Head, buffer: &mut Buffer, scratch: &mut Vec<u8>) -> Result<Answer, Failure> {
+    fn begin_body(
+        &self,
+        head: &Head,
+        answered: Instant,
+        buffer: &mut Buffer,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Answer, Failure> {
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes);
         let begun = pump.begin(scratch, buffer, &self.client.stream);
@@ -133,7 +144,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             reusable: head.keep_alive && head.framing != Framing::UntilClose,
             framed: head.to_client != Framing::UntilClose,
             status: head.status,
-            answered: self.proxy.world.now(),
+            answered,
         };
         match begun {
             Ok(()) => Ok(Answer::Body(body)),

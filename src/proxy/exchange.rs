@@ -18,7 +18,8 @@ use super::pace::Pace;
 use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
-use super::transfer::{Course, Cut, Transfer, Upload, blame, upload_failure};
+use super::transfer::{Course, Cut, Transfer, Upload, upload_failure};
+use super::witness::Reached;
 use super::{Proxy, Scratch};
 use crate::balance::Report;
 use crate::http1::{Framing, Method, Request, RequestError, Version};
@@ -264,7 +265,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let reused = lease.reused;
         let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             if let Miss::Failed { failure, .. } = miss {
-                visit.backend().record(self.world.worker(), blame(failure), || self.world.now().0);
+                let reached = if reused { Reached::KeptConnection } else { Reached::NewConnection };
+                self.note_failure(&visit, failure, reached);
             }
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
@@ -322,7 +324,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 let _ = self.shared.fleet.reports.try_send(report);
             }
             let failure = Failure::from(error);
-            visit.backend().record(self.world.worker(), blame(&failure), || self.world.now().0);
+            self.note_failure(visit, &failure, Reached::NewConnection);
             // Nothing was sent, so any method may be tried elsewhere, unless that would change nothing.
             let hopeless = matches!(error, ConnectError::ClientGone | ConnectError::NoDescriptor);
             let again = self.shared.config.retries.on_connect && !hopeless;

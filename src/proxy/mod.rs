@@ -25,6 +25,7 @@ mod shared;
 mod throttle;
 mod transfer;
 mod tunnel;
+mod witness;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

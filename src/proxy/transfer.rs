@@ -17,6 +17,7 @@ use super::error::Failure;
 use super::exchange::{After, Facts, Turn};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
+use super::witness::Reached;
 use crate::balance::Outcome;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
@@ -76,7 +77,7 @@ pub(super) enum Cut {
 /// What one try has come to.
 pub(super) struct Course<W: World> {
     pub(super) lease: Lease<W>,
-    visit: Visit<W>,
+    pub(super) visit: Visit<W>,
     began: Instant,
     upload: Upload,
     download: Download,
@@ -194,10 +195,12 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         Self { proxy, client, facts, course, slow_at, tried }
     }
 
-    /// Whether to ask another backend instead of passing an answer of this status on; takes the retry out of the budget.
-    pub(super) fn passes_over(&self, status: u16) -> bool {
+    /// Whether to ask another backend instead of passing an answer of this status on, which came at `at`; takes the retry
+    /// out of the budget.
+    pub(super) fn passes_over(&self, status: u16, at: Instant) -> bool {
         let shared = &self.proxy.shared;
-        shared.config.retries.is_on(status)
+        let distrusted = self.proxy.note_answer(&self.course.visit, status, at);
+        (distrusted || shared.config.retries.is_on(status))
             && self.facts.method.is_idempotent()
             && self.client.whole_bytes.is_some()
             && self.course.interim == 0
@@ -265,6 +268,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         continue;
                     }
                     Ok(Some(Answer::Tunnel)) => {
+                        self.proxy.note_answer(&self.course.visit, 101, world.now());
                         self.record(Outcome::Answered(101, world.now().since(self.course.began)));
                         let after = self.proxy.tunnel(self.client, &self.course.lease.stream, buffer, scratch);
                         return Ok(Turn::Over(after));
@@ -285,7 +289,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         }
                     }
                     Err(failure) => {
-                        self.record(blame(&failure));
+                        self.note_failure(&failure);
                         let replayable = matches!(failure, Failure::ClosedBeforeHead)
                             && self.course.interim == 0
                             && self.client.whole_bytes.is_some();
@@ -386,7 +390,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
 
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
     fn break_off(self, failure: Failure) -> Result<Turn<W>, Interrupted> {
-        self.record(blame(&failure));
+        self.note_failure(&failure);
         let Download::Body(body) = &self.course.download else {
             return Err(self.interrupted(Cut::Failed { failure, replayable: false }));
         };
@@ -400,6 +404,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
 
     fn interrupted(&self, cut: Cut) -> Interrupted {
         Interrupted { cut, head_deadline: self.course.head_deadline }
+    }
+
+    fn note_failure(&self, failure: &Failure) {
+        let reached = match &self.course.download {
+            Download::Body(body) => Reached::Answer(body.status),
+            Download::Head if self.course.lease.reused => Reached::KeptConnection,
+            Download::Head => Reached::NewConnection,
+        };
+        self.proxy.note_failure(&self.course.visit, failure, reached);
     }
 
     fn record(&self, outcome: Outcome) {
@@ -428,21 +441,6 @@ pub(super) fn upload_failure(error: &PumpError) -> Failure {
         PumpError::TooLarge => Failure::BodyTooLarge,
         PumpError::Chunk(error) => Failure::BadChunk(*error),
         PumpError::Read | PumpError::EarlyEnd | PumpError::Write => Failure::ClientGone,
-    }
-}
-
-/// What a failure says of the backend.
-pub(super) fn blame(failure: &Failure) -> Outcome {
-    match failure {
-        Failure::ClientGone
-        | Failure::ClientWriteStalled
-        | Failure::RequestBodyTimeout
-        | Failure::RequestBodyTooSlow
-        | Failure::BodyTooLarge
-        | Failure::BadChunk(_)
-        | Failure::NoLocalPort
-        | Failure::NoDescriptor => Outcome::Abandoned,
-        _ => Outcome::Failed,
     }
 }
 

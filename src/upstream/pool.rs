@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConnectError, connect};
-use crate::balance::{Backend, InFlight, Snapshot};
+use crate::balance::{Backend, InFlight, Seen, Snapshot, Turn};
 use crate::runtime::world::{Instant, Stream, World};
 
 /// Idle connections that a worker keeps to one backend.
@@ -128,6 +128,18 @@ impl<W: World> Visit<W> {
     /// The same, to be kept beyond the visit.
     pub fn shared_backend(&self) -> Arc<Backend> {
         Arc::clone(&self.pool().backend)
+    }
+
+    /// As [`InFlight::judge`].
+    #[inline]
+    pub fn judge(&self, status: u16) -> Option<Seen> {
+        self.in_flight.judge(status)
+    }
+
+    /// As [`InFlight::observe`].
+    #[inline]
+    pub fn observe(&self, worker: usize, seen: Seen, now_ns: impl FnOnce() -> u64, tell: impl FnOnce(Turn) -> bool) {
+        self.in_flight.observe(worker, seen, now_ns, tell);
     }
 
     /// The most recently used idle connection whose server has not closed it as far as can be seen; a look at the

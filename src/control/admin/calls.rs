@@ -21,7 +21,9 @@ pub(super) type Outcome = Result<Answer, Answer>;
 pub(super) fn status(control: &ControlPlane, counts: &ReadCounts, call: &Call) -> Outcome {
     Parameters::none(call)?;
     let counts = counts();
-    Ok(Answer::json(200, &control.registry().read(|entries| Status::of(entries, &counts))))
+    let registry = control.registry();
+    let panic_mode = registry.is_in_panic_mode();
+    Ok(Answer::json(200, &registry.read(|entries| Status::of(entries, panic_mode, &counts))))
 }
 
 pub(super) fn list(control: &ControlPlane, call: &Call) -> Outcome {

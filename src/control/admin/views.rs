@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
 use crate::balance::Totals;
+use crate::control::circuit::CircuitState;
 use crate::control::entry::{Change, Entry, Source, State};
 use crate::control::health::{Health, LastProbe};
 use crate::control::timestamp::rfc3339;
@@ -22,6 +23,7 @@ pub(super) struct Status {
     failures: Failures,
     retries: Retries,
     panics: u64,
+    panic_mode: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -29,6 +31,7 @@ struct StatusBackend {
     url: String,
     alive: bool,
     current_connections: usize,
+    circuit_breaker: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,11 +58,12 @@ impl Serialize for Failures {
 }
 
 impl Status {
-    pub(super) fn of(entries: &[Entry], counts: &Counts) -> Self {
+    pub(super) fn of(entries: &[Entry], panic_mode: bool, counts: &Counts) -> Self {
         let backend = |entry: &Entry| StatusBackend {
             url: entry.config.url.written.clone(),
             alive: entry.is_alive(),
             current_connections: entry.backend.in_flight(),
+            circuit_breaker: entry.circuit.as_ref().map(|circuit| word(circuit.state())),
         };
         Self {
             total_backends: entries.len(),
@@ -73,6 +77,7 @@ impl Status {
             failures: Failures(counts.failures.clone()),
             retries: Retries { sent: counts.retries.0, denied: counts.retries.1 },
             panics: counts.panics,
+            panic_mode,
         }
     }
 }
@@ -99,6 +104,17 @@ pub(super) struct FullBackend {
     addresses: Vec<SocketAddr>,
     last_probe: Option<Probe>,
     changes: Vec<FullChange>,
+    circuit_breaker: Option<FullCircuit>,
+}
+
+#[derive(Debug, Serialize)]
+struct FullCircuit {
+    state: &'static str,
+    since: String,
+    reason: String,
+    until: Option<String>,
+    ejections: usize,
+    consecutive_failures: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,7 +191,23 @@ impl From<&Entry> for FullBackend {
             addresses: entry.backend.addresses.load().to_vec(),
             last_probe: entry.last_probe.as_ref().map(Probe::from),
             changes: changes(&entry.changes),
+            circuit_breaker: entry.circuit.as_ref().map(|circuit| FullCircuit {
+                state: word(circuit.state()),
+                since: rfc3339(circuit.since()),
+                reason: circuit.reason().to_owned(),
+                until: circuit.until().map(rfc3339),
+                ejections: circuit.ejections(Instant::now()),
+                consecutive_failures: entry.backend.consecutive_failures(),
+            }),
         }
+    }
+}
+
+fn word(state: CircuitState) -> &'static str {
+    match state {
+        CircuitState::Closed => "closed",
+        CircuitState::Open => "open",
+        CircuitState::HalfOpen => "half-open",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Active health checks: one thread schedules and decides, a bounded crew of probers asks. What workers report goes
-//! through the same thread, so that every health change is decided in one place and one after the other.
+//! through the same thread, so that every change of health or of a circuit breaker is decided in one place and one after
+//! the other.
 
 mod judge;
 mod probe;
@@ -19,7 +20,7 @@ use self::probe::{Finding, Probe};
 use self::schedule::{PROBERS_MAX, Probed, Schedule, Verdict, spread};
 use super::crew::Crew;
 use super::random::Random;
-use crate::balance::{Backend, Report};
+use crate::balance::{Backend, Report, Turn};
 use crate::config::HealthCheck;
 
 /// `ureq` needs about 20 KiB in release builds; debug builds are hungrier.
@@ -42,6 +43,12 @@ pub(super) trait Audience: Send + Sync + 'static {
 
     /// A worker found none of the backend's addresses reachable.
     fn unreachable(&self, id: u64);
+
+    /// A worker has turned the backend's circuit breaker; when [`Self::elapse`] is due next. `chance` is from 0 to 1.
+    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant>;
+
+    /// Time has passed for circuit breakers; when it is due next.
+    fn elapse(&self) -> Option<Instant>;
 }
 
 /// What a backend's last probe came to.
@@ -104,6 +111,7 @@ impl Checker {
             probe: Arc::new(Probe::new(check)),
             crew: Crew::new("maypole-probe", PROBERS_MAX, PROBER_STACK_BYTES),
             backends: HashMap::new(),
+            circuits_due: None,
             audience,
             finish,
             finished,
@@ -151,6 +159,8 @@ struct Thread {
     probe: Arc<Probe>,
     crew: Crew,
     backends: HashMap<u64, Arc<Backend>>,
+    /// When circuit breakers need a look.
+    circuits_due: Option<Instant>,
     audience: Arc<dyn Audience>,
     finish: Sender<Finished>,
     finished: Receiver<Finished>,
@@ -169,7 +179,11 @@ impl Thread {
     fn run(mut self, orders: &Receiver<Command>, mut reports: Receiver<Report>, mut recovered: Receiver<u64>) {
         loop {
             self.start_due();
-            let alarm = self.schedule.next_due().map_or_else(never, channel::at);
+            if self.circuits_due.is_some_and(|due| due <= Instant::now()) {
+                self.circuits_due = self.audience.elapse();
+            }
+            let due = self.schedule.next_due().into_iter().chain(self.circuits_due).min();
+            let alarm = due.map_or_else(never, channel::at);
             select! {
                 recv(orders) -> order => match order {
                     Ok(Command::Stop) | Err(_) => return,
@@ -222,6 +236,9 @@ impl Thread {
                 }
             }
             Report::Unreachable(backend) => self.audience.unreachable(backend.id),
+            Report::Turned(backend, turn) => {
+                self.circuits_due = self.audience.turned(backend, *turn, self.random.fraction());
+            }
         }
     }
 

@@ -17,6 +17,8 @@ enum Told {
     Probed(u64, LastProbe, Option<Health>),
     Refused(u64),
     Unreachable(u64),
+    Turned(u64, Turn, Instant),
+    Elapsed(Instant),
 }
 
 impl Audience for Listener {
@@ -30,6 +32,18 @@ impl Audience for Listener {
 
     fn unreachable(&self, id: u64) {
         let _ = self.0.send(Told::Unreachable(id));
+    }
+
+    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant> {
+        assert!((0.0..1.0).contains(&chance));
+        let due = Instant::now() + Duration::from_millis(30);
+        let _ = self.0.send(Told::Turned(backend.id, turn, due));
+        Some(due)
+    }
+
+    fn elapse(&self) -> Option<Instant> {
+        let _ = self.0.send(Told::Elapsed(Instant::now()));
+        None
     }
 }
 
@@ -233,6 +247,18 @@ fn unreachable_is_passed_on_and_a_recovered_name_is_probed_at_once() {
     assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(1)));
     scene.recovered.send(1).unwrap();
     assert!(scene.probed().0.passed);
+}
+
+#[test]
+fn a_turned_breaker_is_looked_after_when_that_is_due_and_not_again() {
+    let scene = Scene::start(&check());
+    let backend = backend(7, SocketAddr::from(([127, 0, 0, 1], 1)));
+    scene.reports.send(Report::Turned(Arc::clone(&backend), Turn::Relapsed)).unwrap();
+    let Told::Turned(7, Turn::Relapsed, due) = scene.told.recv_timeout(SOON).unwrap() else { panic!("no turn") };
+    let Told::Elapsed(at) = scene.told.recv_timeout(SOON).unwrap() else { panic!("nothing elapsed") };
+    assert!(at >= due);
+    scene.reports.send(Report::Unreachable(backend)).unwrap();
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(7)));
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! What is told of each try: how it ended, to its backend's totals, and how it went, to its circuit breaker.
+
+use super::Proxy;
+use super::client::Parked;
+use super::error::Failure;
+use crate::balance::{Outcome, Report, Seen, Standing};
+use crate::runtime::world::{Instant, World};
+use crate::upstream::Visit;
+
+/// How far a try had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// A new connection, or none.
+    NewConnection,
+    /// A connection that has served a request before: its server may have closed it before this one came.
+    KeptConnection,
+    /// An answer of this status, whose head had been sent on.
+    Answer(u16),
+}
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Tells the breaker of an answer whose head came at `at`, before it is sent on: a client that hears of it, and asks
+    /// again, shall find a breaker that knows. Whether another backend had better be asked instead, since this one has been
+    /// found to fail.
+    #[inline]
+    pub(super) fn note_answer(&self, visit: &Visit<W>, status: u16, at: Instant) -> bool {
+        let Some(seen) = visit.judge(status) else { return false };
+        self.observe(visit, seen, || at.0);
+        seen == Seen::Bad && matches!(visit.backend().standing(), Standing::Avoided | Standing::Trial)
+    }
+
+    /// Tells of a try that failed.
+    pub(super) fn note_failure(&self, visit: &Visit<W>, failure: &Failure, reached: Reached) {
+        let outcome = blame(failure);
+        visit.backend().record(self.world.worker(), outcome, || self.world.now().0);
+        let seen = match (outcome, reached) {
+            (Outcome::Abandoned, _) => Seen::Nothing,
+            (_, Reached::KeptConnection) if *failure == Failure::ClosedBeforeHead => Seen::Nothing,
+            // A failing status has been held against it already.
+            (_, Reached::Answer(status)) if visit.judge(status) == Some(Seen::Bad) => Seen::Nothing,
+            (_, Reached::Answer(_)) => Seen::Cut,
+            _ => Seen::Bad,
+        };
+        self.observe(visit, seen, || self.world.now().0);
+    }
+
+    #[inline]
+    fn observe(&self, visit: &Visit<W>, seen: Seen, now_ns: impl FnOnce() -> u64) {
+        let reports = &self.shared.fleet.reports;
+        visit.observe(self.world.worker(), seen, now_ns, |turn| {
+            reports.try_send(Report::Turned(visit.shared_backend(), turn)).is_ok()
+        });
+    }
+}
+
+/// What a failure says of the backend.
+fn blame(failure: &Failure) -> Outcome {
+    match failure {
+        Failure::ClientGone
+        | Failure::ClientWriteStalled
+        | Failure::RequestBodyTimeout
+        | Failure::RequestBodyTooSlow
+        | Failure::BodyTooLarge
+        | Failure::BadChunk(_)
+        | Failure::NoLocalPort
+        | Failure::NoDescriptor => Outcome::Abandoned,
+        _ => Outcome::Failed,
+    }
+}
