@@ -1,6 +1,7 @@
 //! A client's connection, with a coroutine and without one.
 
 use std::any::Any;
+use std::time::Duration;
 
 use super::closing::Closing;
 use super::patience::bytes_alone;
@@ -8,6 +9,10 @@ use super::seats::Seat;
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::Instant;
+
+/// How long a connection keeps its coroutine when nothing comes: the next request often follows at once. One whose last
+/// request took longer to come gives it up at once.
+pub(super) const LINGER: Duration = Duration::from_millis(10);
 
 /// A client connection that a coroutine has.
 pub(super) struct Client<S> {
@@ -20,6 +25,8 @@ pub(super) struct Client<S> {
     pub(super) requests: u64,
     /// When the next head must be whole, or (before its first byte) when the idle connection ends.
     pub(super) deadline: Deadline,
+    /// Its requests follow each other closely: it is worth a coroutine to wait with.
+    pub(super) brisk: bool,
     pub(super) seat: Seat,
 }
 
@@ -56,12 +63,14 @@ pub(super) struct Waiting {
     half_head: Option<Box<[u8]>>,
     requests: u64,
     deadline: Deadline,
+    /// When it began to wait.
+    since: Instant,
     seat: Seat,
 }
 
 impl<S> Client<S> {
     pub(super) fn new(stream: S, seat: Seat) -> Self {
-        Self { stream, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, seat }
+        Self { stream, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, brisk: true, seat }
     }
 
     /// Length of the request at the buffer's front, when all of it is there.
@@ -77,34 +86,35 @@ impl<S> Client<S> {
 
     /// The stream, and what is known of the connection without it.
     pub(super) fn part(self) -> (S, Client<()>) {
-        let Self { stream, buffer, whole_bytes, requests, deadline, seat } = self;
-        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, seat })
+        let Self { stream, buffer, whole_bytes, requests, deadline, brisk, seat } = self;
+        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, brisk, seat })
     }
 
-    /// Takes the connection apart for parking.
-    pub(super) fn park(self) -> (S, Parked) {
+    /// Takes the connection apart for parking, after it began to wait at `since`.
+    pub(super) fn park(self, since: Instant) -> (S, Parked) {
         let half_head = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()).map(bytes_alone);
         let Self { stream, requests, deadline, seat, .. } = self;
-        (stream, Parked(Stage::Waiting(Waiting { half_head, requests, deadline, seat })))
+        (stream, Parked(Stage::Waiting(Waiting { half_head, requests, deadline, since, seat })))
     }
 
     /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
-    pub(super) fn unpark(stream: S, waiting: Waiting, buffer: impl FnOnce() -> Buffer) -> Self {
-        let Waiting { half_head, requests, deadline, seat } = waiting;
+    pub(super) fn unpark(stream: S, waiting: Waiting, now: Instant, buffer: impl FnOnce() -> Buffer) -> Self {
+        let Waiting { half_head, requests, deadline, since, seat } = waiting;
+        let brisk = now.since(since) < LINGER;
         let buffer = half_head.map(|bytes| {
             let mut buffer = buffer();
             buffer.append(&bytes);
             buffer
         });
-        Self { stream, buffer, whole_bytes: None, requests, deadline, seat }
+        Self { stream, buffer, whole_bytes: None, requests, deadline, brisk, seat }
     }
 }
 
 impl Client<()> {
     /// The reverse of [`Client::part`].
     pub(super) fn join<S>(self, stream: S) -> Client<S> {
-        let Self { stream: (), buffer, whole_bytes, requests, deadline, seat } = self;
-        Client { stream, buffer, whole_bytes, requests, deadline, seat }
+        let Self { stream: (), buffer, whole_bytes, requests, deadline, brisk, seat } = self;
+        Client { stream, buffer, whole_bytes, requests, deadline, brisk, seat }
     }
 }
 

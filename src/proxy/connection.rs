@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::client::{Client, Deadline, Parked, Waiting};
+use super::client::{Client, Deadline, LINGER, Parked, Waiting};
 use super::error::Failure;
 use super::exchange::{After, Directions, Turn};
 use super::patience::bytes_alone;
@@ -11,12 +11,10 @@ use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
 use crate::runtime::world::{Instant, Need, Stream, Wake, World};
 
-/// How long a connection keeps its coroutine when nothing comes: the next request often follows at once.
-const LINGER: Duration = Duration::from_millis(10);
 /// What came instead of a head.
 enum Pause {
-    /// Nothing for a while: the connection needs no coroutine.
-    Park,
+    /// Nothing for a while, beginning then: the connection needs no coroutine.
+    Park(Instant),
     /// The client is gone, or has nothing to say.
     Gone,
     /// The head can't be served.
@@ -36,10 +34,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let after = match turn {
                 Ok(Turn::Over(after)) => after,
                 Ok(Turn::Aside(aside)) => return self.lay_aside(client, aside),
-                Err(Pause::Park) => {
+                Err(Pause::Park(since)) => {
                     let deadline = client.deadline.instant();
                     let half_head = matches!(client.deadline, Deadline::Head(_));
-                    let (stream, parked) = client.park();
+                    let (stream, parked) = client.park(since);
                     if half_head {
                         self.world.park_for(Need::Read, stream, parked, deadline);
                     } else {
@@ -68,7 +66,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// Takes a parked connection up again. None when it ended while it was parked.
     pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, wake: Wake) -> Option<Client<W::Stream>> {
-        let mut client = Client::unpark(stream, waiting, || self.buffers.take());
+        let mut client = Client::unpark(stream, waiting, self.world.now(), || self.buffers.take());
         let half_head = client.buffer.is_some();
         match wake {
             Wake::Event => Some(client),
@@ -88,8 +86,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut buffer = client.buffer.take().unwrap_or_else(|| self.buffers.take());
         let mut parsed_bytes = 0;
         // Whose head didn't come in one go gets no coroutine to wait for the rest with.
-        let linger = if matches!(client.deadline, Deadline::Head(_)) { Duration::ZERO } else { LINGER };
-        let mut linger_until = None;
+        let lingers = client.brisk && !matches!(client.deadline, Deadline::Head(_));
+        let linger = if lingers { LINGER } else { Duration::ZERO };
+        let mut since = None;
         loop {
             // A head that was incomplete is looked at again when another of its lines is whole.
             let news = parsed_bytes == 0 || buffer.filled()[parsed_bytes..].contains(&b'\n') || buffer.is_full();
@@ -134,10 +133,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
             let now = self.world.now();
             self.set_deadline(client, !buffer.is_empty(), now);
-            let until = *linger_until.get_or_insert(now + linger);
+            let since = *since.get_or_insert(now);
+            let until = since + linger;
             if now >= until {
                 client.buffer = Some(buffer);
-                return Err(Pause::Park);
+                return Err(Pause::Park(since));
             }
             // Buffers serve others meanwhile.
             let half_head = Some(&buffer).filter(|buffer| !buffer.is_empty()).map(bytes_alone);

@@ -47,7 +47,7 @@ use crate::upstream::Pools;
 const BEHIND_HEAD_BYTES: usize = 4096;
 /// The buffer for a long body.
 const BODY_BUFFER_BYTES: usize = 64 * 1024;
-/// Head buffers and body buffers that a worker keeps when unused: 5 MiB and 2 MiB.
+/// Head buffers and body buffers that a worker keeps however long they are unused: 5 MiB and 2 MiB.
 const HEAD_BUFFERS_KEPT: usize = 256;
 const BODY_BUFFERS_KEPT: usize = 32;
 
@@ -153,6 +153,8 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     fn tick(&self) {
         let snapshot = self.shared.fleet.snapshot.load();
         self.pools.sweep(&snapshot, self.shared.config.timeouts.upstream_keep_alive);
+        self.buffers.trim();
+        self.body_buffers.trim();
     }
 }
 

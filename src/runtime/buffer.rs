@@ -1,6 +1,6 @@
 //! Buffers of one size from a free list: held only while bytes are in flight, so that an idle connection costs none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// A worker's free list of buffers. Taking one allocates only when the list is empty.
@@ -9,9 +9,12 @@ pub struct Buffers(Rc<Shelf>);
 
 #[derive(Debug)]
 struct Shelf {
+    /// The last to come are the first to go: those in front have been free for longest.
     free: RefCell<Vec<Box<[u8]>>>,
+    /// How many were free at the last [`Buffers::trim`].
+    free_before: Cell<usize>,
     buffer_bytes: usize,
-    kept_max: usize,
+    kept_min: usize,
 }
 
 /// A fixed run of bytes, of which `start..end` are filled. Goes back to its free list when dropped.
@@ -24,9 +27,19 @@ pub struct Buffer {
 }
 
 impl Buffers {
-    /// A list of buffers of `buffer_bytes` each, of which at most `kept_max` are kept when unused.
-    pub fn new(buffer_bytes: usize, kept_max: usize) -> Self {
-        Self(Rc::new(Shelf { free: RefCell::new(Vec::with_capacity(kept_max)), buffer_bytes, kept_max }))
+    /// A list of buffers of `buffer_bytes` each, of which `kept_min` are kept however long they are unused.
+    pub fn new(buffer_bytes: usize, kept_min: usize) -> Self {
+        let free = RefCell::new(Vec::with_capacity(kept_min));
+        Self(Rc::new(Shelf { free, free_before: Cell::new(0), buffer_bytes, kept_min }))
+    }
+
+    /// Lets half of those go that are free now and were at the last call, but for a few. To be called now and then: a crowd
+    /// that comes again finds its buffers, and one that has left gives their memory back.
+    pub fn trim(&self) {
+        let mut free = self.0.free.borrow_mut();
+        let unused = free.len().min(self.0.free_before.get());
+        free.drain(..unused.saturating_sub(self.0.kept_min).div_ceil(2));
+        self.0.free_before.set(free.len());
     }
 
     /// An empty buffer.
@@ -136,10 +149,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.home.free.borrow_mut();
-        if free.len() < self.home.kept_max {
-            free.push(std::mem::take(&mut self.bytes));
-        }
+        self.home.free.borrow_mut().push(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -172,12 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn the_free_list_keeps_no_more_than_it_may() {
+    fn of_the_buffers_that_nobody_needs_half_leave_at_a_time_but_for_a_few() {
         let buffers = Buffers::new(8, 2);
-        let taken: Vec<Buffer> = (0..5).map(|_| buffers.take()).collect();
-        assert_eq!(buffers.in_use(), 5);
-        drop(taken);
-        assert_eq!(buffers.in_use(), 0);
-        assert_eq!(buffers.0.free.borrow().len(), 2);
+        let free = || buffers.0.free.borrow().len();
+        drop((0..10).map(|_| buffers.take()).collect::<Vec<_>>());
+        assert_eq!((buffers.in_use(), free()), (0, 10));
+        buffers.trim();
+        assert_eq!(free(), 10, "they may all have been needed a moment ago");
+        let needed: Vec<_> = (0..4).map(|_| buffers.take()).collect();
+        buffers.trim();
+        assert_eq!(free(), 4, "of the six that are free two may stay, and two more");
+        drop(needed);
+        for left in [7, 4, 3, 2, 2] {
+            buffers.trim();
+            assert_eq!(free(), left);
+        }
     }
 }

@@ -87,16 +87,19 @@ impl<P: 'static> Handle<P> {
         let Ok(lot) = CoIo::new(BorrowedFd(worker.lot.fd())) else {
             return log::error!("worker {}: its parking lot can't be registered", worker.id);
         };
+        let key = self.register(worker.lot.fd(), lot.waker());
         loop {
             let (events, more) = worker.lot.look();
             for (key, flags) in events.iter() {
                 self.lot_event(key, flags);
             }
             if more {
-                coroutine::yield_now();
-            } else {
-                lot.wait_io();
+                // Backends answer those first that have come back: thousands at once would all be in flight together, and
+                // none would find its memory in the cache.
+                worker.yielded.borrow_mut().push(key);
+                worker.mailbox.ring();
             }
+            lot.wait_io();
             homing::check(worker.id);
         }
     }
@@ -104,14 +107,10 @@ impl<P: 'static> Handle<P> {
     fn lot_event(&self, key: usize, flags: u32) {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
-        match slot.lot_mode {
-            Mode::Parked => slot.lot_mode = Mode::Disarmed,
-            // It comes back with its readiness: it may park again before the worker's own epoll tells it the same.
-            Mode::ParkedFor(_) => {
-                slot.lot_mode = Mode::Disarmed;
-                slot.lot_events |= flags;
-            }
-            _ => {}
+        // It comes back with its readiness: the worker's own epoll may tell the same later.
+        if let Mode::Parked | Mode::ParkedFor(_) = slot.lot_mode {
+            slot.lot_mode = Mode::Disarmed;
+            slot.lot_events |= flags;
         }
         if slot.parked.is_some() {
             drop(slots);
@@ -173,7 +172,6 @@ impl<P: 'static> Handle<P> {
         if let Some(parked) = parked {
             let Parked { io, ready, what } = parked;
             let stream = MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) };
-            stream.pull();
             self.run(Job::Resumed(stream, what, wake));
         }
     }

@@ -114,7 +114,11 @@ impl<P: 'static> Handle<P> {
             let Some(service) = service.service.get() else { return };
             match job {
                 Job::Accepted(stream, peer) => service.accepted(stream, peer),
-                Job::Resumed(stream, what, wake) => service.resumed(stream, what, wake),
+                Job::Resumed(stream, what, wake) => {
+                    // By now the worker's own epoll has told what the lot told too: it must not look like news later.
+                    stream.pull();
+                    service.resumed(stream, what, wake);
+                }
             }
         };
         let panicked = move || counters.panics.bump();
