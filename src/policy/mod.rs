@@ -1,9 +1,12 @@
-//! What lives here: rules of who may ask for how much, beside `balance`, which says who answers. Pure: it knows a clock
-//! that is handed in, keys that somebody else has made, and nothing else of the house.
+//! What lives here: what is kept of clients: who may ask for how much, and who is tied to whom; beside `balance`, which
+//! says who answers. Pure: it knows a clock that is handed in, keys that somebody else has made, and nothing else of the house.
 
+mod clients;
 mod limiter;
 mod rate;
 mod recent;
+mod ties;
 
 pub use limiter::RateLimiter;
 pub use rate::{Charge, Quota, Rate};
+pub use ties::Ties;

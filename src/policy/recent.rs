@@ -1,21 +1,21 @@
-//! A bounded table of numbers by key. When it is full, the key that was looked at the longest ago leaves.
+//! A bounded table of values by key. When it is full, the key that was looked at the longest ago leaves.
 //!
-//! All its memory is reserved at once and used as keys come, so that no look-up allocates: 36 bytes a key, or 40.
+//! All its memory is reserved at once and used as keys come, so that no look-up allocates: for a number 36 bytes a key, or 40.
 
 /// Keys are hashes already; two that are equal are one.
 #[derive(Debug)]
-pub(super) struct Recent {
-    /// The first is no key: it begins and ends the list by age, and its number, 0, ends chains.
-    slots: Vec<Slot>,
+pub(super) struct Recent<V> {
+    /// The first is no key: it begins and ends the list by age, and its index, 0, ends chains.
+    slots: Vec<Slot<V>>,
     /// The first slot of each chain of keys whose lowest bits are the same.
     chains: Box<[u32]>,
     keys_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct Slot<V> {
     key: u64,
-    value: u64,
+    value: V,
     /// Neighbours by age: in a ring, the first slot between the oldest and the newest.
     older: u32,
     newer: u32,
@@ -26,7 +26,7 @@ struct Slot {
 /// The slot that is no key.
 const NONE: u32 = 0;
 
-impl Recent {
+impl<V: Copy + Default> Recent<V> {
     /// A table of at most so many keys, 1 to 2^31.
     pub(super) fn new(keys_max: usize) -> Self {
         let mut slots = Vec::with_capacity(keys_max + 1);
@@ -34,8 +34,8 @@ impl Recent {
         Self { slots, chains: vec![NONE; keys_max.next_power_of_two()].into(), keys_max }
     }
 
-    /// The number of `key`, which is the newest now; 0 when it wasn't there.
-    pub(super) fn value(&mut self, key: u64) -> &mut u64 {
+    /// The value of `key`, which is the newest now; the default when it wasn't there.
+    pub(super) fn value(&mut self, key: u64) -> &mut V {
         let slot = match self.find(key) {
             NONE => self.insert(key),
             slot => {
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_key_that_was_looked_at_the_longest_ago_leaves_first() {
-        let mut recent = Recent::new(3);
+        let mut recent = Recent::<u64>::new(3);
         for key in [1, 2, 3] {
             *recent.value(key) = key * 10;
         }
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn one_key_alone_has_room() {
-        let mut recent = Recent::new(1);
+        let mut recent = Recent::<u64>::new(1);
         for key in [5, 5, 6, 5] {
             *recent.value(key) += key;
         }
@@ -143,7 +143,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_does_what_a_list_by_age_does(keys_max in 1_usize..12, keys in prop::collection::vec(0_u64..24, 0..400)) {
-            let mut recent = Recent::new(keys_max);
+            let mut recent = Recent::<u64>::new(keys_max);
             let mut model: Vec<(u64, u64)> = Vec::new();
             for (number, key) in (1..).zip(keys) {
                 // Keys that differ only above the chains' bits meet in one chain.

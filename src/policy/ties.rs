@@ -1,0 +1,85 @@
+//! Which backend each of many clients is tied to, over all workers.
+
+use std::time::Duration;
+
+use super::clients::Clients;
+
+/// Remembers to whom each client was tied last, as long as it comes again in time and there is room for it.
+#[derive(Debug)]
+pub struct Ties {
+    idle_max_ns: u64,
+    clients: Clients<Tie>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tie {
+    /// 0: to nobody.
+    to: u64,
+    used_ns: u64,
+}
+
+impl Ties {
+    /// Ties of at most `keys_max` clients (at least 1), of which those leave first that came the longest ago, and of none that
+    /// hasn't come for longer than `idle_max` (None: however long).
+    pub fn new(idle_max: Option<Duration>, keys_max: usize) -> Self {
+        let nanos = |idle_max: Duration| u64::try_from(idle_max.as_nanos()).unwrap_or(u64::MAX);
+        Self { idle_max_ns: idle_max.map_or(u64::MAX, nanos), clients: Clients::new(keys_max) }
+    }
+
+    /// To whom the client is tied that comes at `now_ns`, on a clock that all workers share. `key` is a hash of who it is with
+    /// a secret.
+    pub fn of(&self, key: u64, now_ns: u64) -> Option<u64> {
+        self.clients.with(key, |tie| {
+            let kept = tie.to != 0 && now_ns.saturating_sub(tie.used_ns) <= self.idle_max_ns;
+            tie.used_ns = now_ns;
+            if !kept {
+                tie.to = 0;
+            }
+            kept.then_some(tie.to)
+        })
+    }
+
+    /// Ties the client to `to`, which isn't 0, instead of whom it was tied to before.
+    pub fn tie(&self, key: u64, to: u64, now_ns: u64) {
+        self.clients.with(key, |tie| *tie = Tie { to, used_ns: now_ns });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_client_stays_tied_while_it_comes_in_time() {
+        let ties = Ties::new(Some(Duration::from_secs(10)), 100);
+        assert_eq!(ties.of(1, SECOND), None);
+        ties.tie(1, 7, SECOND);
+        for now in [11, 12, 22] {
+            assert_eq!(ties.of(1, now * SECOND), Some(7), "{now}");
+        }
+        assert_eq!(ties.of(1, 22 * SECOND - 1), Some(7), "another worker's clock was read before");
+        assert_eq!(ties.of(1, 32 * SECOND), None);
+        assert_eq!(ties.of(1, 32 * SECOND), None, "it isn't tied again by having been looked at");
+    }
+
+    #[test]
+    fn clients_are_tied_each_to_its_own_and_anew_to_another() {
+        let ties = Ties::new(None, 100);
+        ties.tie(1, 7, 0);
+        ties.tie(2, 8, 0);
+        ties.tie(1, 9, 0);
+        assert_eq!((ties.of(1, u64::MAX), ties.of(2, u64::MAX), ties.of(3, 0)), (Some(9), Some(8), None));
+    }
+
+    #[test]
+    fn the_client_that_came_the_longest_ago_leaves_when_there_is_no_room() {
+        let ties = Ties::new(None, 2);
+        ties.tie(1, 7, 0);
+        ties.tie(2, 7, 1);
+        assert_eq!(ties.of(1, 2), Some(7));
+        ties.tie(3, 7, 3);
+        assert_eq!((ties.of(2, 4), ties.of(3, 5)), (None, Some(7)));
+    }
+}
