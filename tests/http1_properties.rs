@@ -215,6 +215,7 @@ proptest! {
                 date: b"Mon, 23 Nov 2026 00:00:00 GMT",
                 upgrade: true,
                 allowance: None,
+                session: None,
             };
             write_response_head(&mut out, response, &how);
             (response.status, response.reason.to_vec(), framing)

@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use maypole::config::{self, BackendConfig, Config, ConfigErrors, HashKey, RateKey, Strategy, WhenAllDown};
+use maypole::config::{
+    self, BackendConfig, Config, ConfigErrors, HashKey, RateKey, SameSite, Secret, Secure, Sticky, StickyCookie,
+    Strategy, WhenAllDown,
+};
 use serde_json::{Value, json};
 
 /// See the module.
@@ -82,6 +85,27 @@ fn is_within_bounds(config: &Config) {
         assert!(breaker.max_open <= day && breaker.max_ejected_percent <= 100);
         assert!(!breaker.on.is_empty() && breaker.on.iter().all(codes));
     }
+    if let Some(sticky) = &config.sticky {
+        let ttl = match sticky {
+            Sticky::Cookie(cookie) => {
+                is_kept_by_browsers(cookie);
+                cookie.ttl
+            }
+            Sticky::Ip { ttl, max_keys } => {
+                assert!((1..=10_000_000).contains(max_keys));
+                *ttl
+            }
+        };
+        let days = Duration::from_secs(400 * 24 * 3600);
+        assert!(ttl.is_none_or(|ttl| ttl <= days && ttl.as_secs() >= 1 && ttl.subsec_nanos() == 0));
+    }
+}
+
+fn is_kept_by_browsers(cookie: &StickyCookie) {
+    assert!((1..=260).contains(&cookie.name.len()));
+    assert!(cookie.name.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte)));
+    assert!(cookie.secure != Secure::Never || cookie.same_site != SameSite::None);
+    assert!(cookie.secret.as_ref().is_none_or(|secret| (16..=1024).contains(&secret.reveal().len())));
 }
 
 /// A backend's URL that has been taken is one, its normal form is that of its own, and its parts fit into heads.
@@ -223,5 +247,25 @@ fn written(config: &Config) -> Value {
             WhenAllDown::Refuse => "refuse",
             WhenAllDown::Try => "try",
         },
+        "sticky": config.sticky.as_ref().map(written_sticky),
     })
+}
+
+fn written_sticky(sticky: &Sticky) -> Value {
+    let time = |ttl: Option<Duration>| ttl.map(|ttl| format!("{}s", ttl.as_secs()));
+    match sticky {
+        Sticky::Cookie(cookie) => json!({
+            "by": "cookie",
+            "name": cookie.name,
+            "ttl": time(cookie.ttl),
+            "secure": match cookie.secure {
+                Secure::Auto => json!("auto"),
+                Secure::Always => json!(true),
+                Secure::Never => json!(false),
+            },
+            "same_site": format!("{:?}", cookie.same_site),
+            "secret": cookie.secret.as_ref().map(Secret::reveal),
+        }),
+        Sticky::Ip { ttl, max_keys } => json!({ "by": "ip", "ttl": time(*ttl), "max_keys": max_keys }),
+    }
 }

@@ -31,6 +31,7 @@ pub fn check(bytes: &[u8]) {
                         date: DATE,
                         upgrade: response.status == 101,
                         allowance: None,
+                        session: None,
                     };
                     let mut out = Vec::new();
                     write_response_head(&mut out, response, &how);

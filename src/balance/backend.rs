@@ -11,7 +11,7 @@ use crossbeam::utils::CachePadded;
 use super::breaker::Breaker;
 use super::cells::Cell;
 use super::gate::Gate;
-use super::{Decision, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
+use super::{Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -39,6 +39,8 @@ pub struct Backend {
     gate: Gate,
     /// Only where one is configured.
     breaker: Option<Box<Breaker>>,
+    /// By what sessions name it.
+    mark: Mark,
     in_flight: CachePadded<AtomicUsize>,
     /// Only where the strategy asks for it.
     latency_estimate: Option<Box<PeakEwma>>,
@@ -68,6 +70,7 @@ impl Backend {
         Self {
             id,
             slot,
+            mark: Mark::of_id(id),
             authority: if origin.host.contains(':') {
                 format!("[{}]:{}", origin.host, origin.port)
             } else {
@@ -98,6 +101,17 @@ impl Backend {
     pub fn with_breaker(self, thresholds: Arc<Thresholds>) -> Self {
         let breaker = Breaker::new(thresholds, self.cells.len());
         Self { breaker: Some(Box::new(breaker)), ..self }
+    }
+
+    /// The same, known to sessions by this mark instead of that of its id.
+    #[must_use]
+    pub fn with_mark(self, mark: Mark) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// By what sessions name it.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     /// How long it takes to answer, if that is kept.

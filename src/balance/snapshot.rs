@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::Backend;
+use super::sessions::{Mark, Marked};
 use super::strategy::{Occasion, Policy};
 use super::tier::Tier;
 
@@ -13,6 +14,7 @@ const ZONE_PERCENT_MIN: u64 = 70;
 
 /// A backend with what the control plane says of it now.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Member {
     /// The backend.
     pub backend: Arc<Backend>,
@@ -22,6 +24,8 @@ pub struct Member {
     pub ramp_percent: u32,
     /// It may get traffic now.
     pub eligible: bool,
+    /// It may serve the sessions that are bound to it, whether it is eligible or not.
+    pub serves_sessions: bool,
     /// It gets traffic only when no other can.
     pub backup: bool,
     /// It is in the proxy's own zone.
@@ -37,12 +41,21 @@ pub struct Snapshot {
     policy: Arc<Policy>,
     /// Who is picked from first, and who if all of those have failed a request. None is empty.
     tiers: Vec<Tier>,
+    marked: Marked,
 }
 
 impl Member {
     /// One that gets traffic like any other.
     pub fn new(backend: Arc<Backend>) -> Self {
-        Self { backend, weight: 1, ramp_percent: 100, eligible: true, backup: false, local: false }
+        Self {
+            backend,
+            weight: 1,
+            ramp_percent: 100,
+            eligible: true,
+            serves_sessions: true,
+            backup: false,
+            local: false,
+        }
     }
 
     /// Its weight in hundredths, as far as it counts now.
@@ -61,7 +74,8 @@ impl Snapshot {
     /// (50 ms for 4,096 backends with a hash table), so that a pick doesn't.
     pub fn new(version: u64, members: Vec<Member>, policy: Arc<Policy>) -> Self {
         let tiers = tiers(&members, &policy);
-        Self { version, members, policy, tiers }
+        let marked = Marked::of(&members, &policy.sessions);
+        Self { version, members, policy, tiers, marked }
     }
 
     /// Picks a backend for one request: O(1), but for least-conn and for a hash whose own backend is over its bound.
@@ -81,6 +95,14 @@ impl Snapshot {
         let again = || self.tiers.iter().find_map(|tier| tier.pick(&self.policy, cursor, &[], occasion));
         let tried = if retries { again() } else { None };
         tried.or_else(|| self.tiers.iter().find_map(|tier| tier.pick_avoided(cursor)))
+    }
+
+    /// The backend with this mark, if it may serve a session that is bound to it, is none of `tried`, and its breaker lets the
+    /// request through: O(log n).
+    #[inline]
+    pub fn bound(&self, mark: Mark, tried: &[u64]) -> Option<&Arc<Backend>> {
+        let backend = &self.members[self.marked.find(mark)?].backend;
+        (!tried.contains(&backend.id) && backend.admit()).then_some(backend)
     }
 
     /// Whether a request that these have failed could be sent to another one.

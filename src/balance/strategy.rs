@@ -4,6 +4,8 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
+use super::Sessions;
+
 /// What the operator chose. It stays the same over all snapshots of a fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -12,6 +14,8 @@ pub struct Policy {
     /// For hashing strategies: no backend gets more than this many times its fair share of what is in flight. None: no
     /// bound.
     pub balance_factor: Option<f64>,
+    /// By what clients are bound to a backend, if they are.
+    pub sessions: Sessions,
 }
 
 /// How a backend is picked. All of them honour weights.
@@ -62,7 +66,7 @@ pub trait Occasion {
 impl Policy {
     /// A strategy with everything else left at its default.
     pub const fn of(strategy: Strategy) -> Self {
-        Self { strategy, balance_factor: None }
+        Self { strategy, balance_factor: None, sessions: Sessions::Off }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
-use super::BackendUrl;
+use super::{BackendUrl, Sticky};
 
 /// A configuration whose every value has been checked. Field meanings and defaults: `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +52,8 @@ pub struct Config {
     pub circuit_breaker: Option<CircuitBreaker>,
     /// What becomes of requests while the checks of all backends fail.
     pub when_all_down: WhenAllDown,
+    /// What keeps a client at its backend; None: nothing.
+    pub sticky: Option<Sticky>,
 }
 
 /// How a backend is picked.
@@ -309,6 +311,7 @@ impl Default for Config {
             rate_limit: None,
             circuit_breaker: None,
             when_all_down: WhenAllDown::Refuse,
+            sticky: None,
         }
     }
 }

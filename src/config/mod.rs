@@ -15,6 +15,7 @@ mod json;
 mod nearest;
 mod rate_limit;
 mod raw;
+mod sticky;
 mod url;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigErrors, FieldError, Position, Problem};
 pub use nearest::nearest;
 pub use raw::{BACKENDS_MAX, parse_backend, parse_backend_change, parse_backend_change_by_url, parse_backend_url};
+pub use sticky::{SameSite, Secret, Secure, Sticky, StickyCookie};
 pub use url::{BackendUrl, UrlError};
 
 /// The largest file that is read as a configuration: far above 4,096 backends, far below what would hurt.

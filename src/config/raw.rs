@@ -1,5 +1,5 @@
-//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs` and `circuit_breaker.rs`,
-//! which read one of its objects each, the only place that knows the schema.
+//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs`, `circuit_breaker.rs` and
+//! `sticky.rs`, which read one of its objects each, the only place that knows the schema.
 //! `docs/configuration.md` says the same to people.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
 use super::url::BackendUrl;
-use super::{FieldPlace, circuit_breaker, expect, json, rate_limit, url};
+use super::{FieldPlace, circuit_breaker, expect, json, rate_limit, sticky, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
@@ -60,6 +60,7 @@ const ROOT: &[&str] = &[
     "rate_limit",
     "circuit_breaker",
     "when_all_down",
+    "sticky",
 ];
 pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
 const CHANGE: &[&str] = &["weight", "state"];
@@ -102,6 +103,7 @@ pub(super) const CIRCUIT_BREAKER: &[&str] = &[
     "max_ejected_percent",
     "on",
 ];
+pub(super) const STICKY: &[&str] = &["by", "name", "ttl", "secure", "same_site", "secret", "max_keys"];
 /// The objects of which there is one each, by their name; the empty one is the top level.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("", ROOT),
@@ -111,6 +113,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("retries", RETRIES),
     ("rate_limit", RATE_LIMIT),
     ("circuit_breaker", CIRCUIT_BREAKER),
+    ("sticky", STICKY),
 ];
 const STRATEGIES: [(&str, Strategy); 7] = [
     ("round-robin", Strategy::RoundRobin),
@@ -239,6 +242,7 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     rate_limit::read(fields, &mut config.rate_limit);
     circuit_breaker::read(fields, &mut config.circuit_breaker);
     circuit_breaker::read_when_all_down(fields, &mut config.when_all_down);
+    sticky::read(fields, &mut config.sticky);
     ports_differ(fields, config);
 }
 
@@ -295,7 +299,7 @@ pub(super) fn hash_key(text: &str) -> Option<HashKey> {
     }
 }
 
-fn is_token(name: &&str) -> bool {
+pub(super) fn is_token(name: &&str) -> bool {
     // RFC 9110 §5.6.2: what the names of fields and cookies are made of.
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)

@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -48,7 +48,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),

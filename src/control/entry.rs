@@ -103,6 +103,11 @@ impl Entry {
         self.ineligible_because().is_none()
     }
 
+    /// Whether it serves the sessions that are bound to it: unlike others' requests, also while it is drained or has no weight.
+    pub fn serves_sessions(&self) -> bool {
+        self.state != State::Down && (self.is_alive() || self.tried_anyway) && !self.ejected
+    }
+
     /// Why it gets no traffic, if it gets none.
     pub fn ineligible_because(&self) -> Option<String> {
         if self.state != State::Ready {

@@ -17,6 +17,7 @@ mod timestamp;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -32,8 +33,8 @@ use self::names::Names;
 use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
-use crate::balance::{self, Backend, Fleet, KeySource, Report, Turn};
-use crate::config::{BackendChange, BackendConfig, Config, HashKey, Strategy};
+use crate::balance::{self, Backend, Fleet, KeySource, MarkKey, Report, Sessions, Turn};
+use crate::config::{BackendChange, BackendConfig, Config, HashKey, Sticky, StickyCookie, Strategy};
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
@@ -278,7 +279,22 @@ impl From<&Config> for balance::Policy {
             Strategy::IpHash => balance::Strategy::Hash(KeySource::ClientIp),
             Strategy::Hash => balance::Strategy::Hash(config.hash_key.clone().into()),
         };
-        Self { strategy, balance_factor: config.hash_balance_factor }
+        Self { strategy, balance_factor: config.hash_balance_factor, sessions: sessions(config) }
+    }
+}
+
+fn sessions(config: &Config) -> Sessions {
+    match &config.sticky {
+        None => Sessions::Off,
+        Some(Sticky::Ip { .. }) => Sessions::ById,
+        Some(Sticky::Cookie(StickyCookie { secret: Some(secret), .. })) => {
+            Sessions::ByName(MarkKey::of_secret(secret.reveal().as_bytes()))
+        }
+        // The keys of the process's hashes are secret, and new at each start.
+        Some(Sticky::Cookie(StickyCookie { secret: None, .. })) => {
+            let chance = RandomState::new();
+            Sessions::ByName(MarkKey::new([chance.hash_one(0), chance.hash_one(1)]))
+        }
     }
 }
 

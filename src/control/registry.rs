@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::circuit::Circuit;
 use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
 use super::health::{Health, LastProbe};
-use crate::balance::{Backend, Fleet, Member, Origin, Snapshot, Strategy, Thresholds};
+use crate::balance::{Backend, Fleet, Mark, Member, Origin, Sessions, Snapshot, Strategy, Thresholds};
 use crate::config::{BackendChange, BackendConfig, CircuitBreaker, Config, WhenAllDown};
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
@@ -35,12 +35,13 @@ pub struct Registry {
 }
 
 /// What every backend of this proxy is made with.
-struct Maker {
+struct Maker<'p> {
     workers: usize,
     estimates_latency: bool,
     slow_start: bool,
     /// None: no circuit breaker.
     thresholds: Option<Arc<Thresholds>>,
+    sessions: &'p Sessions,
 }
 
 #[derive(Debug, Default)]
@@ -215,6 +216,7 @@ impl Registry {
             weight: entry.config.weight,
             ramp_percent: entry.ramp_percent,
             eligible: entry.is_eligible(),
+            serves_sessions: entry.serves_sessions(),
             backup: entry.config.backup,
             local: !self.zone.is_empty() && entry.config.zone == self.zone,
         };
@@ -223,12 +225,13 @@ impl Registry {
         self.fleet.snapshot.store(Arc::new(Snapshot::new(inner.last_version, members, policy)));
     }
 
-    fn maker(&self) -> Maker {
+    fn maker(&self) -> Maker<'_> {
         Maker {
             workers: self.workers,
             estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma,
             slow_start: self.slow_start,
             thresholds: self.circuit_breaker.as_ref().map(|config| Arc::new(config.into())),
+            sessions: &self.fleet.policy.sessions,
         }
     }
 }
@@ -265,7 +268,7 @@ impl Inner {
         &mut self,
         config: BackendConfig,
         addresses: Vec<SocketAddr>,
-        maker: &Maker,
+        maker: &Maker<'_>,
         source: Source,
         now: SystemTime,
     ) -> Entry {
@@ -282,7 +285,7 @@ impl Inner {
         entry
     }
 
-    fn create(&mut self, config: &BackendConfig, maker: &Maker) -> Arc<Backend> {
+    fn create(&mut self, config: &BackendConfig, maker: &Maker<'_>) -> Arc<Backend> {
         self.last_id += 1;
         let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
         let origin = Origin {
@@ -298,6 +301,9 @@ impl Inner {
         }
         if let Some(thresholds) = &maker.thresholds {
             backend = backend.with_breaker(Arc::clone(thresholds));
+        }
+        if let Sessions::ByName(key) = maker.sessions {
+            backend = backend.with_mark(Mark::of_name(&config.name, key));
         }
         let backend = Arc::new(backend);
         let holder = Arc::downgrade(&backend);
@@ -445,6 +451,30 @@ mod tests {
         set(which, State::Ready);
         assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
         assert!(set(Which::Name("nobody"), State::Drain).is_none());
+    }
+
+    #[test]
+    fn a_backend_serves_its_sessions_until_it_is_down() {
+        let policy = Policy { sessions: Sessions::ById, ..Policy::of(Strategy::RoundRobin) };
+        let fleet = Arc::new(Fleet::new(policy).0);
+        let registry = Registry::new(Arc::clone(&fleet), &Config::default(), 2);
+        let scene = Scene { fleet, registry, now: SystemTime::UNIX_EPOCH };
+        let one = scene.add(1);
+        let serves = || scene.fleet.snapshot.load().bound(one.mark(), &[]).is_some();
+        let change = |change| scene.registry.change(Which::Name("127.0.0.1:1"), change, scene.now).unwrap();
+        let set = |state| change(BackendChange { state: Some(state), ..BackendChange::default() });
+        for (state, want) in [(State::Drain, true), (State::Down, false), (State::Ready, true)] {
+            set(state);
+            assert_eq!(serves(), want, "{state:?}");
+        }
+        change(BackendChange { weight: Some(0), ..BackendChange::default() });
+        assert!(serves() && scene.eligible().is_empty());
+        scene.probe(one.id, Some(Health::Down));
+        assert!(!serves());
+        scene.probe(one.id, Some(Health::Up));
+        assert!(serves());
+        scene.remove(1);
+        assert!(!serves());
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             date: &date,
             upgrade: response.status == 101,
             allowance: self.proxy.allowance(self.facts),
+            session: self.proxy.session_cookie(self.facts.cookie, self.course.backend()),
         };
         scratch.clear();
         forward::write_response_head(scratch, response, &how);

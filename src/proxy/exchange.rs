@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
+use super::sticky::CookieDue;
 use super::transfer::{Course, Cut, Transfer, Upload, upload_failure};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
@@ -29,6 +30,8 @@ use crate::upstream::{ConnectError, Lease, Visit};
 
 /// Tries of one request, at most; the configuration allows no more.
 pub const TRIES_MAX: usize = 16;
+/// No backend's id.
+const NOBODY: u64 = 0;
 
 /// What becomes of the client's connection after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub(super) struct Facts {
     pub(super) representation: Option<Representation>,
     /// What the client has left of its rate, if that is limited.
     pub(super) quota: Option<Quota>,
+    /// What its answer has to tell of its session; another try may go elsewhere, and change it.
+    pub(super) cookie: CookieDue,
 }
 
 /// What a request's head led to.
@@ -115,8 +120,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         // A request is charged for once, however often it is tried.
         let charge = if again.is_none() { self.charge(&occasion) } else { None };
         let id = again.unwrap_or_else(|| self.identify(request, trusted));
-        let facts = Facts::of(request, id, charge.map(|charge| charge.quota));
-        let visit = self.admit(request, charge).and_then(|()| self.pick(tried, &occasion));
+        let mut facts = Facts::of(request, id, charge.map(|charge| charge.quota));
+        let visit = self.admit(request, charge).and_then(|()| self.pick(tried, &occasion, &mut facts.cookie));
         if let Ok(visit) = &visit {
             let backend = visit.backend();
             let how = RequestForwarding {
@@ -153,10 +158,21 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
-    fn pick(&self, tried: &[u64], occasion: &Occasion<'_, '_, '_, W>) -> Result<Visit<W>, Failure> {
+    fn pick(
+        &self,
+        tried: &[u64],
+        occasion: &Occasion<'_, '_, '_, W>,
+        cookie: &mut CookieDue,
+    ) -> Result<Visit<W>, Failure> {
         let fleet = &self.shared.fleet;
         let snapshot = fleet.snapshot.load();
-        let backend = snapshot.pick(&fleet.cursor, tried, occasion).ok_or(Failure::NoBackend)?;
+        let session = self.session(occasion);
+        let bound = session.and_then(|session| snapshot.bound(session.mark, tried));
+        let pick = || snapshot.pick(&fleet.cursor, tried, occasion);
+        let backend = bound.or_else(pick).ok_or(Failure::NoBackend)?;
+        if let Some(session) = session {
+            *cookie = self.bind(session, backend, occasion);
+        }
         Ok(self.pools.visit(backend))
     }
 
@@ -181,7 +197,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         directions: Directions<W>,
         mut scratch: Scratch,
     ) -> Turn<W> {
-        let Directions { head_bytes, facts, mut visit } = directions;
+        let Directions { head_bytes, mut facts, mut visit } = directions;
         client.whole_bytes = client.whole_request(head_bytes, facts.framing);
         let mut tried = [0; TRIES_MAX];
         let mut head_deadline = None;
@@ -197,12 +213,16 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 Ok(turn) => return turn,
                 Err(miss) => miss,
             };
-            if let Miss::Failed { failure, again } = miss
-                && !self.may_try_again(again, tries)
-            {
-                return Turn::Over(self.answer_failure(client, &facts, failure, &mut scratch));
+            if let Miss::Failed { failure, again } = miss {
+                if !self.may_try_again(again, tries) {
+                    return Turn::Over(self.answer_failure(client, &facts, failure, &mut scratch));
+                }
+                // A kept connection that was closed says nothing of its backend: a session stays there.
+                if again == Again::AtAnyRate && self.shared.stickiness.is_some() {
+                    tried[tries - 1] = NOBODY;
+                }
             }
-            visit = self.direct_again(client, &mut scratch, &tried[..tries], facts.id);
+            visit = self.direct_again(client, &mut scratch, &tried[..tries], &mut facts);
         }
         Turn::Over(After::Cut)
     }
@@ -231,11 +251,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &Client<W::Stream>,
         scratch: &mut Scratch,
         tried: &[u64],
-        id: RequestId,
+        facts: &mut Facts,
     ) -> Result<Visit<W>, Failure> {
         let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
         let again = crate::http1::parse_request(bytes, &self.limits, |request| {
-            self.direct(client, request, &mut scratch.bytes, tried, Some(id)).visit
+            let directions = self.direct(client, request, &mut scratch.bytes, tried, Some(facts.id));
+            facts.cookie = directions.facts.cookie;
+            directions.visit
         });
         match again {
             Ok(crate::http1::Parsed::Complete { value, .. }) => value,
@@ -393,6 +415,7 @@ impl Facts {
             upgrade: request.upgrade.is_some(),
             representation: request.framing.has_body().then(|| Representation::of(request.field("accept"))),
             quota,
+            cookie: CookieDue::No,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use super::sticky::SessionCookie;
 use super::throttle::Allowance;
 use crate::http1::{Framing, Known, Method, Request, Response, Target, Version};
 
@@ -164,6 +165,8 @@ pub struct ResponseForwarding<'a> {
     pub upgrade: bool,
     /// What the client has left of its rate, if that is limited.
     pub allowance: Option<Allowance<'a>>,
+    /// What binds the client to the backend, unless it is already.
+    pub session: Option<SessionCookie<'a>>,
 }
 
 /// How a response's body is delimited towards a client of this version, and whether the client's connection must be
@@ -183,7 +186,7 @@ pub fn client_framing(response: &Response<'_, '_>, client_version: Version) -> (
 /// - framing fields say what [`ResponseForwarding::framing`] does; where no body follows, the `Content-Length` of an
 ///   answer to HEAD and of a 304 stays (RFC 9110 §8.6);
 /// - a missing `Date` is added (RFC 9110 §6.6.1), and `Connection` tells what becomes of the client's connection;
-/// - the client's allowance is told beside what the backend may tell of its own.
+/// - the client's allowance, and what binds it to its backend, are told beside what the backend may tell of its own.
 pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: &ResponseForwarding<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_number(out, u64::from(response.status));
@@ -205,6 +208,9 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
             out.extend_from_slice(b"Connection: Upgrade\r\n");
             write_field(out, b"Upgrade", protocol);
         }
+        if let (true, Some(session)) = (switches, how.session) {
+            session.write(out);
+        }
         out.extend_from_slice(b"\r\n");
         return;
     }
@@ -219,6 +225,9 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
     }
     if let Some(allowance) = how.allowance {
         allowance.write(out);
+    }
+    if let Some(session) = how.session {
+        session.write(out);
     }
     let close = how.close || how.framing == Framing::UntilClose;
     match (close, response.upgrade) {

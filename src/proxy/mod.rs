@@ -22,6 +22,7 @@ mod request_id;
 mod respond;
 mod seats;
 mod shared;
+mod sticky;
 mod throttle;
 mod transfer;
 mod tunnel;
@@ -35,6 +36,7 @@ pub use client::Parked;
 use client::{Client, Stage};
 use seats::Seat;
 pub use shared::Shared;
+pub use sticky::SessionCookie;
 pub use throttle::Allowance;
 
 use crate::http1::HeadLimits;

@@ -1,5 +1,6 @@
 //! What a strategy may ask of the request that it picks a backend for.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use super::Proxy;
@@ -28,10 +29,10 @@ impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
 
     fn key(&self, source: &KeySource) -> Option<u64> {
         let key = match source {
-            KeySource::ClientIp => return Some(address_key(self.client())),
+            KeySource::ClientIp => return Some(address_hash(self.client())),
             KeySource::Path => path_and_query(self.request.target).0,
             KeySource::Header(name) => self.request.field(name)?,
-            KeySource::Cookie(name) => cookie(self.request, name)?,
+            KeySource::Cookie(name) => cookies(self.request, name).next()?,
             KeySource::Query(name) => parameter(path_and_query(self.request.target).1, name)?,
         };
         Some(balance::hash(key))
@@ -60,10 +61,18 @@ impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
 }
 
 /// An IPv6 subscriber has at least a /64 to choose addresses from (RFC 7421 §2).
-fn address_key(address: IpAddr) -> u64 {
+fn address_hash(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => balance::hash(&address.octets()),
         IpAddr::V6(address) => balance::hash(&address.octets()[..8]),
+    }
+}
+
+/// The same, with a secret: for tables in which nobody should be able to choose a place.
+pub(super) fn address_key(hasher: &RandomState, address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => hasher.hash_one(address.octets()),
+        IpAddr::V6(address) => hasher.hash_one(&address.octets()[..8]),
     }
 }
 
@@ -84,11 +93,21 @@ fn path_and_query(target: Target<'_>) -> (&[u8], &[u8]) {
     }
 }
 
-/// The value of the first cookie of that name (RFC 6265 §4.2.1).
-fn cookie<'b>(request: &Request<'_, 'b>, name: &str) -> Option<&'b [u8]> {
+/// The values of the cookies of that name, in order (RFC 6265 §4.2.1).
+pub(super) fn cookies<'b>(request: &Request<'_, 'b>, name: &str) -> impl Iterator<Item = &'b [u8]> {
     let fields = request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("cookie"));
-    let mut pairs = fields.flat_map(|field| field.value.split(|byte| *byte == b';'));
-    pairs.find_map(|pair| value_of(pair.trim_ascii(), name))
+    fields.flat_map(|field| pairs(field.value)).filter_map(move |pair| value_of(pair.trim_ascii(), name))
+}
+
+/// What stands between semicolons. They are searched for: a field of cookies may be long.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let field = rest?;
+        let end = memchr::memchr(b';', field);
+        rest = end.map(|end| &field[end + 1..]);
+        Some(&field[..end.unwrap_or(field.len())])
+    })
 }
 
 /// The value of the query's first parameter of that name, as it was sent.
@@ -133,8 +152,11 @@ mod tests {
     #[test]
     fn a_cookie_and_a_parameter_are_found_by_their_whole_name() {
         let head = "GET / HTTP/1.1\r\nHost: a\r\nCookie: xid=1; id2=2\r\nCookie: a=b;id=3; id=4";
-        assert_eq!(with_request(head, |request| cookie(request, "id").map(<[u8]>::to_vec)), Some(b"3".to_vec()));
-        assert_eq!(with_request(head, |request| cookie(request, "i").map(<[u8]>::to_vec)), None);
+        assert_eq!(
+            with_request(head, |request| cookies(request, "id").map(<[u8]>::to_vec).collect::<Vec<_>>()),
+            [b"3", b"4"]
+        );
+        assert_eq!(with_request(head, |request| cookies(request, "i").count()), 0);
         assert_eq!(parameter(b"xid=1&id2=2&id=&id=4", "id"), Some(&b""[..]));
         assert_eq!(parameter(b"id", "id"), None);
     }
@@ -155,7 +177,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_are_one_client() {
-        let key = |text: &str| address_key(text.parse().unwrap());
+        let key = |text: &str| address_hash(text.parse().unwrap());
         assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));

@@ -1,9 +1,11 @@
-//! What all workers' proxies share: the configuration, the fleet, the clients' seats and rates, and what is counted.
+//! What all workers' proxies share: the configuration, the fleet, the clients' seats, rates and sessions, and what is
+//! counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::seats::Seats;
+use super::sticky::Stickiness;
 use super::throttle::Throttle;
 use crate::balance::{Fleet, RetryBudget};
 use crate::config::Config;
@@ -23,6 +25,8 @@ pub struct Shared {
     pub(super) seats: Seats,
     /// None without `rate_limit`: then nobody is looked up.
     pub(super) throttle: Option<Throttle>,
+    /// None without `sticky`: then no request is looked at for a session.
+    pub(super) stickiness: Option<Stickiness>,
     draining: AtomicBool,
 }
 
@@ -33,7 +37,9 @@ impl Shared {
         let retry_budget = RetryBudget::new(config.retries.budget_percent, config.workers);
         let seats = Seats::new(&config, connections_max);
         let throttle = config.rate_limit.as_ref().map(Throttle::new);
-        Arc::new(Self { config, fleet, failures, retry_budget, seats, throttle, draining: AtomicBool::new(false) })
+        let stickiness = config.sticky.as_ref().map(Stickiness::new);
+        let draining = AtomicBool::new(false);
+        Arc::new(Self { config, fleet, failures, retry_budget, seats, throttle, stickiness, draining })
     }
 
     /// Client connections now.

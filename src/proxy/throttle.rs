@@ -1,12 +1,11 @@
 //! Rate limits as requests meet them: whose a request is, who is let pass, and what answers say of it.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::client::Parked;
-use super::occasion::Occasion;
+use super::occasion::{Occasion, address_key};
 use crate::config::{RateKey, RateLimit};
 use crate::policy::{Charge, Quota, Rate, RateLimiter};
 use crate::runtime::world::World;
@@ -55,12 +54,7 @@ impl Throttle {
             RateKey::Header(name) => occasion.request.field(name),
         };
         // Who leaves the field out is known by the address, and not free of the limit.
-        let key = match (field, client) {
-            (Some(value), _) => self.hasher.hash_one(value),
-            (None, IpAddr::V4(address)) => self.hasher.hash_one(address.octets()),
-            // An IPv6 subscriber has at least a /64 to choose addresses from (RFC 7421 §2).
-            (None, IpAddr::V6(address)) => self.hasher.hash_one(&address.segments()[..4]),
-        };
+        let key = field.map_or_else(|| address_key(&self.hasher, client), |value| self.hasher.hash_one(value));
         Some(self.limiter.charge(key, occasion.proxy.world.now().0))
     }
 

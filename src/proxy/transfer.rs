@@ -18,7 +18,7 @@ use super::exchange::{After, Facts, Turn};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
 use super::witness::Reached;
-use crate::balance::Outcome;
+use crate::balance::{Backend, Outcome};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
 use crate::upstream::{Lease, Visit};
@@ -174,6 +174,11 @@ impl<W: World> Course<W> {
     /// A part of the answer was sent on.
     fn has_begun(&self) -> bool {
         matches!(self.download, Download::Body(_))
+    }
+
+    /// Where it goes.
+    pub(super) fn backend(&self) -> &Backend {
+        self.visit.backend()
     }
 
     /// The request is sent.
@@ -417,7 +422,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
 
     fn record(&self, outcome: Outcome) {
         let world = &self.proxy.world;
-        self.course.visit.backend().record(world.worker(), outcome, || world.now().0);
+        self.course.backend().record(world.worker(), outcome, || world.now().0);
     }
 
     /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.

@@ -39,7 +39,7 @@ impl Contender {
 
 fn contenders() -> Vec<Contender> {
     let plain = |name, strategy| Contender::Product(name, Policy::of(strategy));
-    let hash = |balance_factor| Policy { strategy: Strategy::Hash(KeySource::ClientIp), balance_factor };
+    let hash = |balance_factor| Policy { balance_factor, ..Policy::of(Strategy::Hash(KeySource::ClientIp)) };
     vec![
         Contender::Ideal,
         plain("round-robin", Strategy::RoundRobin),

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::*;
-use crate::balance::{InFlight, KeySource, Origin, Outcome, Strategy, hash};
+use crate::balance::{InFlight, KeySource, Origin, Outcome, Sessions, Strategy, hash};
 
 const EVERY_STRATEGY: [Strategy; 6] = [
     Strategy::RoundRobin,
@@ -308,7 +308,7 @@ mod by_hash {
 
     #[test]
     fn with_the_bound_no_backend_gets_more_than_its_share_and_a_quarter() {
-        let policy = Policy { strategy: BY_CLIENT, balance_factor: Some(1.25) };
+        let policy = Policy { balance_factor: Some(1.25), ..Policy::of(BY_CLIENT) };
         for weights in [&[1, 1, 1, 1][..], &[6, 1, 1]] {
             let snapshot = Snapshot::new(1, members(weights), Arc::new(policy.clone()));
             let cursor = AtomicUsize::new(0);
@@ -330,7 +330,7 @@ mod by_hash {
     #[test]
     fn without_load_the_bound_moves_no_key() {
         let all = members(&[1; 5]);
-        let bounded = Policy { strategy: BY_CLIENT, balance_factor: Some(1.0) };
+        let bounded = Policy { balance_factor: Some(1.0), ..Policy::of(BY_CLIENT) };
         let bounded = Snapshot::new(1, all.clone(), Arc::new(bounded));
         assert_eq!(places(&bounded, 1_000), places(&of(BY_CLIENT, all), 1_000));
     }
@@ -407,4 +407,22 @@ mod tiers {
         let picked = picks(&snapshot, &AtomicUsize::new(0), &[0, 1, 2, 3], 10);
         assert!(picked.iter().all(|id| *id >= 4), "{picked:?}");
     }
+}
+
+#[test]
+fn a_session_finds_its_backend_whether_it_is_eligible_or_not_unless_it_may_not_serve_or_was_tried() {
+    let mut members = members(&[1, 0, 1, 1]);
+    members[2].eligible = false;
+    members[3].serves_sessions = false;
+    let policy = Arc::new(Policy { sessions: Sessions::ById, ..Policy::of(Strategy::RoundRobin) });
+    let snapshot = Snapshot::new(1, members, policy);
+    let bound = |id, tried: &[u64]| snapshot.bound(Mark::of_id(id), tried).map(|backend| backend.id);
+    assert_eq!([0, 1, 2, 3, 4].map(|id| bound(id, &[])), [Some(0), Some(1), Some(2), None, None]);
+    assert_eq!([bound(1, &[0, 2]), bound(2, &[0, 2])], [Some(1), None]);
+}
+
+#[test]
+fn without_sessions_nobody_is_bound() {
+    let snapshot = Snapshot::new(1, members(&[1, 1]), Arc::new(Policy::of(Strategy::RoundRobin)));
+    assert!(snapshot.bound(Mark::of_id(1), &[]).is_none());
 }

@@ -205,6 +205,7 @@ fn answer(head: &str, method: Method, client_version: Version, close: bool) -> V
             date: DATE,
             upgrade: true,
             allowance: None,
+            session: None,
         };
         write_response_head(&mut out, response, &how);
     });
