@@ -1,3 +1,5 @@
+mod shut_out;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
