@@ -123,7 +123,7 @@ fn no_in_flight_count_and_no_pick_gets_lost() {
         let all = backends();
         let swaps = storm(&all, strategy.clone(), |backend, worker| Running {
             worker,
-            in_flight: InFlight::begin(Arc::clone(backend)),
+            in_flight: InFlight::begin(Arc::clone(backend)).expect("there is no bound"),
         });
         assert!(swaps > 100, "only {swaps} swaps: that was no storm");
         for backend in &all {

@@ -100,10 +100,13 @@ fn what_cannot_be_changed_is_told_and_changes_nothing() {
     let proxy = Proxy::over(&[&origin]);
     let before = proxy.status();
     for (body, wanted) in [
-        (json!({}), "missing, wanted what is to change: \"weight\", \"state\" or both"),
+        (json!({}), "missing, wanted what is to change: \"weight\", \"state\" or \"max_connections\""),
         (json!({ "weight": 257 }), "weight: found 257, wanted a whole number from 0 to 256"),
         (json!({ "weight": 1, "state": "dead" }), "state: found \"dead\", wanted \"ready\" or \"drain\" or \"down\""),
-        (json!({ "state": "drain", "name": "x" }), "name: unknown field, known here: url, weight, state"),
+        (
+            json!({ "state": "drain", "name": "x" }),
+            "name: unknown field, known here: url, weight, state, max_connections",
+        ),
     ] {
         let answer = patch(&proxy, &origin, "", body);
         assert_eq!((answer.status(), answer.json()["detail"].as_str()), (400, Some(wanted)));

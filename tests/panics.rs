@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
+use std::task::Waker;
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -71,6 +72,10 @@ impl World for Faulty {
 
     fn yield_now(&self, on: &Self::Stream) {
         self.world.yield_now(on);
+    }
+
+    fn waker(&self, on: &Self::Stream) -> Waker {
+        self.world.waker(on)
     }
 
     fn park(&self, stream: Self::Stream, parked: Parked, deadline: Instant) {

@@ -24,7 +24,7 @@ pub fn check(bytes: &[u8]) {
     match bodies::change_by_url(bytes) {
         Ok((url, change)) => {
             super::config::is_sound(&url);
-            assert!(change.weight.is_some() || change.state.is_some());
+            assert!(change.weight.is_some() || change.state.is_some() || change.max_connections.is_some());
             assert!(change.weight.is_none_or(|weight| weight <= 256));
         }
         Err(answer) => is_a_problem(&answer),

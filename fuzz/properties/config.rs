@@ -40,6 +40,7 @@ fn is_within_bounds(config: &Config) {
     for backend in &config.backends {
         is_sound(&backend.url);
         assert!((1..=260).contains(&backend.name.len()) && backend.name.is_ascii());
+        assert!(backend.max_connections <= 10_000_000);
         assert!(backend.weight <= 256 && backend.zone.len() <= 64 && backend.zone.is_ascii());
     }
 
@@ -72,6 +73,8 @@ fn is_within_bounds(config: &Config) {
     assert!((1024..=65536).contains(&limits.head_bytes) && (1..=1000).contains(&limits.headers));
     assert!((64..=limits.head_bytes).contains(&limits.uri_bytes) && limits.body_bytes <= 1 << 60);
     assert!((1..=10).contains(&config.retries.attempts));
+    assert!(limits.max_in_flight <= 10_000_000 && config.queue.size <= 1_000_000);
+    assert!((tick..=Duration::from_secs(3600)).contains(&config.queue.timeout));
     if let Some(limit) = &config.rate_limit {
         assert!((1..=1_000_000).contains(&limit.requests) && (1..=100_000).contains(&limit.burst));
         assert!((tick..=Duration::from_secs(24 * 3600)).contains(&limit.per));
@@ -140,6 +143,7 @@ pub fn written_backend(backend: &BackendConfig) -> Value {
         "name": backend.name,
         "weight": backend.weight,
         "backup": backend.backup,
+        "max_connections": backend.max_connections,
         "zone": backend.zone,
     })
 }
@@ -217,10 +221,12 @@ fn written(config: &Config) -> Value {
             "requests_per_connection": limits.requests_per_connection,
             "connections_per_client": limits.connections_per_client,
             "min_body_rate": limits.min_body_rate,
+            "max_in_flight": limits.max_in_flight,
         },
         "retries": { "attempts": retries.attempts, "on": on },
         "workers": config.workers,
         "trusted_proxies": networks(&config.trusted_proxies),
+        "queue": { "size": config.queue.size, "timeout": time(config.queue.timeout) },
         "rate_limit": config.rate_limit.as_ref().map(|limit| json!({
             "requests": limit.requests,
             "per": time(limit.per),

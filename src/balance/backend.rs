@@ -11,6 +11,7 @@ use crossbeam::utils::CachePadded;
 use super::breaker::Breaker;
 use super::cells::Cell;
 use super::gate::Gate;
+use super::queue::{Queue, count_within};
 use super::{Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
@@ -41,10 +42,19 @@ pub struct Backend {
     breaker: Option<Box<Breaker>>,
     /// By what sessions name it.
     mark: Mark,
-    in_flight: CachePadded<AtomicUsize>,
+    load: CachePadded<Load>,
+    queue: Arc<Queue>,
     /// Only where the strategy asks for it.
     latency_estimate: Option<Box<PeakEwma>>,
     cells: Box<[CachePadded<Cell>]>,
+}
+
+/// Together on a cache line of their own: who writes the one reads the other.
+#[derive(Debug)]
+struct Load {
+    in_flight: AtomicUsize,
+    /// 0: no bound.
+    in_flight_max: AtomicUsize,
 }
 
 /// Where a backend is and what it is called: the part of a [`Backend`] that comes from its configuration.
@@ -84,7 +94,8 @@ impl Backend {
             addresses: ArcSwap::from_pointee(literal.into_iter().collect()),
             gate: Gate::default(),
             breaker: None,
-            in_flight: CachePadded::new(AtomicUsize::new(0)),
+            load: CachePadded::new(Load { in_flight: AtomicUsize::new(0), in_flight_max: AtomicUsize::new(0) }),
+            queue: Arc::default(),
             latency_estimate: None,
             cells: (0..workers).map(|_| CachePadded::default()).collect(),
         }
@@ -114,6 +125,19 @@ impl Backend {
         self.mark
     }
 
+    /// The same, with its fleet's queue and at most `max_connections` requests in flight (0: any number).
+    #[must_use]
+    pub fn with_limit(self, queue: Arc<Queue>, max_connections: usize) -> Self {
+        self.set_max_connections(max_connections);
+        Self { queue, ..self }
+    }
+
+    /// Bounds the requests in flight: to be called before a snapshot is published, which serves those that wait. What is in
+    /// flight beyond a lower bound goes on.
+    pub fn set_max_connections(&self, max_connections: usize) {
+        self.load.in_flight_max.store(max_connections, Ordering::Relaxed);
+    }
+
     /// How long it takes to answer, if that is kept.
     pub fn latency_estimate(&self) -> Option<&PeakEwma> {
         self.latency_estimate.as_deref()
@@ -122,7 +146,42 @@ impl Backend {
     /// Requests in flight now, over all workers, tunnels included. Zero also says that what the last of them did
     /// (its record, say) can be seen.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.load.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Whether a request more could be sent to it now.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let max = self.load.in_flight_max.load(Ordering::Relaxed);
+        (max == 0 || self.in_flight() < max) && self.queue.has_room()
+    }
+
+    /// Counts a request more in flight; false, and nothing is counted, where there is no room.
+    #[inline]
+    fn enter(&self) -> bool {
+        let max = self.load.in_flight_max.load(Ordering::Relaxed);
+        if max > 0 || self.queue.is_bounded() {
+            return self.enter_within(max);
+        }
+        self.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    #[cold]
+    fn enter_within(&self, max: usize) -> bool {
+        let enters = self.queue.enter();
+        if enters && !count_within(&self.load.in_flight, max) {
+            self.queue.leave();
+            return false;
+        }
+        enters
+    }
+
+    /// Counts one less.
+    #[inline]
+    fn leave(&self) {
+        self.load.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.queue.leave();
     }
 
     /// Whether its breaker would let a request through now: one that it can't is picked only where there is no other.
@@ -152,6 +211,7 @@ impl Backend {
     pub fn decide(&self, decision: Decision) {
         if let Some(breaker) = &self.breaker {
             self.gate.obey(decision, breaker.thresholds().trials);
+            self.queue.room_made();
         }
     }
 
@@ -159,7 +219,18 @@ impl Backend {
     pub fn refill_trials(&self) {
         if let Some(breaker) = &self.breaker {
             self.gate.refill(breaker.thresholds().trials);
+            self.queue.room_made();
         }
+    }
+
+    /// A request that its breaker has let through isn't sent after all. For a moment it may have been counted in flight, so
+    /// that others found no room.
+    #[cold]
+    fn stay_out(&self, epoch: u32) {
+        if let Some(breaker) = &self.breaker {
+            self.gate.give_token_back(epoch, breaker.thresholds().trials);
+        }
+        self.queue.room_made();
     }
 
     /// Notes how a request ended. Only `worker`'s own thread may call it with its number: another one's updates
@@ -201,11 +272,15 @@ pub struct InFlight<B: Deref<Target = Backend> = Arc<Backend>> {
 }
 
 impl<B: Deref<Target = Backend>> InFlight<B> {
-    /// Counts one more.
-    pub fn begin(backend: B) -> Self {
-        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Counts one more; None when there are as many as may be, at this backend or in all.
+    #[inline]
+    pub fn begin(backend: B) -> Option<Self> {
         let epoch = backend.gate.epoch();
-        Self { backend, epoch }
+        if backend.enter() {
+            return Some(Self { backend, epoch });
+        }
+        backend.stay_out(epoch);
+        None
     }
 
     /// The backend that the request goes to.
@@ -226,6 +301,8 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
     pub fn observe(&self, worker: usize, seen: Seen, now_ns: impl FnOnce() -> u64, tell: impl FnOnce(Turn) -> bool) {
         if let Some(breaker) = &self.backend.breaker {
             breaker.observe(&self.backend.gate, self.epoch, worker, seen, now_ns(), tell);
+            // It may be trusted again.
+            self.backend.queue.room_made();
         }
     }
 }
@@ -233,7 +310,54 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
 impl<B: Deref<Target = Backend>> Drop for InFlight<B> {
     fn drop(&mut self) {
         #[cfg(not(feature = "sabotage-forget-decrement"))] // Broken on purpose: ./x sabotage
-        self.backend.in_flight.fetch_sub(1, Ordering::Release);
+        self.backend.leave();
+        self.backend.queue.room_made();
+    }
+}
+
+/// A place at a backend, for a request that has waited for it: counted in flight there, and given to the next when it is
+/// dropped instead.
+#[derive(Debug)]
+pub struct Place {
+    backend: Arc<Backend>,
+    epoch: u32,
+    begun: bool,
+}
+
+impl Place {
+    /// None when there are as many as may be, or the backend's breaker lets none through. Where it is to be `trusted`, the
+    /// breaker isn't asked.
+    pub(super) fn take(backend: &Arc<Backend>, trusted: bool) -> Option<Self> {
+        let epoch = backend.gate.epoch();
+        if !backend.enter() {
+            return None;
+        }
+        if !trusted && !backend.admit() {
+            backend.leave();
+            return None;
+        }
+        Some(Self { backend: Arc::clone(backend), epoch, begun: false })
+    }
+
+    /// Where it is.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// The request takes its place; `backend` is the same one.
+    pub fn begin<B: Deref<Target = Backend>>(mut self, backend: B) -> InFlight<B> {
+        debug_assert_eq!(backend.id, self.backend.id);
+        self.begun = true;
+        InFlight { backend, epoch: self.epoch }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.begun {
+            self.backend.leave();
+            self.backend.stay_out(self.epoch);
+        }
     }
 }
 
@@ -264,8 +388,8 @@ mod tests {
     #[test]
     fn in_flight_counts_guards_that_live() {
         let backend = Arc::new(backend("127.0.0.1"));
-        let first = InFlight::begin(Arc::clone(&backend));
-        let second = InFlight::begin(&*backend);
+        let first = InFlight::begin(Arc::clone(&backend)).unwrap();
+        let second = InFlight::begin(&*backend).unwrap();
         assert_eq!(backend.in_flight(), 2);
         drop(first);
         assert_eq!(backend.in_flight(), 1);

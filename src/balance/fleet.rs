@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::utils::CachePadded;
 
-use super::{Backend, Policy, Snapshot, Turn};
+use super::{Backend, Policy, Queue, Snapshot, Turn};
 
 /// How many reports may wait for the control plane. One that finds no room is dropped: the next refused connection
 /// makes another, and a breaker that can't tell of a turn doesn't make it.
@@ -29,7 +29,9 @@ pub enum Report {
 pub struct Fleet {
     /// How backends are picked, in every snapshot.
     pub policy: Arc<Policy>,
-    /// Swapped by the control plane, read by the workers.
+    /// The bound on all requests in flight, and those that wait for room; its backends are made with it.
+    pub queue: Arc<Queue>,
+    /// Swapped by the control plane, see [`Self::publish`], read by the workers.
     pub snapshot: ArcSwap<Snapshot>,
     /// The rotation's cursor.
     pub cursor: CachePadded<AtomicUsize>,
@@ -40,14 +42,27 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet without a backend, and the end at which the control plane receives what workers report.
     pub fn new(policy: Policy) -> (Self, Receiver<Report>) {
+        Self::with_queue(Queue::default(), policy)
+    }
+
+    /// The same, with limits of concurrency.
+    pub fn with_queue(queue: Queue, policy: Policy) -> (Self, Receiver<Report>) {
         let (reports, receiver) = bounded(REPORTS_MAX);
         let policy = Arc::new(policy);
         let fleet = Self {
             snapshot: ArcSwap::from_pointee(Snapshot::empty(Arc::clone(&policy))),
             policy,
+            queue: Arc::new(queue),
             cursor: CachePadded::new(AtomicUsize::new(0)),
             reports,
         };
         (fleet, receiver)
+    }
+
+    /// From now on backends are picked from this snapshot. Requests that wait for room get what is new of it.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        self.queue.serve_from(&snapshot);
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use super::Backend;
 use super::sessions::{Mark, Marked};
 use super::strategy::{Occasion, Policy};
 use super::tier::Tier;
+use super::{Backend, Place};
 
 /// Backends of the proxy's own zone serve it alone as long as this part of their weight (in percent) can. With less
 /// left they would have to bear half as much again as they are meant to, so all zones share then.
@@ -80,8 +80,9 @@ impl Snapshot {
 
     /// Picks a backend for one request: O(1), but for least-conn and for a hash whose own backend is over its bound.
     /// `tried` holds the ids of backends that failed this request already: another one is preferred, and one of them
-    /// is taken only when there is no other. One that its breaker has shut out is taken after those. None when no backend
-    /// is eligible, or when those that are have as many requests as they get on trial.
+    /// is taken only when there is no other. One that its breaker has shut out is taken after those. One without room for a
+    /// request more is never taken. None when no backend is eligible, or those that are have no room, or as many requests as
+    /// they get on trial: [`Self::may_have_room`] tells which.
     #[inline]
     pub fn pick(&self, cursor: &AtomicUsize, tried: &[u64], occasion: &impl Occasion) -> Option<&Arc<Backend>> {
         let mut able = self.tiers.iter().filter(|tier| tried.is_empty() || tier.offers_other_than(tried));
@@ -94,18 +95,51 @@ impl Snapshot {
     fn pick_at_last(&self, cursor: &AtomicUsize, retries: bool, occasion: &impl Occasion) -> Option<&Arc<Backend>> {
         let again = || self.tiers.iter().find_map(|tier| tier.pick(&self.policy, cursor, &[], occasion));
         let tried = if retries { again() } else { None };
-        tried.or_else(|| self.tiers.iter().find_map(|tier| tier.pick_avoided(cursor)))
+        tried.or_else(|| self.shut_out()?.iter().find_map(|tier| tier.pick_avoided(cursor)))
     }
 
-    /// The backend with this mark, if it may serve a session that is bound to it, is none of `tried`, and its breaker lets the
-    /// request through: O(log n).
+    /// The backend with this mark, if it may serve a session that is bound to it, is none of `tried`, has room, and its
+    /// breaker lets the request through: O(log n).
     #[inline]
     pub fn bound(&self, mark: Mark, tried: &[u64]) -> Option<&Arc<Backend>> {
         let backend = &self.members[self.marked.find(mark)?].backend;
-        (!tried.contains(&backend.id) && backend.admit()).then_some(backend)
+        (!tried.contains(&backend.id) && backend.has_room() && backend.admit()).then_some(backend)
     }
 
-    /// Whether a request that these have failed could be sent to another one.
+    /// Whether a session is bound to a backend that serves it, though it may have no room for the moment.
+    pub fn has_home(&self, mark: Mark, tried: &[u64]) -> bool {
+        let home = self.marked.find(mark).map(|at| &self.members[at].backend);
+        home.is_some_and(|backend| !tried.contains(&backend.id) && backend.is_open())
+    }
+
+    /// The tiers, if all that they have are shut out by their breakers: where others just have no room, who waits for them
+    /// gets a better answer.
+    fn shut_out(&self) -> Option<&[Tier]> {
+        let any_open = self.tiers.iter().any(Tier::is_open);
+        (!any_open).then_some(&self.tiers)
+    }
+
+    /// Whether a request that found nobody to be sent to had better wait.
+    pub fn may_have_room(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.is_open() || tier.has_avoided())
+    }
+
+    /// Whether any backend may get traffic.
+    pub(super) fn has_eligible(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    /// Takes a place for a request that has waited, at the least loaded backend that [`Self::pick`] could pick. One of
+    /// `tried` isn't.
+    pub(super) fn take_place(&self, tried: &[u64]) -> Option<Place> {
+        let place = self.tiers.iter().find_map(|tier| tier.take_place(tried));
+        if place.is_some() || !tried.is_empty() {
+            return place;
+        }
+        self.shut_out()?.iter().find_map(Tier::take_avoided_place)
+    }
+
+    /// Whether a request that these have failed could be sent to another one now.
     pub fn offers_other_than(&self, tried: &[u64]) -> bool {
         self.tiers.iter().any(|tier| tier.offers_other_than(tried))
     }

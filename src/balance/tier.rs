@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::maglev;
 use super::rotation::rotation;
 use super::strategy::{KeySource, Occasion, Policy, Strategy};
-use super::{Backend, Member, Standing};
+use super::{Backend, Member, Place, Standing};
 
 /// How far a second choice is looked for: beyond it the first one has nearly all of the weight anyway.
 const SECOND_CHOICE_STEPS: usize = 16;
@@ -88,8 +88,39 @@ impl Tier {
     pub(super) fn pick_avoided(&self, cursor: &AtomicUsize) -> Option<&Arc<Backend>> {
         let turn = take_turn(cursor) % self.candidates.len();
         let (before, after) = self.candidates.split_at(turn);
-        let avoided = |candidate: &&Candidate| candidate.backend.standing() == Standing::Avoided;
-        after.iter().chain(before).find(avoided).map(|candidate| &candidate.backend)
+        let serves = |candidate: &&Candidate| candidate.is_avoided() && candidate.backend.has_room();
+        after.iter().chain(before).find(serves).map(|candidate| &candidate.backend)
+    }
+
+    /// Whether somebody's breaker lets requests through, whether there is room for them or not.
+    pub(super) fn is_open(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.backend.is_open())
+    }
+
+    /// Whether there are those that their breakers have shut out, and that are picked for want of others.
+    pub(super) fn has_avoided(&self) -> bool {
+        self.candidates.iter().any(Candidate::is_avoided)
+    }
+
+    /// A place for a request that has waited, at the least loaded one that [`Self::pick`] could pick.
+    pub(super) fn take_place(&self, tried: &[u64]) -> Option<Place> {
+        self.take_least_loaded(false, |candidate| candidate.may_serve(tried))
+    }
+
+    /// The same, at one that [`Self::pick_avoided`] could pick.
+    pub(super) fn take_avoided_place(&self) -> Option<Place> {
+        self.take_least_loaded(true, |candidate| candidate.is_avoided() && candidate.backend.has_room())
+    }
+
+    fn take_least_loaded(&self, trusted: bool, serves: impl Fn(&Candidate) -> bool) -> Option<Place> {
+        loop {
+            let able = self.candidates.iter().filter(|candidate| serves(candidate));
+            let least_loaded = able.min_by_key(|candidate| candidate.load())?;
+            // Where another request was quicker, somebody else may have room.
+            if let Some(place) = Place::take(&least_loaded.backend, trusted) {
+                return Some(place);
+            }
+        }
     }
 
     #[inline]
@@ -247,10 +278,14 @@ impl Tier {
 }
 
 impl Candidate {
-    /// It hasn't failed this request, and its breaker lets requests through.
+    /// It hasn't failed this request, its breaker lets requests through, and there is room for one.
     #[inline]
     fn may_serve(&self, tried: &[u64]) -> bool {
-        !tried.contains(&self.backend.id) && self.backend.is_open()
+        !tried.contains(&self.backend.id) && self.backend.is_open() && self.backend.has_room()
+    }
+
+    fn is_avoided(&self) -> bool {
+        self.backend.standing() == Standing::Avoided
     }
 
     /// What it would have in flight with one request more, for its weight.

@@ -99,7 +99,7 @@ struct Parts {
 fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::io::Result<(Parts, Running)> {
     let workers = config.workers;
     let running = Running { proxy: listeners.iter().map(|each| each.address).collect(), admin: admin.address() };
-    let (fleet, reports) = Fleet::new((&config).into());
+    let (fleet, reports) = Fleet::with_queue((&config).into(), (&config).into());
     let fleet = Arc::new(fleet);
     let mailboxes = Arc::new(OnceLock::<Mailboxes>::new());
     let control = {
@@ -143,6 +143,7 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
         accepted: sum(|worker| &worker.accepted),
         accept_errors: sum(|worker| &worker.accept_errors),
         failures: shared.failures.all(),
+        queue: (shared.fleet.queue.waiting(), shared.fleet.queue.queued()),
         retries: shared.retry_budget.totals(),
         panics: sum(|worker| &worker.panics),
     }

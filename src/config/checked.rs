@@ -46,6 +46,8 @@ pub struct Config {
     pub workers: usize,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// What becomes of requests that find no room.
+    pub queue: Queue,
     /// How many requests each client may send; None: as many as it likes.
     pub rate_limit: Option<RateLimit>,
     /// When a backend is left out for what its answers are; None: never.
@@ -101,6 +103,8 @@ pub struct BackendConfig {
     pub weight: u32,
     /// It gets traffic only when no other can.
     pub backup: bool,
+    /// Requests in flight at most; 0: no bound.
+    pub max_connections: usize,
     /// The zone that it is in; empty: none.
     pub zone: String,
 }
@@ -108,7 +112,7 @@ pub struct BackendConfig {
 impl BackendConfig {
     /// A backend with every default.
     pub fn at(url: BackendUrl) -> Self {
-        Self { name: url.authority(), url, weight: 1, backup: false, zone: String::new() }
+        Self { name: url.authority(), url, weight: 1, backup: false, max_connections: 0, zone: String::new() }
     }
 }
 
@@ -123,13 +127,15 @@ pub enum BackendState {
     Down,
 }
 
-/// What is to change of a backend; at least one of the two is there.
+/// What is to change of a backend; at least one of them is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendChange {
     /// The new weight.
     pub weight: Option<u32>,
     /// The new state.
     pub state: Option<BackendState>,
+    /// The new bound on its requests in flight; 0: none.
+    pub max_connections: Option<usize>,
 }
 
 /// Active health checks.
@@ -201,6 +207,17 @@ pub struct Limits {
     pub requests_per_connection: u64,
     /// Bytes a second that a request's body must come with; 0: none.
     pub min_body_rate: u64,
+    /// Requests in flight to all backends; 0: no bound.
+    pub max_in_flight: usize,
+}
+
+/// Where requests wait that find no room at the backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// So many wait at most; 0: none does.
+    pub size: usize,
+    /// So long each of them waits at most, 1 ms to 1 h.
+    pub timeout: Duration,
 }
 
 /// How many requests each client may send.
@@ -308,6 +325,7 @@ impl Default for Config {
             retries: Retries::default(),
             workers: thread::available_parallelism().map_or(1, NonZero::get),
             trusted_proxies: Vec::new(),
+            queue: Queue::default(),
             rate_limit: None,
             circuit_breaker: None,
             when_all_down: WhenAllDown::Refuse,
@@ -361,7 +379,14 @@ impl Default for Limits {
             body_bytes: 0,
             requests_per_connection: 0,
             min_body_rate: 0,
+            max_in_flight: 0,
         }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { size: 1024, timeout: Duration::from_secs(1) }
     }
 }
 

@@ -13,6 +13,7 @@ mod expect;
 mod fields;
 mod json;
 mod nearest;
+mod queue;
 mod rate_limit;
 mod raw;
 mod sticky;
@@ -23,7 +24,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub use checked::{
-    BackendChange, BackendConfig, BackendState, CircuitBreaker, Config, HashKey, HealthCheck, Limits, RateKey,
+    BackendChange, BackendConfig, BackendState, CircuitBreaker, Config, HashKey, HealthCheck, Limits, Queue, RateKey,
     RateLimit, Retries, Strategy, Timeouts, WhenAllDown,
 };
 pub use duration::{DurationError, parse_duration};

@@ -1,5 +1,5 @@
-//! Which fields there are, what each may hold, and what must fit together: with `rate_limit.rs`, `circuit_breaker.rs` and
-//! `sticky.rs`, which read one of its objects each, the only place that knows the schema.
+//! Which fields there are, what each may hold, and what must fit together: with `queue.rs`, `rate_limit.rs`,
+//! `circuit_breaker.rs` and `sticky.rs`, which read one of its objects each, the only place that knows the schema.
 //! `docs/configuration.md` says the same to people.
 
 use std::collections::HashMap;
@@ -15,12 +15,14 @@ use super::error::{FieldError, Problem};
 use super::fields::{Field, Fields, Home, Problems, one_of};
 use super::json::{Json, Node};
 use super::url::BackendUrl;
-use super::{FieldPlace, circuit_breaker, expect, json, rate_limit, sticky, url};
+use super::{FieldPlace, circuit_breaker, expect, json, queue, rate_limit, sticky, url};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
 /// The largest weight of a backend, as in `HAProxy`.
 const WEIGHT_MAX: u32 = 256;
+/// More connections than that have no room in any table of descriptors.
+const CONNECTIONS_MAX: u64 = 10_000_000;
 
 const ADDRESSES_MAX: usize = 64;
 const NETWORKS_MAX: usize = 1024;
@@ -57,14 +59,15 @@ const ROOT: &[&str] = &[
     "retries",
     "workers",
     "trusted_proxies",
+    "queue",
     "rate_limit",
     "circuit_breaker",
     "when_all_down",
     "sticky",
 ];
-pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "zone"];
-const CHANGE: &[&str] = &["weight", "state"];
-const CHANGE_BY_URL: &[&str] = &["url", "weight", "state"];
+pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "max_connections", "zone"];
+const CHANGE: &[&str] = &["weight", "state", "max_connections"];
+const CHANGE_BY_URL: &[&str] = &["url", "weight", "state", "max_connections"];
 const HEALTH_CHECK: &[&str] =
     &["path", "method", "host", "timeout", "expect", "body_contains", "rise", "fall", "fast_interval", "jitter"];
 const TIMEOUTS: &[&str] = &[
@@ -87,10 +90,12 @@ const LIMITS: &[&str] = &[
     "body_bytes",
     "requests_per_connection",
     "min_body_rate",
+    "max_in_flight",
 ];
 const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
 const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
+pub(super) const QUEUE: &[&str] = &["size", "timeout"];
 pub(super) const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
 pub(super) const CIRCUIT_BREAKER: &[&str] = &[
     "consecutive_failures",
@@ -111,6 +116,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("timeouts", TIMEOUTS),
     ("limits", LIMITS),
     ("retries", RETRIES),
+    ("queue", QUEUE),
     ("rate_limit", RATE_LIMIT),
     ("circuit_breaker", CIRCUIT_BREAKER),
     ("sticky", STICKY),
@@ -161,8 +167,8 @@ pub fn parse_backend_url(text: &str) -> Result<BackendUrl, Vec<FieldError>> {
     })
 }
 
-/// Reads what the admin API is to change of a backend that is known already, in JSON: `weight` and `state`, at least one
-/// of them. Reports everything that is wrong.
+/// Reads what the admin API is to change of a backend that is known already, in JSON: `weight`, `state` and
+/// `max_connections`, at least one of them. Reports everything that is wrong.
 pub fn parse_backend_change(text: &str) -> Result<BackendChange, Vec<FieldError>> {
     read_object(text, |root, problems| {
         let mut fields = root.open(CHANGE, |_| None, problems)?;
@@ -186,16 +192,21 @@ pub fn parse_backend_change_by_url(text: &str) -> Result<(BackendUrl, BackendCha
 
 fn backend_change(root: &Field, fields: &mut Fields) -> Option<BackendChange> {
     let written = |name| fields.find(name).is_some();
-    if !written("weight") && !written("state") {
-        let wanted = "what is to change: \"weight\", \"state\" or both";
+    if CHANGE.iter().all(|name| !written(name)) {
+        let wanted = "what is to change: \"weight\", \"state\" or \"max_connections\"";
         fields.problems.note("", root.node.at, Problem::Missing { wanted });
         return None;
     }
-    let mut weight = 0;
-    let weighted = written("weight");
+    let (mut weight, mut max_connections) = (0, 0);
+    let (weighted, bounded) = (written("weight"), written("max_connections"));
     fields.whole("weight", 0..=WEIGHT_MAX.into(), &mut weight);
     let state = fields.word("state", &STATES.map(|(word, _)| word)).map(|nth| STATES[nth].1);
-    Some(BackendChange { weight: weighted.then_some(weight), state })
+    fields.whole("max_connections", 0..=CONNECTIONS_MAX, &mut max_connections);
+    Some(BackendChange {
+        weight: weighted.then_some(weight),
+        state,
+        max_connections: bounded.then_some(max_connections),
+    })
 }
 
 /// Reads JSON that has to be an object. Its errors have no places but that of bad syntax: such texts are short, and to
@@ -239,6 +250,7 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
         fields.whole("workers", 1..=1024, &mut config.workers);
     }
     networks(fields, "trusted_proxies", &mut config.trusted_proxies);
+    queue::read(fields, &mut config.queue);
     rate_limit::read(fields, &mut config.rate_limit);
     circuit_breaker::read(fields, &mut config.circuit_breaker);
     circuit_breaker::read_when_all_down(fields, &mut config.when_all_down);
@@ -364,13 +376,14 @@ fn backends(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlac
 /// One backend, and the field that its URL stands in. None when anything in it is wrong.
 fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option<(BackendConfig, Field<'n>)> {
     let noted_before = problems.count();
-    let (mut weight, mut backup, mut zone) = (1, false, String::new());
+    let (mut weight, mut backup, mut max_connections, mut zone) = (1, false, 0, String::new());
     let (url_field, name_field) = match &field.node.value {
         Json::Text(_) => (Some(field.clone()), None),
         Json::Object(_) => {
             let mut fields = field.open(BACKEND, home, problems)?;
             fields.whole("weight", 0..=WEIGHT_MAX.into(), &mut weight);
             fields.flag("backup", &mut backup);
+            fields.whole("max_connections", 0..=CONNECTIONS_MAX, &mut max_connections);
             fields.checked_text("zone", ZONE_WANTED, is_zone, &mut zone);
             (fields.find("url"), fields.find("name"))
         }
@@ -390,7 +403,7 @@ fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option
         return None;
     }
     let name = name.flatten().map_or_else(|| url.authority(), str::to_owned);
-    Some((BackendConfig { url, name, weight, backup, zone }, url_field))
+    Some((BackendConfig { url, name, weight, backup, max_connections, zone }, url_field))
 }
 
 fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
@@ -471,8 +484,8 @@ fn timeouts(root: &mut Fields, timeouts: &mut Timeouts) {
 
 fn limits(root: &mut Fields, limits: &mut Limits) {
     let Some(mut fields) = root.object("limits", LIMITS, home_of) else { return };
-    fields.whole("connections", 0..=10_000_000, &mut limits.connections);
-    fields.whole("connections_per_client", 0..=10_000_000, &mut limits.connections_per_client);
+    fields.whole("connections", 0..=CONNECTIONS_MAX, &mut limits.connections);
+    fields.whole("connections_per_client", 0..=CONNECTIONS_MAX, &mut limits.connections_per_client);
     fields.whole("head_bytes", 1024..=65536, &mut limits.head_bytes);
     fields.whole("headers", 1..=1000, &mut limits.headers);
     // The target is a part of the head: its default follows a smaller head down.
@@ -481,6 +494,7 @@ fn limits(root: &mut Fields, limits: &mut Limits) {
     fields.whole("body_bytes", 0..=1 << 60, &mut limits.body_bytes);
     fields.whole("requests_per_connection", 0..=1_000_000_000, &mut limits.requests_per_connection);
     fields.whole("min_body_rate", 0..=1_000_000_000, &mut limits.min_body_rate);
+    fields.whole("max_in_flight", 0..=CONNECTIONS_MAX, &mut limits.max_in_flight);
 
     if limits.uri_bytes > limits.head_bytes
         && let Some(field) = fields.find("uri_bytes")

@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down, sticky",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, queue, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -41,14 +41,14 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"limits": {"colour": 1}}"#,
         &[
-            "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate",
+            "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate, max_in_flight",
         ],
     ),
     (r#"{"retries": {"budget": 20}}"#, &["retries.budget: unknown field, known here: attempts, budget_percent, on"]),
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, rate_limit, circuit_breaker, when_all_down, sticky",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, queue, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
@@ -255,8 +255,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (r#"{"backends": [{"name": "a"}]}"#, &["backends[0].url: missing, wanted the backend's URL"]),
     (
-        r#"{"backends": [{"url": "http://a", "max_connections": 2}]}"#,
-        &["backends[0].max_connections: unknown field, known here: url, name, weight, backup, zone"],
+        r#"{"backends": [{"url": "http://a", "max_connections": -1}]}"#,
+        &["backends[0].max_connections: found -1, wanted a whole number from 0 to 10000000"],
     ),
     (
         r#"{"backends": [{"url": "http://a", "name": "a/b"}]}"#,
@@ -327,7 +327,7 @@ fn every_field_arrives_where_it_belongs() {
         "timeouts": {"connect": "1ms", "head": "2ms", "body_idle": "3ms", "keep_alive": "4ms",
             "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s", "drain": "0"},
         "limits": {"connections": 1, "connections_per_client": 7, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
-            "requests_per_connection": 6, "min_body_rate": 8},
+            "requests_per_connection": 6, "min_body_rate": 8, "max_in_flight": 9},
         "retries": {"attempts": 1, "budget_percent": 7, "on": ["reset", "503"]},
         "workers": 7,
         "trusted_proxies": ["10.1.2.3/8", "::1"],
@@ -378,6 +378,7 @@ fn every_field_arrives_where_it_belongs() {
         body_bytes: 5,
         requests_per_connection: 6,
         min_body_rate: 8,
+        max_in_flight: 9,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(
@@ -463,9 +464,9 @@ fn what_is_right_in_a_wrong_file_is_kept_for_look_ups() {
 fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
     let good = parse_backend(r#"{"url": "http://Localhost:8085/", "name": "five"}"#).expect("it is right");
     assert_eq!((good.name.as_str(), good.url.normalized.as_str()), ("five", "http://localhost:8085"));
-    let full = r#"{"url": "http://a", "weight": 0, "backup": true, "zone": "eu-1"}"#;
+    let full = r#"{"url": "http://a", "weight": 0, "backup": true, "max_connections": 7, "zone": "eu-1"}"#;
     let full = parse_backend(full).expect("it is right");
-    assert_eq!((full.weight, full.backup, full.zone.as_str()), (0, true, "eu-1"));
+    assert_eq!((full.weight, full.backup, full.max_connections, full.zone.as_str()), (0, true, 7, "eu-1"));
     let alone = parse_backend(r#"{"url": "http://[::1]:8085"}"#).expect("it is right");
     assert_eq!(alone.name, "[::1]:8085");
 
@@ -480,7 +481,10 @@ fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
             "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
         ),
         (r#"{"url": "http://a", "weight": -1}"#, "weight: found -1, wanted a whole number from 0 to 256"),
-        (r#"{"url": "http://a", "port": 1}"#, "port: unknown field, known here: url, name, weight, backup, zone"),
+        (
+            r#"{"url": "http://a", "port": 1}"#,
+            "port: unknown field, known here: url, name, weight, backup, max_connections, zone",
+        ),
         (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
     ];
     for (body, wanted) in cases {

@@ -146,7 +146,14 @@ impl Entry {
             log::info!("backend {} has weight {weight} instead of {before} by an operator", self.config.name);
             self.note(now, format!("weight {weight} instead of {before} by an operator"));
         }
-        state.is_some() || weight.is_some()
+        let bound = change.max_connections.filter(|bound| *bound != self.config.max_connections);
+        if let Some(bound) = bound {
+            let before = std::mem::replace(&mut self.config.max_connections, bound);
+            self.backend.set_max_connections(bound);
+            log::info!("backend {} has max_connections {bound} instead of {before} by an operator", self.config.name);
+            self.note(now, format!("max_connections {bound} instead of {before} by an operator"));
+        }
+        state.is_some() || weight.is_some() || bound.is_some()
     }
 
     /// Whether it gets no new requests because an operator said so.

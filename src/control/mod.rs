@@ -298,6 +298,12 @@ fn sessions(config: &Config) -> Sessions {
     }
 }
 
+impl From<&Config> for balance::Queue {
+    fn from(config: &Config) -> Self {
+        Self::new(config.limits.max_in_flight, config.queue.size)
+    }
+}
+
 impl From<HashKey> for KeySource {
     fn from(key: HashKey) -> Self {
         match key {

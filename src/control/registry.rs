@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::circuit::Circuit;
 use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
 use super::health::{Health, LastProbe};
-use crate::balance::{Backend, Fleet, Mark, Member, Origin, Sessions, Snapshot, Strategy, Thresholds};
+use crate::balance::{Backend, Fleet, Mark, Member, Origin, Queue, Sessions, Snapshot, Strategy, Thresholds};
 use crate::config::{BackendChange, BackendConfig, CircuitBreaker, Config, WhenAllDown};
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
@@ -42,6 +42,7 @@ struct Maker<'p> {
     /// None: no circuit breaker.
     thresholds: Option<Arc<Thresholds>>,
     sessions: &'p Sessions,
+    queue: &'p Arc<Queue>,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +147,7 @@ impl Registry {
         Some(entry.backend)
     }
 
-    /// Changes a backend's weight or state; what has become of it, or None if it isn't there.
+    /// Changes a backend's weight, state or bound; what has become of it, or None if it isn't there.
     pub fn change(&self, which: Which<'_>, change: BackendChange, now: SystemTime) -> Option<Entry> {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|entry| entry.is(which))?;
@@ -222,7 +223,7 @@ impl Registry {
         };
         let members = inner.entries.iter().map(member).collect();
         let policy = Arc::clone(&self.fleet.policy);
-        self.fleet.snapshot.store(Arc::new(Snapshot::new(inner.last_version, members, policy)));
+        self.fleet.publish(Snapshot::new(inner.last_version, members, policy));
     }
 
     fn maker(&self) -> Maker<'_> {
@@ -232,6 +233,7 @@ impl Registry {
             slow_start: self.slow_start,
             thresholds: self.circuit_breaker.as_ref().map(|config| Arc::new(config.into())),
             sessions: &self.fleet.policy.sessions,
+            queue: &self.fleet.queue,
         }
     }
 }
@@ -295,7 +297,9 @@ impl Inner {
             port: config.url.port,
             base_path: config.url.base_path.clone(),
         };
-        let mut backend = Backend::new(self.last_id, slot, origin, maker.workers);
+        let queue = Arc::clone(maker.queue);
+        let mut backend =
+            Backend::new(self.last_id, slot, origin, maker.workers).with_limit(queue, config.max_connections);
         if maker.estimates_latency {
             backend = backend.with_latency_estimate();
         }
@@ -529,7 +533,7 @@ mod tests {
     fn a_backends_counts_survive_changes_that_do_not_concern_it() {
         let scene = scene();
         let one = scene.add(1);
-        let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one));
+        let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one)).unwrap();
         scene.add(2);
         scene.remove(2);
         let snapshot = scene.fleet.snapshot.load();

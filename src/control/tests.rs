@@ -26,7 +26,7 @@ struct Scene {
 /// What the workers would have counted.
 fn counts() -> Counts {
     let failures = Reason::ALL.iter().map(|&reason| (reason, u64::from(reason == Reason::NoBackend))).collect();
-    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, retries: (6, 7), panics: 5 }
+    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, queue: (8, 9), retries: (6, 7), panics: 5 }
 }
 
 struct Reply {
@@ -138,7 +138,7 @@ fn status_has_exactly_the_seeds_fields() {
     let scene = Scene::with(&[one.clone(), two.clone()]);
     scene.wait_for(|scene| scene.eligible() == [one.clone()]);
     let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
-    let in_flight = [InFlight::begin(Arc::clone(&backend)), InFlight::begin(backend)];
+    let in_flight = [InFlight::begin(Arc::clone(&backend)), InFlight::begin(backend)].map(Option::unwrap);
     let reply = scene.get("/status");
     assert_eq!(reply.status, 200);
     assert!(reply.head.contains("\r\nContent-Type: application/json\r\n"), "{}", reply.head);
@@ -316,7 +316,7 @@ fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_
     let urls = [dead(), dead()];
     let scene = Scene::with(&urls);
     let backends: Vec<_> = scene.fleet.snapshot.load().backends().cloned().collect();
-    let in_flight: Vec<_> = backends.iter().map(|backend| InFlight::begin(Arc::clone(backend))).collect();
+    let in_flight: Vec<_> = backends.iter().map(|backend| InFlight::begin(Arc::clone(backend)).unwrap()).collect();
     let path =
         |index: usize, wait: &str| format!("/backends/{}?wait={wait}", urls[index].strip_prefix("http://").unwrap());
     let reply = scene.call("DELETE", &path(0, "30ms"), "");

@@ -20,6 +20,8 @@ pub struct Counts {
     pub accept_errors: u64,
     /// Exchanges that failed, by reason: in the order of [`Reason::ALL`].
     pub failures: Vec<(Reason, u64)>,
+    /// Requests that wait for room now, and those that have had to.
+    pub queue: (usize, u64),
     /// Requests that were sent again, and those that weren't for want of budget. Not those whose kept connection turned out to
     /// be closed.
     pub retries: (u64, u64),

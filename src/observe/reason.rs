@@ -50,6 +50,10 @@ reasons! {
     RateLimited = "rate_limited",
     /// No backend is eligible.
     NoBackend = "no_backend",
+    /// There is no room at the backends, and as many wait as `queue.size` allows.
+    QueueFull = "queue_full",
+    /// There was no room at the backends for `queue.timeout`.
+    QueueTimeout = "queue_timeout",
     /// `limits.connections` is reached.
     ConnectionLimit = "connection_limit",
     /// `limits.connections_per_client` is reached.

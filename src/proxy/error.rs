@@ -31,6 +31,10 @@ pub enum Failure {
     },
     /// No backend is eligible.
     NoBackend,
+    /// There is no room at the backends, and as many wait as `queue.size` allows.
+    QueueFull,
+    /// There was no room at the backends for `queue.timeout`.
+    QueueTimeout,
     /// `limits.connections` is reached.
     ConnectionLimit,
     /// `limits.connections_per_client` is reached.
@@ -114,6 +118,8 @@ impl Failure {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
                 ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
             },
+            Self::QueueFull => over_limit(Reason::QueueFull, "too many requests at once"),
+            Self::QueueTimeout => over_limit(Reason::QueueTimeout, "too many requests at once, waited for too long"),
             Self::ConnectionLimit => over_limit(Reason::ConnectionLimit, "too many connections"),
             Self::ClientConnectionLimit => {
                 over_limit(Reason::ClientConnectionLimit, "too many connections from this address")
@@ -259,6 +265,8 @@ mod tests {
         Failure::RequestBodyTooSlow,
         Failure::RateLimited { retry_after_seconds: 1 },
         Failure::NoBackend,
+        Failure::QueueFull,
+        Failure::QueueTimeout,
         Failure::ConnectionLimit,
         Failure::ClientConnectionLimit,
         Failure::NameNotResolved,
@@ -305,6 +313,8 @@ mod tests {
             (Failure::BadRequest(RequestError::NotImplemented("x")), 501, "http_request_error", false),
             (Failure::RateLimited { retry_after_seconds: 1 }, 429, "http_request_denied", true),
             (Failure::NoBackend, 503, "destination_unavailable", true),
+            (Failure::QueueFull, 503, "connection_limit_reached", true),
+            (Failure::QueueTimeout, 503, "connection_limit_reached", true),
             (Failure::ConnectRefused, 502, "connection_refused", false),
             (Failure::ConnectUnroutable, 502, "destination_ip_unroutable", false),
             (Failure::NameNotResolved, 502, "dns_error", false),

@@ -22,7 +22,7 @@ use super::sticky::CookieDue;
 use super::transfer::{Course, Cut, Transfer, Upload, upload_failure};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
-use crate::balance::Report;
+use crate::balance::{Backend, Report};
 use crate::http1::{Framing, Method, Request, RequestError, Version};
 use crate::policy::{Charge, Quota};
 use crate::runtime::world::{Instant, World};
@@ -79,7 +79,15 @@ pub(super) struct Directions<W: World> {
     pub(super) head_bytes: usize,
     pub(super) facts: Facts,
     /// Where it goes; its rewritten head is in the scratch then.
-    pub(super) visit: Result<Visit<W>, Failure>,
+    pub(super) visit: Result<Visit<W>, Halt>,
+}
+
+/// Why a request isn't on its way to a backend.
+pub(super) enum Halt {
+    /// It never will be.
+    Failed(Failure),
+    /// There is no room for it now.
+    Full,
 }
 
 /// Why a try came to nothing.
@@ -121,20 +129,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let charge = if again.is_none() { self.charge(&occasion) } else { None };
         let id = again.unwrap_or_else(|| self.identify(request, trusted));
         let mut facts = Facts::of(request, id, charge.map(|charge| charge.quota));
-        let visit = self.admit(request, charge).and_then(|()| self.pick(tried, &occasion, &mut facts.cookie));
+        let admitted = self.admit(request, charge).map_err(Halt::Failed);
+        let visit = admitted.and_then(|()| self.pick(tried, &occasion, &mut facts.cookie));
         if let Ok(visit) = &visit {
-            let backend = visit.backend();
-            let how = RequestForwarding {
-                base_path: backend.base_path.as_bytes(),
-                default_host: backend.authority.as_bytes(),
-                peer,
-                trusted,
-                scheme: "http",
-                request_id: facts.id.as_bytes(),
-                upgrade: request.upgrade.is_some(),
-            };
-            head.clear();
-            forward::write_request_head(head, request, &how);
+            rewrite(request, peer, trusted, id, visit.backend(), head);
         }
         Directions { head_bytes: 0, facts, visit }
     }
@@ -163,17 +161,23 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         tried: &[u64],
         occasion: &Occasion<'_, '_, '_, W>,
         cookie: &mut CookieDue,
-    ) -> Result<Visit<W>, Failure> {
+    ) -> Result<Visit<W>, Halt> {
         let fleet = &self.shared.fleet;
         let snapshot = fleet.snapshot.load();
         let session = self.session(occasion);
-        let bound = session.and_then(|session| snapshot.bound(session.mark, tried));
-        let pick = || snapshot.pick(&fleet.cursor, tried, occasion);
-        let backend = bound.or_else(pick).ok_or(Failure::NoBackend)?;
-        if let Some(session) = session {
-            *cookie = self.bind(session, backend, occasion);
+        // Who comes while others wait, waits behind them.
+        while fleet.queue.waiting() == 0 {
+            let bound = session.and_then(|session| snapshot.bound(session.mark, tried));
+            let pick = || snapshot.pick(&fleet.cursor, tried, occasion);
+            let Some(backend) = bound.or_else(pick) else { break };
+            // Where another request was quicker, somebody else may have room.
+            let Some(visit) = self.pools.visit(backend) else { continue };
+            if let Some(session) = session {
+                *cookie = self.settle(session, &snapshot, tried, backend, occasion);
+            }
+            return Ok(visit);
         }
-        Ok(self.pools.visit(backend))
+        Err(if snapshot.may_have_room() { Halt::Full } else { Halt::Failed(Failure::NoBackend) })
     }
 
     /// Is what this peer says of the client before it believed?
@@ -202,7 +206,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut tried = [0; TRIES_MAX];
         let mut head_deadline = None;
         for tries in 1.. {
-            let result = match visit {
+            let placed = visit.or_else(|halt| match halt {
+                Halt::Failed(failure) => Err(failure),
+                Halt::Full => self.wait_for_room(client, &mut facts, &tried[..tries - 1], head_deadline, &mut scratch),
+            });
+            let result = match placed {
                 Ok(visit) => {
                     tried[tries - 1] = visit.backend().id;
                     self.attempt(client, &facts, head_bytes, visit, &tried[..tries], &mut scratch, &mut head_deadline)
@@ -252,16 +260,25 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         scratch: &mut Scratch,
         tried: &[u64],
         facts: &mut Facts,
-    ) -> Result<Visit<W>, Failure> {
-        let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
-        let again = crate::http1::parse_request(bytes, &self.limits, |request| {
+    ) -> Result<Visit<W>, Halt> {
+        let again = self.look_again(client, |request| {
             let directions = self.direct(client, request, &mut scratch.bytes, tried, Some(facts.id));
             facts.cookie = directions.facts.cookie;
             directions.visit
         });
-        match again {
-            Ok(crate::http1::Parsed::Complete { value, .. }) => value,
-            _ => Err(Failure::NoBackend),
+        again.unwrap_or(Err(Halt::Failed(Failure::NoBackend)))
+    }
+
+    /// Parses the request at the front of the client's buffer again.
+    pub(super) fn look_again<R>(
+        &self,
+        client: &Client<W::Stream>,
+        look: impl FnOnce(&Request<'_, '_>) -> R,
+    ) -> Option<R> {
+        let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
+        match crate::http1::parse_request(bytes, &self.limits, look) {
+            Ok(crate::http1::Parsed::Complete { value, .. }) => Some(value),
+            _ => None,
         }
     }
 
@@ -401,6 +418,28 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Err(error) => Err(Miss::Failed { failure: upload_failure(&error), again: Again::No }),
         }
     }
+}
+
+/// Writes a request's head into `head` as it goes to `backend`.
+pub(super) fn rewrite(
+    request: &Request<'_, '_>,
+    peer: IpAddr,
+    trusted: bool,
+    id: RequestId,
+    backend: &Backend,
+    head: &mut Vec<u8>,
+) {
+    let how = RequestForwarding {
+        base_path: backend.base_path.as_bytes(),
+        default_host: backend.authority.as_bytes(),
+        peer,
+        trusted,
+        scheme: "http",
+        request_id: id.as_bytes(),
+        upgrade: request.upgrade.is_some(),
+    };
+    head.clear();
+    forward::write_request_head(head, request, &how);
 }
 
 impl Facts {

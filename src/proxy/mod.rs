@@ -18,6 +18,7 @@ mod occasion;
 mod pace;
 mod patience;
 mod pump;
+mod queue;
 mod request_id;
 mod respond;
 mod seats;

@@ -8,7 +8,7 @@ use super::client::{Client, Parked};
 use super::error::{self, Failure, Representation};
 use super::exchange::{After, Facts};
 use super::throttle::Allowance;
-use crate::http1::{self, Method, Parsed};
+use crate::http1::Method;
 use crate::runtime::world::{Stream, Wake, World};
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -97,11 +97,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// What the request at the front of the client's buffer accepts.
     fn representation(&self, client: &Client<W::Stream>) -> Representation {
-        let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
-        let parsed = http1::parse_request(bytes, &self.limits, |request| Representation::of(request.field("accept")));
-        match parsed {
-            Ok(Parsed::Complete { value, .. }) => value,
-            _ => Representation::Text,
-        }
+        let accepted = self.look_again(client, |request| Representation::of(request.field("accept")));
+        accepted.unwrap_or(Representation::Text)
     }
 }

@@ -5,7 +5,7 @@ use std::hash::RandomState;
 use super::Proxy;
 use super::client::Parked;
 use super::occasion::{Occasion, address_key, cookies};
-use crate::balance::{Backend, Mark};
+use crate::balance::{Backend, Mark, Snapshot};
 use crate::config::{self, SameSite, Secure};
 use crate::http1::Request;
 use crate::policy::Ties;
@@ -103,9 +103,26 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
+    /// Binds the session to the backend that serves it now, unless it has one of its own that just has no room. Says what the
+    /// answer has to tell the client of it.
+    #[inline]
+    pub(super) fn settle(
+        &self,
+        session: Session,
+        snapshot: &Snapshot,
+        tried: &[u64],
+        backend: &Backend,
+        occasion: &Occasion<'_, '_, '_, W>,
+    ) -> CookieDue {
+        if session.mark != backend.mark() && snapshot.has_home(session.mark, tried) {
+            return CookieDue::No;
+        }
+        self.bind(session, backend, occasion)
+    }
+
     /// Binds the session to the backend that was picked. Says what that one's answer has to tell the client of it.
     #[inline(never)]
-    pub(super) fn bind(&self, session: Session, backend: &Backend, occasion: &Occasion<'_, '_, '_, W>) -> CookieDue {
+    fn bind(&self, session: Session, backend: &Backend, occasion: &Occasion<'_, '_, '_, W>) -> CookieDue {
         if session.fresh && session.mark == backend.mark() {
             return CookieDue::No;
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
@@ -21,6 +22,8 @@ pub(super) trait Controls {
     fn stop_accepting(&self);
     /// Resumes every parked stream.
     fn recall(&self);
+    /// Ends the wait on the stream of this slot, if there is one.
+    fn wake(&self, key: usize);
 }
 
 /// One worker's mailbox.
@@ -63,6 +66,20 @@ impl Mailboxes {
                 worker.recall();
             }));
         }
+    }
+}
+
+/// Wakes who waits on one of a worker's streams, from any thread.
+pub(super) struct Bell {
+    pub(super) mailbox: Arc<Mailbox>,
+    /// The stream's slot. Once the stream is gone the slot may be another one's, whose wait then ends for nothing.
+    pub(super) key: usize,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let key = self.key;
+        self.mailbox.post(Box::new(move |worker| worker.wake(key)));
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::task::Waker;
 use std::time::Duration;
 
 /// A moment on a worker's monotonic clock, in nanoseconds since an arbitrary start.
@@ -150,6 +151,9 @@ pub trait World: Clone + 'static {
     fn wait_long(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
         self.wait(on, also, deadline)
     }
+
+    /// Ends a wait on `on` with [`Wake::Event`], from any thread: soon the one that goes on then, or else perhaps the next.
+    fn waker(&self, on: &Self::Stream) -> Waker;
 
     /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is
     /// recalled; then [`Service::resumed`] gets it on a fresh coroutine.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConnectError, connect};
-use crate::balance::{Backend, InFlight, Seen, Snapshot, Turn};
+use crate::balance::{Backend, InFlight, Place, Seen, Snapshot, Turn};
 use crate::runtime::world::{Instant, Stream, World};
 
 /// Idle connections that a worker keeps to one backend.
@@ -71,14 +71,27 @@ impl<W: World> Pools<W> {
         Self { world, table: RefCell::new(Vec::new()), version: Cell::new(u64::MAX) }
     }
 
-    /// Counts a request in flight to `backend`. To be called in the same turn as the pick.
-    pub fn visit(&self, backend: &Arc<Backend>) -> Visit<W> {
+    /// Counts a request in flight to `backend`; None when there are as many as may be. To be called in the same turn as
+    /// the pick.
+    #[inline]
+    pub fn visit(&self, backend: &Arc<Backend>) -> Option<Visit<W>> {
+        InFlight::begin(self.pool_of(backend)).map(|in_flight| Visit { in_flight })
+    }
+
+    /// The visit of a request that has waited for its place.
+    pub fn visit_at(&self, place: Place) -> Visit<W> {
+        let pool = self.pool_of(place.backend());
+        Visit { in_flight: place.begin(pool) }
+    }
+
+    #[inline]
+    fn pool_of(&self, backend: &Arc<Backend>) -> PoolOf<W> {
         let mut table = self.table.borrow_mut();
         if table.len() <= backend.slot {
             table.resize_with(backend.slot + 1, || None);
         }
         let entry = &mut table[backend.slot];
-        let pool = match entry {
+        PoolOf(match entry {
             Some(pool) if pool.backend.id == backend.id => Rc::clone(pool),
             _ => {
                 let backend = Arc::clone(backend);
@@ -86,8 +99,7 @@ impl<W: World> Pools<W> {
                 *entry = Some(Rc::clone(&pool));
                 pool
             }
-        };
-        Visit { in_flight: InFlight::begin(PoolOf(pool)) }
+        })
     }
 
     /// Closes what has been idle for `keep_alive`, what its server has closed, and every idle connection to a backend

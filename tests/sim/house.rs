@@ -68,7 +68,7 @@ impl House {
         connections_max: usize,
     ) -> Self {
         let sim = Sim::new(seed, temper);
-        let (fleet, reports) = Fleet::new((&config).into());
+        let (fleet, reports) = Fleet::with_queue((&config).into(), (&config).into());
         let fleet = Arc::new(fleet);
         let control = Control::new(Registry::new(Arc::clone(&fleet), &config, workers), reports);
         let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);

@@ -7,11 +7,12 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::coroutine::{Job, Runner, give_way};
-use crate::net::Net;
+use crate::net::{Net, SocketId};
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
 use crate::trace::Trace;
@@ -48,6 +49,8 @@ pub struct Inner {
     ending: Cell<bool>,
     wrongs: RefCell<Vec<Wrong>>,
     tally: RefCell<Tally>,
+    /// Sockets whose waiters are to be woken, which other workers may have asked for.
+    pub mail: Arc<Mutex<Vec<SocketId>>>,
     /// Deadlines that a stream of the service waits for now.
     timers: Cell<usize>,
 }
@@ -177,6 +180,7 @@ impl Sim {
             ending: Cell::new(false),
             wrongs: RefCell::default(),
             tally: RefCell::new(Tally::new()),
+            mail: Arc::default(),
             timers: Cell::new(0),
         }))
     }
@@ -368,6 +372,7 @@ impl Sim {
     pub fn run(&self, until: Time, patience: Time) {
         let mut last_matter = self.now();
         loop {
+            self.collect_mail();
             if let Some(id) = self.next_ready() {
                 if !self.tasks.borrow()[id.0].hurried {
                     last_matter = self.now();
@@ -390,6 +395,15 @@ impl Sim {
             }
             self.now.set(event.at);
             (event.action)(self);
+        }
+    }
+
+    /// Mail takes as long as an event does.
+    fn collect_mail(&self) {
+        let mail = std::mem::take(&mut *self.mail.lock().expect("nothing panics under the lock"));
+        for socket in mail {
+            let delay = self.chance.within(&self.temper.event_delay);
+            self.after(delay, move |sim| sim.ring(socket));
         }
     }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use maypole::runtime::world::{Instant, Need, PeerState, Service, Stream, Wake, Watch, World};
 
@@ -257,6 +259,10 @@ impl<P: 'static> World for SimWorld<P> {
         self.sim.sleep(moment);
     }
 
+    fn waker(&self, on: &SimStream) -> Waker {
+        Waker::from(Arc::new(Bell { mail: Arc::clone(&self.sim.mail), socket: on.id }))
+    }
+
     fn park(&self, stream: SimStream, parked: P, deadline: Instant) {
         self.keep(Need::Read, stream, parked, deadline);
     }
@@ -277,6 +283,18 @@ impl<P: 'static> World for SimWorld<P> {
         for number in numbers {
             self.resume(number, Wake::Recalled);
         }
+    }
+}
+
+/// Wakes who waits on a socket.
+struct Bell {
+    mail: Arc<Mutex<Vec<SocketId>>>,
+    socket: SocketId,
+}
+
+impl std::task::Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.mail.lock().expect("nothing panics under the lock").push(self.socket);
     }
 }
 

@@ -188,7 +188,7 @@ impl<'s> World<'s> {
         slots[slot] = end;
         self.begun[server] += 1;
         let guard = self.guards.len();
-        self.guards.push(Some(InFlight::begin(Arc::clone(&self.members[server].backend))));
+        self.guards.push(InFlight::begin(Arc::clone(&self.members[server].backend)));
         self.at(end, Event::Ends { server, guard, came: now });
     }
 

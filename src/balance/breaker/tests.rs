@@ -33,7 +33,7 @@ impl Scene {
     }
 
     fn begin(&self) -> InFlight<&Backend> {
-        InFlight::begin(&self.backend)
+        InFlight::begin(&self.backend).unwrap()
     }
 
     fn observe(&self, request: &InFlight<&Backend>, worker: usize, seen: Seen, now_ns: u64) {
@@ -198,7 +198,7 @@ fn nothing_is_held_against_one_that_is_tolerated() {
 fn without_a_breaker_nothing_is_asked_and_nothing_changes() {
     let origin = Origin { name: "a".into(), url: String::new(), host: "a".into(), port: 1, base_path: String::new() };
     let backend = Backend::new(1, 0, origin, 1);
-    let request = InFlight::begin(&backend);
+    let request = InFlight::begin(&backend).unwrap();
     assert_eq!(request.judge(500), None);
     for _ in 0..100 {
         request.observe(0, Seen::Bad, || unreachable!("no clock is asked"), |_| unreachable!("nothing turns"));

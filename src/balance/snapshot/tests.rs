@@ -182,7 +182,7 @@ mod least_conn {
     #[test]
     fn it_takes_the_least_loaded() {
         let members = members(&[1, 1, 1]);
-        let _busy = [0, 0, 1, 2, 2].map(|index: usize| InFlight::begin(Arc::clone(&members[index].backend)));
+        let _busy = [0, 0, 1, 2, 2].map(|index: usize| InFlight::begin(Arc::clone(&members[index].backend)).unwrap());
         let snapshot = of(Strategy::LeastConn, members);
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 3), [1, 1, 1]);
         let cursor = AtomicUsize::new(0);
@@ -196,7 +196,7 @@ mod least_conn {
         let snapshot = of(Strategy::LeastConn, members);
         let cursor = AtomicUsize::new(0);
         assert_eq!(picks(&snapshot, &cursor, &[], 6), [0, 1, 2, 0, 1, 2]);
-        let _busy = InFlight::begin(second);
+        let _busy = InFlight::begin(second).unwrap();
         assert_eq!(picks(&snapshot, &cursor, &[], 4), [0, 2, 0, 2]);
     }
 
@@ -204,7 +204,7 @@ mod least_conn {
     fn requests_in_flight_settle_in_the_proportion_of_the_weights() {
         let snapshot = of(Strategy::LeastConn, members(&[5, 1, 2]));
         let cursor = AtomicUsize::new(0);
-        let pick = || InFlight::begin(Arc::clone(snapshot.pick(&cursor, &[], &Request::any()).unwrap()));
+        let pick = || InFlight::begin(Arc::clone(snapshot.pick(&cursor, &[], &Request::any()).unwrap())).unwrap();
         let _held: Vec<_> = (0..80).map(|_| pick()).collect();
         assert_eq!(snapshot.backends().map(|backend| backend.in_flight()).collect::<Vec<_>>(), [50, 10, 20]);
     }
@@ -225,7 +225,7 @@ mod by_chance {
     #[test]
     fn of_two_backends_the_less_loaded_is_always_taken() {
         let members = members(&[1, 1]);
-        let _busy = InFlight::begin(Arc::clone(&members[0].backend));
+        let _busy = InFlight::begin(Arc::clone(&members[0].backend)).unwrap();
         assert_eq!(shares(&picks(&of(Strategy::P2c, members), &AtomicUsize::new(0), &[], 100), 2), [0, 100]);
     }
 
@@ -233,7 +233,7 @@ mod by_chance {
     fn two_choices_keep_the_load_level_by_weight() {
         let snapshot = of(Strategy::P2c, members(&[4, 1, 1, 2]));
         let (cursor, request) = (AtomicUsize::new(0), Request::any());
-        let pick = || InFlight::begin(Arc::clone(snapshot.pick(&cursor, &[], &request).unwrap()));
+        let pick = || InFlight::begin(Arc::clone(snapshot.pick(&cursor, &[], &request).unwrap())).unwrap();
         let _held: Vec<_> = (0..800).map(|_| pick()).collect();
         let loads: Vec<_> = snapshot.backends().map(|backend| backend.in_flight()).collect();
         for (load, want) in loads.iter().zip([400_usize, 100, 100, 200]) {
@@ -261,7 +261,7 @@ mod by_chance {
         let snapshot = of(Strategy::PeakEwma, members);
         let _three = [(); 3].map(|()| {
             assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 5), [0; 5]);
-            InFlight::begin(Arc::clone(&quick))
+            InFlight::begin(Arc::clone(&quick)).unwrap()
         });
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 5), [1; 5], "40 ms there, 35 here");
     }
@@ -273,7 +273,7 @@ mod by_chance {
         let unknown = Arc::clone(&members[1].backend);
         let snapshot = of(Strategy::PeakEwma, members);
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 1), [1]);
-        let _asked = InFlight::begin(unknown);
+        let _asked = InFlight::begin(unknown).unwrap();
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 5), [0; 5]);
     }
 }
@@ -320,7 +320,7 @@ mod by_hash {
             for round in 1..=1000_usize {
                 // All of them by the same key: it would go to one backend alone.
                 let backend = snapshot.pick(&cursor, &[], &Request::with_key(1)).unwrap();
-                held.push(InFlight::begin(Arc::clone(backend)));
+                held.push(InFlight::begin(Arc::clone(backend)).unwrap());
                 for (backend, weight) in snapshot.backends().zip(&weights) {
                     let bound = (round * weight * 5).div_ceil(sum * 4).max(8);
                     assert!(backend.in_flight() <= bound, "{} over {bound}", backend.in_flight());

@@ -21,6 +21,7 @@ pub(super) struct Status {
     backends: Vec<StatusBackend>,
     connections: Connections,
     failures: Failures,
+    queue: Queue,
     retries: Retries,
     panics: u64,
     panic_mode: bool,
@@ -42,6 +43,14 @@ struct Connections {
 }
 
 #[derive(Debug, Serialize)]
+struct Queue {
+    waiting: usize,
+    queued: u64,
+    timed_out: u64,
+    turned_away: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct Retries {
     sent: u64,
     denied: u64,
@@ -59,6 +68,7 @@ impl Serialize for Failures {
 
 impl Status {
     pub(super) fn of(entries: &[Entry], panic_mode: bool, counts: &Counts) -> Self {
+        let failed = |why| counts.failures.iter().filter(|(reason, _)| *reason == why).map(|(_, count)| count).sum();
         let backend = |entry: &Entry| StatusBackend {
             url: entry.config.url.written.clone(),
             alive: entry.is_alive(),
@@ -75,6 +85,12 @@ impl Status {
                 accept_errors: counts.accept_errors,
             },
             failures: Failures(counts.failures.clone()),
+            queue: Queue {
+                waiting: counts.queue.0,
+                queued: counts.queue.1,
+                timed_out: failed(Reason::QueueTimeout),
+                turned_away: failed(Reason::QueueFull),
+            },
             retries: Retries { sent: counts.retries.0, denied: counts.retries.1 },
             panics: counts.panics,
             panic_mode,
@@ -97,6 +113,7 @@ pub(super) struct FullBackend {
     weight: u32,
     effective_weight: f64,
     backup: bool,
+    max_connections: usize,
     zone: String,
     in_flight: usize,
     totals: FullTotals,
@@ -184,6 +201,7 @@ impl From<&Entry> for FullBackend {
             weight: entry.config.weight,
             effective_weight: f64::from(entry.config.weight * entry.ramp_percent) / 100.0,
             backup: entry.config.backup,
+            max_connections: entry.config.max_connections,
             zone: entry.config.zone.clone(),
             in_flight: entry.backend.in_flight(),
             latency_ms: Quantiles::of(&totals),

@@ -191,6 +191,12 @@ impl<P: 'static> Controls for Handle<P> {
         }
     }
 
+    fn wake(&self, key: usize) {
+        if let Some(slot) = self.0.slots.borrow().get(key) {
+            slot.waker.wakeup();
+        }
+    }
+
     fn recall(&self) {
         let slots = self.0.slots.borrow();
         let parked: Vec<usize> = slots.iter().filter(|(_, slot)| slot.parked.is_some()).map(|(key, _)| key).collect();

@@ -3,13 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Handle, MayWorld, Parked};
 use crate::runtime::lot::Mode;
-use crate::runtime::mailbox::Controls;
+use crate::runtime::mailbox::{Bell, Controls};
 use crate::runtime::stream::MayStream;
 use crate::runtime::world::{Instant, Need, Wake, Watch, World};
 use crate::runtime::{clock, stack};
@@ -98,6 +100,10 @@ impl<P: 'static> World for MayWorld<P> {
 
     fn wait_long(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
         stack::without_unused(|| self.wait(on, also, deadline))
+    }
+
+    fn waker(&self, on: &Self::Stream) -> Waker {
+        Waker::from(Arc::new(Bell { mailbox: Arc::clone(&self.0.0.mailbox), key: on.key }))
     }
 
     fn park(&self, stream: Self::Stream, parked: P, deadline: Instant) {

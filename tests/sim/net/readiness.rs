@@ -67,6 +67,22 @@ impl Sim {
         }
     }
 
+    /// Ends the wait on a worker's socket, or else the next one.
+    pub fn ring(&self, id: SocketId) {
+        let waiting = self.net.with(id, |socket| match &socket.watcher {
+            Watcher::Waits(pause, _) => Some(*pause),
+            Watcher::Parked(..) => None,
+            Watcher::Nobody => {
+                socket.latched |= Mask::READABLE;
+                None
+            }
+        });
+        self.trace.note(self.now(), "ring", &[id.number()], String::new);
+        if let Some(pause) = waiting {
+            self.wake(pause, Woken::Event);
+        }
+    }
+
     /// Registers the only watcher of a worker's socket; false when there is one already.
     pub fn watch(&self, id: SocketId, watcher: Watcher) -> bool {
         self.net.with(id, |socket| {

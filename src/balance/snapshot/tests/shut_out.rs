@@ -28,7 +28,7 @@ fn with_breakers(count: u64) -> Vec<Member> {
 }
 
 fn shut(member: &Member) {
-    InFlight::begin(&*member.backend).observe(0, Seen::Bad, || 0, |_| true);
+    InFlight::begin(&*member.backend).unwrap().observe(0, Seen::Bad, || 0, |_| true);
 }
 
 #[test]

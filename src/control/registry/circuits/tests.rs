@@ -39,7 +39,7 @@ impl Scene {
     /// A request to that backend, and what came of it.
     fn request(&self, index: usize, seen: Seen) -> Option<Turn> {
         let mut told = None;
-        InFlight::begin(&*self.backends[index]).observe(0, seen, || 0, |turn| told.replace(turn).is_none());
+        InFlight::begin(&*self.backends[index]).unwrap().observe(0, seen, || 0, |turn| told.replace(turn).is_none());
         told
     }
 

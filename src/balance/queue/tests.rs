@@ -1,0 +1,259 @@
+use std::sync::atomic::AtomicU32;
+use std::task::Wake;
+
+use super::*;
+use crate::balance::{Backend, Fleet, InFlight, Member, Origin, Policy, Strategy};
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Bell(AtomicU32);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A fleet whose backends have these bounds; their ids are 0, 1, ….
+struct Scene {
+    fleet: Fleet,
+    backends: Vec<Arc<Backend>>,
+}
+
+/// One that waits.
+struct Waiting {
+    ticket: Ticket,
+    bell: Arc<Bell>,
+}
+
+fn scene(in_flight_max: usize, queue_max: usize, bounds: &[usize]) -> Scene {
+    let (fleet, _reports) = Fleet::with_queue(Queue::new(in_flight_max, queue_max), Policy::of(Strategy::RoundRobin));
+    let origin =
+        Origin { name: "b".into(), url: String::new(), host: "127.0.0.1".into(), port: 1, base_path: String::new() };
+    let backend = |(id, bound): (u64, &usize)| {
+        Arc::new(Backend::new(id, 0, origin.clone(), 1).with_limit(Arc::clone(&fleet.queue), *bound))
+    };
+    let scene = Scene { backends: (0..).zip(bounds).map(backend).collect(), fleet };
+    scene.publish(scene.members());
+    scene
+}
+
+impl Scene {
+    fn members(&self) -> Vec<Member> {
+        self.backends.iter().map(|backend| Member::new(Arc::clone(backend))).collect()
+    }
+
+    fn publish(&self, members: Vec<Member>) {
+        self.fleet.publish(Snapshot::new(1, members, Arc::clone(&self.fleet.policy)));
+    }
+
+    fn begin(&self, nth: usize) -> Option<InFlight> {
+        InFlight::begin(Arc::clone(&self.backends[nth]))
+    }
+
+    fn join(&self, tried: &[u64]) -> Result<Waiting, QueueFull> {
+        let bell = Arc::new(Bell::default());
+        let ticket = self.fleet.queue.join(tried, Waker::from(Arc::clone(&bell)))?;
+        Ok(Waiting { ticket, bell })
+    }
+
+    fn in_flight(&self) -> Vec<usize> {
+        self.backends.iter().map(|backend| backend.in_flight()).collect()
+    }
+}
+
+impl Waiting {
+    /// The backend whose place it has got, with the place. It was woken just once for that.
+    #[track_caller]
+    fn place(&self) -> (u64, Place) {
+        assert_eq!(self.bell.0.load(Ordering::SeqCst), 1);
+        match self.ticket.take_call() {
+            Some(Call::Place(place)) => (place.backend().id, place),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn still_waits(&self) {
+        assert!(self.ticket.take_call().is_none() && self.bell.0.load(Ordering::SeqCst) == 0);
+    }
+}
+
+#[test]
+fn a_bound_is_exact_and_what_ends_makes_room_for_one() {
+    let scene = scene(0, 10, &[2, 0]);
+    let first = scene.begin(0).unwrap();
+    let _second = scene.begin(0).unwrap();
+    assert!(scene.begin(0).is_none());
+    let _unbounded = [(); 5].map(|()| scene.begin(1).unwrap());
+    drop(first);
+    assert!(scene.begin(0).is_some());
+    assert_eq!(scene.in_flight(), [1, 5]);
+}
+
+#[test]
+fn all_backends_together_have_a_bound_of_their_own() {
+    let scene = scene(3, 10, &[0, 1]);
+    let _held = [scene.begin(0).unwrap(), scene.begin(1).unwrap()];
+    assert!(scene.begin(1).is_none(), "by its own bound");
+    let last = scene.begin(0).unwrap();
+    assert!(scene.begin(0).is_none(), "by that of all");
+    let waiting = scene.join(&[]).unwrap();
+    waiting.still_waits();
+    drop(last);
+    assert_eq!(waiting.place().0, 0);
+}
+
+#[test]
+fn who_came_first_is_served_first() {
+    let scene = scene(0, 10, &[1]);
+    let running = scene.begin(0).unwrap();
+    let line = [(); 3].map(|()| scene.join(&[]).unwrap());
+    assert_eq!(scene.fleet.queue.waiting(), 3);
+    drop(running);
+    for (nth, waiting) in line.iter().enumerate() {
+        line[nth + 1..].iter().for_each(Waiting::still_waits);
+        assert_eq!(scene.in_flight(), [1], "never more than one");
+        drop(waiting.place());
+    }
+    assert_eq!((scene.in_flight(), scene.fleet.queue.waiting(), scene.fleet.queue.queued()), (vec![0], 0, 3));
+}
+
+#[test]
+fn who_joins_when_there_is_room_after_all_is_called_at_once_and_counts_for_nothing() {
+    let scene = scene(0, 0, &[1]);
+    let waiting = scene.join(&[]).unwrap();
+    assert_eq!(waiting.place().0, 0);
+    assert_eq!(scene.fleet.queue.queued(), 0);
+}
+
+#[test]
+fn a_queue_takes_as_many_as_it_may() {
+    let scene = scene(0, 2, &[1]);
+    let _running = scene.begin(0).unwrap();
+    let first = scene.join(&[]).unwrap();
+    let _second = scene.join(&[]).unwrap();
+    assert!(scene.join(&[]).is_err());
+    drop(first);
+    assert!(scene.join(&[]).is_ok());
+}
+
+#[test]
+fn who_leaves_lets_the_next_go() {
+    let scene = scene(0, 10, &[1]);
+    let running = scene.begin(0).unwrap();
+    let [leaves, called, last] = [(); 3].map(|()| scene.join(&[]).unwrap());
+    drop(leaves);
+    drop(running);
+    last.still_waits();
+    // It was called, and leaves before it takes notice.
+    drop(called);
+    assert_eq!(last.place().0, 0);
+    assert_eq!(scene.in_flight(), [0]);
+}
+
+#[test]
+fn who_has_failed_at_a_backend_lets_others_go_there_first() {
+    let scene = scene(0, 10, &[1, 1]);
+    let [at_0, at_1] = [scene.begin(0).unwrap(), scene.begin(1).unwrap()];
+    let again = scene.join(&[0]).unwrap();
+    let fresh = scene.join(&[]).unwrap();
+    drop(at_0);
+    again.still_waits();
+    let (id, _held) = fresh.place();
+    assert_eq!(id, 0);
+    drop(at_1);
+    assert_eq!(again.place().0, 1);
+}
+
+#[test]
+fn who_has_failed_at_the_only_one_with_room_goes_there_when_nobody_else_waits() {
+    let scene = scene(0, 10, &[1, 1]);
+    let [at_0, _at_1] = [scene.begin(0).unwrap(), scene.begin(1).unwrap()];
+    let again = scene.join(&[0]).unwrap();
+    drop(at_0);
+    assert_eq!(again.place().0, 0);
+}
+
+#[test]
+fn new_room_of_a_snapshot_goes_to_those_that_wait() {
+    let scene = scene(0, 10, &[1, 1, 2]);
+    scene.publish(scene.members()[..1].to_vec());
+    let _running = scene.begin(0).unwrap();
+    let line = [(); 5].map(|()| scene.join(&[]).unwrap());
+    scene.publish(scene.members());
+    let _held: Vec<_> = line[..3].iter().map(Waiting::place).collect();
+    assert_eq!(scene.in_flight(), [1, 1, 2]);
+    scene.backends[1].set_max_connections(2);
+    line[3].still_waits();
+    scene.publish(scene.members());
+    let (id, _held) = line[3].place();
+    assert_eq!(id, 1);
+    line[4].still_waits();
+}
+
+#[test]
+fn what_is_in_flight_beyond_a_lowered_bound_hands_no_place_on() {
+    let scene = scene(0, 10, &[2]);
+    let [first, second] = [scene.begin(0).unwrap(), scene.begin(0).unwrap()];
+    let waiting = scene.join(&[]).unwrap();
+    scene.backends[0].set_max_connections(1);
+    drop(first);
+    waiting.still_waits();
+    drop(second);
+    assert_eq!(waiting.place().0, 0);
+}
+
+#[test]
+fn a_backend_that_is_out_hands_no_place_on() {
+    let scene = scene(0, 10, &[1, 1]);
+    let [at_0, at_1] = [scene.begin(0).unwrap(), scene.begin(1).unwrap()];
+    let waiting = scene.join(&[]).unwrap();
+    scene.publish(scene.members()[1..].to_vec());
+    drop(at_0);
+    waiting.still_waits();
+    drop(at_1);
+    assert_eq!(waiting.place().0, 1);
+}
+
+#[test]
+fn nobody_waits_for_backends_that_have_gone() {
+    let scene = scene(0, 10, &[1]);
+    let _running = scene.begin(0).unwrap();
+    let waiting = scene.join(&[]).unwrap();
+    scene.publish(Vec::new());
+    assert_eq!(waiting.bell.0.load(Ordering::SeqCst), 1);
+    assert!(matches!(waiting.ticket.take_call(), Some(Call::Nobody)));
+    assert_eq!(scene.fleet.queue.waiting(), 0);
+}
+
+#[test]
+fn a_pick_passes_full_ones_over_whatever_the_strategy() {
+    struct Fixed(u64);
+    impl crate::balance::Occasion for Fixed {
+        fn random(&self) -> u64 {
+            self.0
+        }
+        fn now_ns(&self) -> u64 {
+            0
+        }
+        fn key(&self, _: &crate::balance::KeySource) -> Option<u64> {
+            Some(self.0)
+        }
+    }
+    let hash = Strategy::Hash(crate::balance::KeySource::Path);
+    for strategy in [Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::Random, hash] {
+        let scene = scene(0, 10, &[1, 1, 1]);
+        let policy = Arc::new(Policy::of(strategy.clone()));
+        let snapshot = Snapshot::new(1, scene.members(), policy);
+        let _full = [scene.begin(0).unwrap(), scene.begin(2).unwrap()];
+        let pick = |tried: &[u64], random| snapshot.pick(&scene.fleet.cursor, tried, &Fixed(random));
+        for random in 0..100_u64 {
+            let random = random.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            assert_eq!(pick(&[], random).map(|backend| backend.id), Some(1), "{strategy:?}");
+            assert_eq!(pick(&[1], random).map(|backend| backend.id), Some(1), "{strategy:?}, though it has failed");
+        }
+        let _all = scene.begin(1).unwrap();
+        assert!(pick(&[], 0).is_none(), "{strategy:?}");
+    }
+}
