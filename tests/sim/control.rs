@@ -15,6 +15,7 @@ use maypole::control::health::{Health, LastProbe};
 use maypole::control::registry::Registry;
 
 use crate::peer::Peer;
+use crate::sessions::Absences;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::tally::{Fault, Promise};
 
@@ -28,6 +29,7 @@ pub struct Control {
     ever: RefCell<Vec<sync::Weak<Backend>>>,
     reports: Receiver<Report>,
     heard: RefCell<Vec<Report>>,
+    absences: Absences,
 }
 
 struct Member {
@@ -79,8 +81,8 @@ impl Site {
 
 impl Control {
     pub fn new(registry: Registry, reports: Receiver<Report>) -> Self {
-        let (members, ever, heard) = Default::default();
-        Self { registry, members, ever, reports, heard }
+        let (members, ever, heard, absences) = Default::default();
+        Self { registry, members, ever, reports, heard, absences }
     }
 
     /// A backend by name, with the addresses that it resolves to.
@@ -121,7 +123,13 @@ impl Control {
         }
     }
 
+    /// When which backends could serve no session.
+    pub fn absences(&self) -> &Absences {
+        &self.absences
+    }
+
     pub fn upset(&self, sim: &Sim, upset: Upset) {
+        self.absences.note(upset, sim.now());
         let members = self.members.borrow();
         match upset {
             Upset::Remove(n) => {

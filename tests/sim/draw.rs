@@ -76,6 +76,7 @@ pub fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, trouble: Troub
         framing,
         closes: chance.percent(10),
         too_large: false,
+        claim: None,
         misdeed: ClientMisdeed::Nothing,
         answers,
     };

@@ -18,6 +18,7 @@ use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
+use crate::sessions;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
@@ -147,10 +148,10 @@ impl House {
 
     /// Starts a client after `delay`.
     pub fn play(&self, client: Client, delay: Time) -> Rc<Log> {
-        let (exchanges, log) = (client.exchanges.clone(), Rc::new(Log::default()));
+        let (from, exchanges, log) = (client.from, client.exchanges.clone(), Rc::new(Log::default()));
         let into = log.clone();
         self.sim.after(delay, move |sim| client.start(sim, &into));
-        self.played.borrow_mut().push(Played { exchanges, log: log.clone() });
+        self.played.borrow_mut().push(Played { from, exchanges, log: log.clone() });
         log
     }
 
@@ -203,6 +204,8 @@ impl House {
         let mut tally = self.sim.take_tally();
         let mut judge = Judge::new(&self.book, &taps, excuses, &mut tally);
         judge.judge(&self.played.borrow());
+        let (config, absences) = (&self.shared.config, self.control.absences());
+        sessions::judge(&mut judge, config, excuses, &self.book, &self.played.borrow(), absences);
         self.judge_what_is_left(&mut judge);
         let mut wrongs = self.sim.take_wrongs();
         wrongs.extend(judge.wrongs);

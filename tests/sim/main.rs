@@ -19,6 +19,7 @@ mod plan;
 mod rates;
 mod regressions;
 mod scenario;
+mod sessions;
 mod sim;
 mod spoilt;
 mod tally;

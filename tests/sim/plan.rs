@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::sessions::Claim;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
 
@@ -23,6 +24,8 @@ pub struct Exchange {
     pub closes: bool,
     /// Its body is over the limit.
     pub too_large: bool,
+    /// What its cookie says of its session.
+    pub claim: Option<Claim>,
     pub misdeed: ClientMisdeed,
     /// One for each try; the last one for all that follow.
     pub answers: Vec<Answering>,
@@ -158,6 +161,7 @@ impl Exchange {
             expects: false,
             closes: false,
             too_large: false,
+            claim: None,
             misdeed: ClientMisdeed::Nothing,
             answers: vec![answer],
         }
@@ -193,6 +197,9 @@ impl Exchange {
         let version = if self.old { "1.0" } else { "1.1" };
         let mut head = format!("{} {} HTTP/{version}\r\n", self.method, self.target());
         let _ = write!(head, "x-sim-id: {}\r\nHost: front.example\r\n", self.id);
+        if let Some(claim) = self.claim {
+            let _ = write!(head, "Cookie: a=b; {}\r\n", claim.cookie());
+        }
         match self.framing {
             RequestFraming::NoBody => {}
             RequestFraming::Length => {

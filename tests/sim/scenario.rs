@@ -13,6 +13,7 @@ use crate::house::{Finished, House};
 use crate::mutant;
 use crate::net::Connecting;
 use crate::plan::{ClientMisdeed, RequestFraming};
+use crate::sessions::{any_claim, any_sticky};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
 use crate::verdict::Excuses;
@@ -118,7 +119,7 @@ pub fn run(seed: u64) -> Finished {
         let outcomes = outcomes.collect();
         house.add_origin_at(&origin, outcomes);
     }
-    play_clients(&chance, &house, trouble);
+    play_clients(&chance, &house, trouble, origins);
     upset_backends(&chance, &house, trouble, origins);
     if trouble.drains {
         house.drain_after(chance.below(3 * SECOND));
@@ -153,10 +154,11 @@ fn any_config(chance: &Chance, trouble: Trouble) -> Config {
     if trouble.crowd && chance.percent(50) {
         config.limits.connections_per_client = FEW_CONNECTIONS;
     }
+    config.sticky = any_sticky(chance);
     config
 }
 
-fn play_clients(chance: &Chance, house: &House, trouble: Trouble) {
+fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize) {
     // A byte costs as many events as it takes segments: the same patience for all tempers.
     let budget_at_start = house.sim.temper.body_bytes_max();
     let mut budget = budget_at_start;
@@ -167,7 +169,8 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble) {
         let mut exchanges = Vec::new();
         for _ in 0..=chance.below(5) {
             id += 1;
-            let exchange = any_exchange(chance, id, &mut budget, trouble, &limits);
+            let mut exchange = any_exchange(chance, id, &mut budget, trouble, &limits);
+            exchange.claim = any_claim(chance, &house.shared.config, origins);
             let last = exchange.misdeed != ClientMisdeed::Nothing
                 || exchange.closes
                 || exchange.too_large

@@ -103,6 +103,8 @@ counted! {
         Answered = "each request is answered, or its connection ends",
         Heads = "heads are rewritten as they should be",
         WellFormed = "all that the proxy sends is well-formed",
+        SessionsStay = "a session stays at its backend while that one may serve it",
+        SessionsTold = "an answer binds its client to its backend where it isn't bound, and only there",
         RemovedGetsNothing = "a removed backend gets no new request",
         InFlight = "requests in flight return to zero",
         Seats = "client connections return to zero",

@@ -1,5 +1,6 @@
 //! What must hold after every run, whatever happened in it.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::client::{Answer, Log};
@@ -11,6 +12,7 @@ use crate::wire::Cut;
 
 /// One client connection, planned and happened.
 pub struct Played {
+    pub from: IpAddr,
     pub exchanges: Vec<Rc<Exchange>>,
     pub log: Rc<Log>,
 }
