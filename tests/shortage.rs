@@ -3,17 +3,14 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::SockRef;
-use support::proxy::empty_folder;
-use support::{Gate, Origin, Proxy, eventually};
+use support::{Gate, Origin, Proxy, Tracer, eventually, skip};
 
 /// Set for the test that runs in a namespace.
 const IN_NAMESPACE: &str = "MAYPOLE_TEST_NAMESPACE";
@@ -44,11 +41,6 @@ fn without_a_local_port_towards_its_backend_a_request_gets_502_until_there_is_on
 fn unshared(way: &[&str], line: &str, arguments: &[&str]) -> std::io::Result<Output> {
     let mut command = Command::new("unshare");
     command.args(way).args(["sh", "-c", line, "sh"]).args(arguments).env(IN_NAMESPACE, "yes").output()
-}
-
-/// Says so past the test's capture: a test that didn't run shouldn't look as if it had.
-fn skip(why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 fn said(output: &Output) -> String {
@@ -129,8 +121,8 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
     let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
     let mut client = proxy.client();
     assert_eq!(client.get("/").status(), 200);
-    eventually("the client is parked", || is_parked(&proxy));
-    let Some(tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC") else { return };
+    eventually("the client is parked", || proxy.parked() > 0);
+    let Some(tracer) = Tracer::attach(&proxy, "epoll_ctl", Some("epoll_ctl:error=ENOSPC")) else { return };
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
     eventually("it is on its way", || origin.count() == 2);
     // Answered once the worker has passed its mailbox, which one that spins doesn't.
@@ -139,7 +131,7 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(client.send("world").answer().status(), 200);
     assert_eq!(origin.requests()[1].text(), "helloworld");
-    let failed = tracer.read("calls").lines().filter(|line| line.contains("INJECTED")).count();
+    let failed = tracer.calls().lines().filter(|line| line.contains("INJECTED")).count();
     assert!((1..1000).contains(&failed), "{failed} failed calls");
 }
 
@@ -147,64 +139,13 @@ fn without_kernel_memory_to_watch_its_client_an_upload_goes_on_and_holds_nobody_
 fn an_idle_connection_that_the_kernel_can_not_watch_ends_and_is_counted() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
-    let Some(_tracer) = Tracer::attach(&proxy, "inject=epoll_ctl:error=ENOSPC:when=2+") else { return };
+    let fault = Some("epoll_ctl:error=ENOSPC:when=2+");
+    let Some(_tracer) = Tracer::attach(&proxy, "epoll_ctl", fault) else { return };
     // Well before a silent connection's time is over.
     let took = proxy.client().wait_for_end();
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(proxy.status()["connections"]["accept_errors"], 1);
     assert_eq!(proxy.status()["connections"]["open"], 0);
-}
-
-/// Whether a connection of the proxy waits without a coroutine: a second epoll, the parking lot, watches it then.
-fn is_parked(proxy: &Proxy) -> bool {
-    let folder = std::fs::read_dir(format!("/proc/{}/fdinfo", proxy.program.pid())).expect("it runs");
-    let epolls = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok()).collect::<String>();
-    let watched = epolls.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
-    let mut seen = BTreeSet::new();
-    watched.into_iter().any(|number| !seen.insert(number))
-}
-
-/// strace on a running proxy; ended when dropped.
-struct Tracer {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Tracer {
-    /// Follows the proxy's calls of `epoll_ctl`, with that fault. None, with a word on why, where it isn't allowed to.
-    fn attach(proxy: &Proxy, fault: &str) -> Option<Self> {
-        let folder = empty_folder();
-        let said = std::fs::File::create(folder.join("said")).expect("writable");
-        let child = Command::new("strace")
-            .args(["-f", "-e", "trace=epoll_ctl", "-e", fault, "-o", "calls", "-p", &proxy.program.pid().to_string()])
-            .current_dir(&folder)
-            .stderr(said)
-            .spawn()
-            .expect("strace runs (./x test installs it)");
-        let tracer = Self { child, folder };
-        let mut said = String::new();
-        eventually("strace is attached", || {
-            said = tracer.read("said");
-            said.contains(" attached") || said.contains("not permitted")
-        });
-        if said.contains("not permitted") {
-            skip(&said);
-            return None;
-        }
-        Some(tracer)
-    }
-
-    fn read(&self, file: &str) -> String {
-        std::fs::read_to_string(self.folder.join(file)).expect("strace writes it")
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 #[test]

@@ -9,8 +9,10 @@
 pub mod client;
 pub mod origin;
 pub mod proxy;
+pub mod tracer;
 pub mod wire;
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 pub use client::{Client, curl};
 pub use origin::{Exchange, Origin, ScriptFn};
 pub use proxy::{Program, Proxy};
+pub use tracer::Tracer;
 pub use wire::Message;
 
 /// How long anything may take before a test gives up on it.
@@ -32,6 +35,11 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Says past the test's capture why a test doesn't run: it shouldn't look as if it had.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// A loopback port on which nobody listens, never given twice in this process. Below the range that the system takes

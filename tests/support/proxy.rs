@@ -1,5 +1,6 @@
 //! The real binary as a child process.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -270,6 +271,26 @@ impl Proxy {
     #[track_caller]
     pub fn is_alive(&self, origin: &Origin) -> bool {
         self.status_of(origin)["alive"] == true
+    }
+
+    /// How many of its connections wait without a coroutine: the parking lot, an epoll, waits for one event of each.
+    pub fn parked(&self) -> usize {
+        const ONCE: u32 = libc::EPOLLONESHOT.cast_unsigned();
+        const WANTED: u32 = (libc::EPOLLIN | libc::EPOLLOUT).cast_unsigned();
+        let folder = std::fs::read_dir(format!("/proc/{}/fdinfo", self.program.pid())).expect("it runs");
+        let epolls = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok()).collect::<String>();
+        let events = epolls.lines().filter_map(|line| line.split_once("events:")?.1.split_whitespace().next());
+        let events = events.filter_map(|events| u32::from_str_radix(events, 16).ok());
+        events.filter(|events| events & ONCE != 0 && events & WANTED != 0).count()
+    }
+
+    /// How many pipes it has open, those on its standard streams left out; it may have inherited some.
+    pub fn pipes(&self) -> usize {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.program.pid())).expect("it runs");
+        let links =
+            folder.flatten().filter(|entry| entry.file_name().to_string_lossy().parse().is_ok_and(|fd: u32| fd > 2));
+        let ends = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        ends.filter(|link| link.to_string_lossy().starts_with("pipe:")).collect::<BTreeSet<_>>().len()
     }
 
     /// Requests in flight to the origin in the proxy's eyes.
