@@ -38,6 +38,7 @@ SCENARIOS = {
 # What `bench/large` alone looks at.
 LARGE = {
     "body64k": SCENARIOS["body64k"],
+    "body256k": Scenario("256 KiB, 16 connections", path="/256k", connections=16, answer=b"o" * 262144),
     "body1m": SCENARIOS["body1m"],
     "body100m": Scenario("100 MiB, 4 connections", path="/100m", connections=4, answer=b"o" * (100 << 20)),
 }

@@ -175,7 +175,8 @@ impl Scene {
             }
         };
         let (_mailboxes, counters) =
-            start(Options { workers: 1, listeners: vec![listeners], sockets_below: i32::MAX }, serve).expect("started");
+            start(Options { workers: 1, listeners: vec![listeners], sockets_below: i32::MAX, pipes_max: 0 }, serve)
+                .expect("started");
         Self { faults, shared, backend, counters, port }
     }
 

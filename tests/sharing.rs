@@ -34,7 +34,8 @@ fn every_worker_has_its_share_of_few_long_connections() {
     let listeners = listen("127.0.0.1:0".parse().unwrap(), WORKERS).unwrap();
     let address = listeners.address;
     let (_mailboxes, counters) =
-        start(Options { workers: WORKERS, listeners: vec![listeners], sockets_below: i32::MAX }, Keep).unwrap();
+        start(Options { workers: WORKERS, listeners: vec![listeners], sockets_below: i32::MAX, pipes_max: 0 }, Keep)
+            .unwrap();
     let open = || -> Vec<u64> { counters.iter().map(|each| each.open()).collect() };
     let wait_for = |total: u64| {
         let deadline = Instant::now() + PATIENCE;

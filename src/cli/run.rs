@@ -119,7 +119,8 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
     let shared = Shared::new(config, fleet, connections_max);
     let started = {
         let shared = Arc::clone(&shared);
-        runtime::start(Options { workers, listeners, sockets_below: room.sockets_below }, move |world| {
+        let (sockets_below, pipes_max) = (room.sockets_below, room.pipes_max);
+        runtime::start(Options { workers, listeners, sockets_below, pipes_max }, move |world| {
             Proxy::new(world, Arc::clone(&shared))
         })?
     };

@@ -17,9 +17,9 @@ const INTERIM_MAX: u32 = 32;
 
 /// What the backend's answer begins.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
-pub(super) enum Answer {
+pub(super) enum Answer<S: Stream> {
     /// A body, whose head was sent on.
-    Body(Body),
+    Body(Body<S>),
     /// A tunnel (101); its rewritten head is in the scratch.
     Tunnel,
     /// One of this status, instead of which another backend is to be asked.
@@ -41,7 +41,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         &mut self,
         buffer: &mut Buffer,
         scratch: &mut Vec<u8>,
-    ) -> Result<Option<Answer>, Failure> {
+    ) -> Result<Option<Answer<W::Stream>>, Failure> {
         loop {
             if !self.course.lease.stream.is_readable() {
                 return Ok(None);
@@ -63,7 +63,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                         if self.passes_over(status, answered) {
                             return Ok(Some(Answer::PassedOver(status)));
                         }
-                        return self.begin_body(&head, answered, buffer, scratch).map(Some);
+                        return self.begin_body(&head, answered, buffer, scratch);
                     }
                 }
             }
@@ -130,25 +130,23 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         answered: Instant,
         buffer: &mut Buffer,
         scratch: &mut Vec<u8>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Option<Answer<W::Stream>>, Failure> {
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes);
-        let begun = pump.begin(scratch, buffer, &self.client.stream);
-        let body = Body {
-            pump,
-            // A client that doesn't expect the end may have sent its next request already.
-            after: match (head.close, self.facts.keep_alive) {
-                (false, _) => After::Next,
-                (true, false) => After::Close,
-                (true, true) => After::Linger,
-            },
-            reusable: head.keep_alive && head.framing != Framing::UntilClose,
-            framed: head.to_client != Framing::UntilClose,
-            status: head.status,
-            answered,
-        };
-        match begun {
-            Ok(()) => Ok(Answer::Body(body)),
+        match pump.begin(scratch, buffer, &self.client.stream) {
+            Ok(()) => Ok(Some(Answer::Body(Body {
+                pump,
+                // A client that doesn't expect the end may have sent its next request already.
+                after: match (head.close, self.facts.keep_alive) {
+                    (false, _) => After::Next,
+                    (true, false) => After::Close,
+                    (true, true) => After::Linger,
+                },
+                reusable: head.keep_alive && head.framing != Framing::UntilClose,
+                framed: head.to_client != Framing::UntilClose,
+                status: head.status,
+                answered,
+            }))),
             Err(PumpError::Write) => Err(Failure::ClientGone),
             // Nothing of it has gone to the client.
             Err(PumpError::Chunk(error)) => Err(Failure::BadResponseChunk(error)),

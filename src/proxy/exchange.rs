@@ -379,7 +379,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         head_bytes: usize,
         lease: &Lease<W>,
         head: &mut Vec<u8>,
-    ) -> Result<Upload, Miss> {
+    ) -> Result<Upload<W::Stream>, Miss> {
         let Some(buffer) = client.buffer.as_mut() else {
             return Err(Miss::Failed { failure: Failure::ClientGone, again: Again::No });
         };

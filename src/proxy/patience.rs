@@ -49,14 +49,24 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         deadline: Instant,
         slow_at: &mut Instant,
     ) -> Wake {
+        let soon = self.wait_for_backend_until_slow(held, on, also, deadline, *slow_at);
+        soon.unwrap_or_else(|| self.wait_long(held, on, also, deadline, slow_at))
+    }
+
+    /// The same, but None at `slow_at`, when the wait goes on and has become a long one.
+    pub(super) fn wait_for_backend_until_slow(
+        &self,
+        held: &mut Held<'_>,
+        on: &W::Stream,
+        also: Option<(&W::Stream, Watch)>,
+        deadline: Instant,
+        slow_at: Instant,
+    ) -> Option<Wake> {
         for buffer in held.iter_mut() {
             give_back_empty(buffer);
         }
-        let wake = self.world.wait(on, also, deadline.min(*slow_at));
-        if wake != Wake::Deadline || deadline <= *slow_at {
-            return wake;
-        }
-        self.wait_long(held, on, also, deadline, slow_at)
+        let wake = self.world.wait(on, also, deadline.min(slow_at));
+        (wake != Wake::Deadline || deadline <= slow_at).then_some(wake)
     }
 
     /// Waits with the buffers' bytes alone and without the unused part of the stack; sets the moment from which the next

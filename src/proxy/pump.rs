@@ -1,11 +1,13 @@
 //! A pump moves one body from one stream to another: never more of it in memory than one buffer, never a wait of its
-//! own. It reads when its block is written, so backpressure goes from end to end.
+//! own. It reads when its block is written, so backpressure goes from end to end. A long body whose length is known
+//! goes through a pipe instead of the buffer, where one is to be had: nobody has to look at it.
 
 use std::io::{self, IoSlice};
 
+use super::BODY_BUFFER_BYTES;
 use crate::http1::{ChunkError, Decoder, Framing, chunk_header};
-use crate::runtime::buffer::Buffer;
-use crate::runtime::world::Stream;
+use crate::runtime::buffer::{Buffer, Buffers};
+use crate::runtime::world::{Pipe, Stream};
 
 /// Bytes that a pump moves before others get a turn.
 pub(super) const TURN_BYTES: usize = 1 << 20;
@@ -19,13 +21,15 @@ const BUFFER_BYTES_UNASKED: usize = 32 * 1024;
 const PIECE_BYTES_MIN: usize = 2048;
 
 /// A body on its way.
-pub(super) struct Pump {
+pub(super) struct Pump<S: Stream> {
     reader: Reader,
     /// The body goes out in chunks.
     chunks: bool,
     /// The body's end was read.
     ended: bool,
     block: Block,
+    /// Payload behind the block, on its way past the buffer. Kept without bytes inside only while bytes move.
+    pipe: Option<S::Pipe>,
     /// Payload bytes read so far, and how many there may be.
     payload_bytes: u64,
     payload_max: u64,
@@ -36,7 +40,7 @@ pub(super) struct Pump {
 }
 
 enum Reader {
-    Length(u64),
+    Length { whole: u64, left: u64 },
     Chunked(Decoder),
     UntilClose,
 }
@@ -46,7 +50,7 @@ enum Reader {
 struct Block {
     lead: Vec<u8>,
     prefix: [u8; 18],
-    prefix_bytes: usize,
+    prefix_bytes: u8,
     payload: usize,
     /// Bytes behind the payload that belong to it but are not passed on (chunk framing).
     skip: usize,
@@ -84,22 +88,23 @@ pub(super) enum PumpError {
     Write,
 }
 
-impl Pump {
+impl<S: Stream> Pump<S> {
     /// A pump for a body that comes in as `from` and goes out in chunks or plainly. `payload_max` of 0: no bound.
     pub(super) fn new(from: Framing, chunks: bool, payload_max: u64, trailer_bytes_max: usize) -> Self {
         let reader = match from {
-            Framing::None => Reader::Length(0),
-            Framing::Length(n) => Reader::Length(n),
+            Framing::None => Reader::Length { whole: 0, left: 0 },
+            Framing::Length(n) => Reader::Length { whole: n, left: n },
             Framing::Chunked => Reader::Chunked(Decoder::new(trailer_bytes_max)),
             Framing::UntilClose => Reader::UntilClose,
         };
         let payload_max = if payload_max == 0 { u64::MAX } else { payload_max };
-        let ended = matches!(reader, Reader::Length(0));
+        let ended = matches!(reader, Reader::Length { left: 0, .. });
         Self {
             reader,
             chunks,
             ended,
             block: Block::new(),
+            pipe: None,
             payload_bytes: 0,
             payload_max,
             written: 0,
@@ -115,12 +120,7 @@ impl Pump {
 
     /// Takes what `buffer` has of the body and writes it behind `head`, in one call where it fits. What doesn't fit of
     /// the head is kept.
-    pub(super) fn begin<S: Stream>(
-        &mut self,
-        head: &mut Vec<u8>,
-        buffer: &mut Buffer,
-        to: &S,
-    ) -> Result<(), PumpError> {
+    pub(super) fn begin(&mut self, head: &mut Vec<u8>, buffer: &mut Buffer, to: &S) -> Result<(), PumpError> {
         self.load(buffer)?;
         if self.block.left <= COPY_BYTES_MAX {
             self.block.pieces(buffer).iter().for_each(|piece| head.extend_from_slice(piece));
@@ -147,18 +147,22 @@ impl Pump {
     }
 
     /// Moves what can be moved without waiting.
-    pub(super) fn step<S: Stream>(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> Result<Step, PumpError> {
+    pub(super) fn step(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> Result<Step, PumpError> {
+        let step = self.go(from, buffer, to);
+        // While nothing moves others may have the pipe, unless it holds what is to be written.
+        self.pipe.take_if(|pipe| pipe.is_empty());
+        step
+    }
+
+    fn go(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> Result<Step, PumpError> {
         let mut turn = 0;
         loop {
-            while self.block.left > 0 {
+            while self.has_to_write() {
                 if !to.is_writable() {
                     return Ok(Step::NeedsWrite);
                 }
-                match write(to, &self.block.pieces(buffer)) {
-                    Ok(n) => {
-                        self.written += n as u64;
-                        self.block.advance(n, buffer);
-                    }
+                match self.write_on(buffer, to) {
+                    Ok(n) => self.written += n as u64,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::NeedsWrite),
                     Err(_) => return Err(PumpError::Write),
                 }
@@ -173,21 +177,73 @@ impl Pump {
                 if !from.is_readable() {
                     return Ok(Step::NeedsRead);
                 }
-                let piece_bytes = piece_bytes(buffer.capacity(), to);
-                let spare = buffer.spare();
-                let piece_bytes = piece_bytes.min(spare.len());
-                match from.try_read(&mut spare[..piece_bytes]) {
+                match self.read_on(from, buffer, to) {
                     Ok(0) => self.end_of_stream()?,
-                    Ok(n) => {
-                        turn += n;
-                        buffer.fill(n);
-                    }
+                    Ok(n) => turn += n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::NeedsRead),
                     Err(_) => return Err(PumpError::Read),
                 }
             }
             self.load(buffer)?;
         }
+    }
+
+    /// Something of what was read is still to be written.
+    fn has_to_write(&self) -> bool {
+        self.block.left > 0 || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+    }
+
+    /// Writes what is to be written, as far as it goes.
+    fn write_on(&mut self, buffer: &mut Buffer, to: &S) -> io::Result<usize> {
+        match &mut self.pipe {
+            Some(pipe) if self.block.left == 0 => to.try_drain(pipe),
+            _ => {
+                let n = write(to, &self.block.pieces(buffer))?;
+                self.block.advance(n, buffer);
+                Ok(n)
+            }
+        }
+    }
+
+    /// Reads what comes next, into a pipe if one is to be had, else into the buffer.
+    fn read_on(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> io::Result<usize> {
+        if let Reader::Length { whole, left } = &mut self.reader {
+            self.pipe = self.pipe.take().or_else(|| from.pipe(*whole));
+            if let Some(pipe) = &mut self.pipe {
+                let bytes_max = piece_bytes(BODY_BUFFER_BYTES, to).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                match from.try_fill(pipe, bytes_max) {
+                    Ok(n) => {
+                        *left -= n as u64;
+                        self.ended = *left == 0;
+                        self.payload_bytes += n as u64;
+                        return Ok(n);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                    // What is wrong with the stream, if it isn't only this way to read it, a plain read tells.
+                    Err(_) => {}
+                }
+            }
+        }
+        let bytes_max = piece_bytes(buffer.capacity(), to);
+        let spare = buffer.spare();
+        let bytes_max = bytes_max.min(spare.len());
+        let n = from.try_read(&mut spare[..bytes_max])?;
+        buffer.fill(n);
+        Ok(n)
+    }
+
+    /// Before a long wait: takes what is in the pipe into a buffer, so that those who move have the pipe.
+    pub(super) fn settle(&mut self, buffer: &mut Option<Buffer>, buffers: &Buffers) {
+        let Some(pipe) = &mut self.pipe else { return };
+        if buffer.as_ref().is_none_or(Buffer::is_empty) {
+            let mut large = buffers.take();
+            let poured = pipe.pour(large.spare());
+            large.fill(poured);
+            self.block.payload += poured;
+            self.block.left += poured;
+            *buffer = Some(large);
+        }
+        self.pipe.take_if(|pipe| pipe.is_empty());
     }
 
     /// From now on the end of the stream doesn't end a body that lasts until the close, but cuts it.
@@ -208,7 +264,7 @@ impl Pump {
     /// Payload that is known to come still, beyond what is loaded; `None` when only its end will tell.
     pub(super) fn expects(&self) -> Option<u64> {
         match self.reader {
-            Reader::Length(left) => Some(left),
+            Reader::Length { left, .. } => Some(left),
             _ => None,
         }
     }
@@ -219,7 +275,7 @@ impl Pump {
             return Ok(());
         }
         let (payload, used) = match &mut self.reader {
-            Reader::Length(left) => {
+            Reader::Length { left, .. } => {
                 let n = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= n as u64;
                 self.ended = *left == 0;
@@ -262,7 +318,7 @@ impl Pump {
                 let mut digits = [0; 18];
                 let header = chunk_header(block.payload, &mut digits);
                 block.prefix[..header.len()].copy_from_slice(header);
-                block.prefix_bytes = header.len();
+                block.prefix_bytes = header.len() as u8;
             }
             let trailers = match &self.reader {
                 Reader::Chunked(decoder) if self.ended => decoder.trailers(),
@@ -280,7 +336,7 @@ impl Pump {
                 block.trailers = [trailers, b"\r\n"].concat();
             }
         }
-        block.left += block.prefix_bytes + block.payload + block.suffix.len() + block.trailers.len();
+        block.left += block.prefix().len() + block.payload + block.suffix.len() + block.trailers.len();
     }
 }
 
@@ -300,8 +356,11 @@ impl Block {
 
     /// What is left, in order. Only whole pieces are counted off, so the first may be a part: see `advance`.
     fn pieces<'a>(&'a self, buffer: &'a Buffer) -> [&'a [u8]; 5] {
-        let prefix = &self.prefix[..self.prefix_bytes];
-        [&self.lead, prefix, &buffer.filled()[..self.payload], self.suffix, &self.trailers]
+        [&self.lead, self.prefix(), &buffer.filled()[..self.payload], self.suffix, &self.trailers]
+    }
+
+    fn prefix(&self) -> &[u8] {
+        &self.prefix[..usize::from(self.prefix_bytes)]
     }
 
     /// Counts `n` written bytes off the front.
@@ -317,10 +376,11 @@ impl Block {
         if of_lead > 0 {
             self.lead.drain(..of_lead);
         }
-        let of_prefix = off(self.prefix_bytes);
+        let prefix_bytes = usize::from(self.prefix_bytes);
+        let of_prefix = off(prefix_bytes);
         if of_prefix > 0 {
-            self.prefix.copy_within(of_prefix..self.prefix_bytes, 0);
-            self.prefix_bytes -= of_prefix;
+            self.prefix.copy_within(of_prefix..prefix_bytes, 0);
+            self.prefix_bytes -= of_prefix as u8;
         }
         let of_payload = off(self.payload);
         self.payload -= of_payload;
@@ -352,3 +412,6 @@ pub(super) fn write<S: Stream>(to: &S, pieces: &[&[u8]]) -> io::Result<usize> {
     }
     if count == 0 { Ok(0) } else { to.try_write(&slices[..count]) }
 }
+
+#[cfg(test)]
+mod tests;

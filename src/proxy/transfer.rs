@@ -25,26 +25,26 @@ use crate::upstream::{Lease, Visit};
 
 /// The request's way to the backend.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
-pub(super) enum Upload {
+pub(super) enum Upload<S: Stream> {
     /// All of it is written.
     Done,
     /// Its body is on its way.
-    Streaming(Pump),
+    Streaming(Pump<S>),
     /// The backend took no more of it.
     Broken,
 }
 
 /// The answer's way to the client.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
-enum Download {
+enum Download<S: Stream> {
     /// Waiting for its head.
     Head,
     /// Its body is on its way.
-    Body(Body),
+    Body(Body<S>),
 }
 
-pub(super) struct Body {
-    pub(super) pump: Pump,
+pub(super) struct Body<S: Stream> {
+    pub(super) pump: Pump<S>,
     /// What becomes of the client's connection when the body is through.
     pub(super) after: After,
     /// The upstream connection may be used again then.
@@ -79,8 +79,8 @@ pub(super) struct Course<W: World> {
     pub(super) lease: Lease<W>,
     pub(super) visit: Visit<W>,
     began: Instant,
-    upload: Upload,
-    download: Download,
+    upload: Upload<W::Stream>,
+    download: Download<W::Stream>,
     /// Bytes of the answer that were read and not used up.
     pub(super) held: Option<Buffer>,
     up: Stillness,
@@ -149,7 +149,7 @@ impl<W: World> Course<W> {
         lease: Lease<W>,
         visit: Visit<W>,
         began: Instant,
-        upload: Upload,
+        upload: Upload<W::Stream>,
         pace: Option<Pace>,
         head_deadline: Option<Instant>,
     ) -> Self {
@@ -383,14 +383,37 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 if wants.upstream { (upstream, Some((client, Watch::Everything))) } else { (client, None) };
             let Some(wake) = self.proxy.wait_until_slow(held, on, also, deadline, self.slow_at) else {
                 let tied = !wants.upstream || self.proxy.world.tie(client, upstream);
-                return if tied { Waited::Aside(need, deadline) } else { Waited::Woken };
+                if !tied {
+                    return Waited::Woken;
+                }
+                self.settle();
+                return Waited::Aside(need, deadline);
             };
             wake
         } else {
             let also = Some((client, Watch::Hangup));
-            self.proxy.wait_for_backend(held, upstream, also, deadline, &mut self.slow_at)
+            let soon = self.proxy.wait_for_backend_until_slow(held, upstream, also, deadline, self.slow_at);
+            soon.unwrap_or_else(|| self.wait_long_for_backend(deadline))
         };
         if wake == Wake::Deadline { Waited::Expired(expiry) } else { Waited::Woken }
+    }
+
+    fn wait_long_for_backend(&mut self, deadline: Instant) -> Wake {
+        self.settle();
+        let also = Some((&self.client.stream, Watch::Hangup));
+        let held = &mut [&mut self.course.held, &mut self.client.buffer];
+        self.proxy.wait_long(held, &self.course.lease.stream, also, deadline, &mut self.slow_at)
+    }
+
+    /// Takes what is in pipes into buffers: a long wait keeps no pipe.
+    fn settle(&mut self) {
+        let buffers = &self.proxy.body_buffers;
+        if let Upload::Streaming(pump) = &mut self.course.upload {
+            pump.settle(&mut self.client.buffer, buffers);
+        }
+        if let Download::Body(body) = &mut self.course.download {
+            body.pump.settle(&mut self.course.held, buffers);
+        }
     }
 
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.

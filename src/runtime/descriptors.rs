@@ -10,6 +10,14 @@ const OF_A_WORKER: usize = 5;
 /// Connections to backends that are left to each worker when clients have all of their share, unless half is less.
 const TO_BACKENDS_MAX: usize = 1024;
 
+/// Pipes of a worker, at most: one that has one holds it for the time in which a client takes what it can, no longer.
+const PIPES_MAX: usize = 64;
+/// Pipes of all workers, at most: half of what a user has without privileges, whose every pipe more has a page or two
+/// (`fs.pipe-user-pages-soft`, pipe(7)).
+const PIPES_OF_ALL_MAX: usize = 512;
+/// What a pipe has: both of its ends.
+const OF_A_PIPE: usize = 2;
+
 /// How the process's descriptors are shared out.
 ///
 /// The system gives the lowest free number. So what keeps to numbers below a bound leaves all those above it to others,
@@ -24,6 +32,8 @@ pub struct Shares {
     /// Client connections over all workers, so that as many connections to backends fit beside them (or 1024 for each
     /// worker).
     pub clients_max: usize,
+    /// Pipes of each worker, through which large bodies go.
+    pub pipes_max: usize,
 }
 
 impl Shares {
@@ -34,11 +44,14 @@ impl Shares {
         let reserve = (limit / 8).min(RESERVE_MAX);
         // The control plane takes low numbers too, as many as it has in all.
         let of_workers = limit.saturating_sub(2 * reserve + workers * (OF_A_WORKER + listeners));
+        let pipes_max = ((of_workers / 16 / OF_A_PIPE).min(PIPES_OF_ALL_MAX) / workers).min(PIPES_MAX);
+        let of_workers = of_workers - pipes_max * workers * OF_A_PIPE;
         let to_backends = (of_workers / 2).min(TO_BACKENDS_MAX * workers);
         // Those that are turned away take a place for a moment.
         let turned_away = of_workers / 16;
         let clients_max = (of_workers - to_backends - turned_away).max(1);
-        Self { sockets_below: RawFd::try_from(limit - reserve).unwrap_or(RawFd::MAX), reserve, clients_max }
+        let sockets_below = RawFd::try_from(limit - reserve).unwrap_or(RawFd::MAX);
+        Self { sockets_below, reserve, clients_max, pipes_max }
     }
 }
 
@@ -67,13 +80,13 @@ mod tests {
     #[test]
     fn a_small_table_is_shared_between_clients_and_backends() {
         let shares = Shares::of(256, 2, 1);
-        assert_eq!(shares, Shares { sockets_below: 224, reserve: 32, clients_max: 79 });
+        assert_eq!(shares, Shares { sockets_below: 224, reserve: 32, clients_max: 76, pipes_max: 2 });
     }
 
     #[test]
     fn a_large_table_belongs_to_clients_for_the_most_part() {
         let shares = Shares::of(20_000, 2, 1);
-        assert_eq!(shares, Shares { sockets_below: 18_976, reserve: 1024, clients_max: 14_771 });
+        assert_eq!(shares, Shares { sockets_below: 18_976, reserve: 1024, clients_max: 14_531, pipes_max: 64 });
     }
 
     #[test]
@@ -83,6 +96,7 @@ mod tests {
                 let shares = Shares::of(limit, workers, 2);
                 assert!(shares.clients_max > 0, "{limit} {workers} {shares:?}");
                 assert!(u64::from(shares.sockets_below.unsigned_abs()) <= limit);
+                assert!(shares.pipes_max * workers <= PIPES_OF_ALL_MAX && shares.pipes_max <= PIPES_MAX);
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod homing;
 pub mod listen;
 mod lot;
 mod mailbox;
+mod pipe;
 mod runner;
 pub mod signals;
 mod stack;

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use may::io::AsIoData;
 use may::net::TcpStream;
 
+use super::pipe::KernelPipe;
 use super::worker::Handle;
 use super::world::{PeerState, Stream};
 
@@ -65,6 +66,8 @@ impl<P> Drop for MayStream<P> {
 }
 
 impl<P: 'static> Stream for MayStream<P> {
+    type Pipe = KernelPipe;
+
     #[inline]
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -164,6 +167,26 @@ impl<P: 'static> Stream for MayStream<P> {
         }
         // Of what the kernel counts, up to a half is its own.
         (memory[SEND_BUFFER].saturating_sub(memory[SEND_QUEUE]) / 2) as usize
+    }
+
+    fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {
+        self.worker.pipe(body_bytes)
+    }
+
+    fn try_fill(&self, pipe: &mut KernelPipe, bytes_max: usize) -> io::Result<usize> {
+        let result = pipe.fill(self.fd(), bytes_max);
+        if matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+            self.ready.set(self.ready.get() & !READ);
+        }
+        result
+    }
+
+    fn try_drain(&self, pipe: &mut KernelPipe) -> io::Result<usize> {
+        let result = pipe.drain(self.fd());
+        if matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+            self.ready.set(self.ready.get() & !WRITE);
+        }
+        result
     }
 
     fn shutdown_write(&self) {

@@ -78,8 +78,27 @@ pub enum PeerState {
     Reset,
 }
 
+/// Holds bytes on their way from one stream to another that nobody has to look at: [`Stream::try_fill`] moves them in,
+/// [`Stream::try_drain`] moves them out in order. It belongs to its worker, who gets it back when it is dropped.
+pub trait Pipe: 'static {
+    /// Bytes inside.
+    fn len(&self) -> usize;
+
+    /// No byte is inside.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes bytes out into memory, in order, as many as fit, and says how many they were. Those that can't be had stay
+    /// inside.
+    fn pour(&mut self, into: &mut [u8]) -> usize;
+}
+
 /// A connected (or connecting) byte stream, non-blocking. Dropping it closes it.
 pub trait Stream: 'static {
+    /// Through which bytes get to another stream of the same worker.
+    type Pipe: Pipe;
+
     /// Reads what is there. `Ok(0)` is the end of the stream; [`io::ErrorKind::WouldBlock`] says that nothing is there
     /// yet. Clears the readiness to read when the stream is known to be drained.
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize>;
@@ -108,6 +127,18 @@ pub trait Stream: 'static {
     fn room(&self) -> usize {
         usize::MAX
     }
+
+    /// An empty pipe, to move a body of so many bytes. None when the body is too short to gain by it, or no pipe is to be
+    /// had just now: then it goes through memory.
+    fn pipe(&self, body_bytes: u64) -> Option<Self::Pipe>;
+
+    /// Moves up to `bytes_max` (more than none) of what is there into `pipe`, which must be empty; else as
+    /// [`Stream::try_read`]. Fewer bytes than asked for say nothing of what is there. After an error other than
+    /// [`io::ErrorKind::WouldBlock`] a read says what there is.
+    fn try_fill(&self, pipe: &mut Self::Pipe, bytes_max: usize) -> io::Result<usize>;
+
+    /// Writes as much of what is in `pipe`, which must not be empty, as fits; else as [`Stream::try_write`].
+    fn try_drain(&self, pipe: &mut Self::Pipe) -> io::Result<usize>;
 
     /// Closes the sending side (FIN); errors are ignored.
     fn shutdown_write(&self);

@@ -235,6 +235,7 @@ impl House {
             (Promise::Timers, self.sim.timers()),
             (Promise::Pools, of_proxies(Proxy::idle_upstream_connections)),
             (Promise::Buffers, of_proxies(Proxy::buffers_in_use)),
+            (Promise::Pipes, self.sim.pipes.get()),
         ] {
             judge.expect(promise, left == 0, || format!("{left} are left"));
         }

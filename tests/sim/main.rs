@@ -15,6 +15,7 @@ mod mutant;
 mod net;
 mod origin;
 mod peer;
+mod pipe;
 mod plan;
 mod rates;
 mod regressions;

@@ -53,6 +53,8 @@ pub struct Inner {
     pub mail: Arc<Mutex<Vec<SocketId>>>,
     /// Deadlines that a stream of the service waits for now.
     timers: Cell<usize>,
+    /// Pipes that the service has now.
+    pub pipes: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,7 @@ impl Sim {
             tally: RefCell::new(Tally::new()),
             mail: Arc::default(),
             timers: Cell::new(0),
+            pipes: Cell::new(0),
         }))
     }
 

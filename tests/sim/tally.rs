@@ -84,6 +84,9 @@ counted! {
         WriteStopsShort = "network takes a part of a write",
         WakesForNothing = "wait ends for no reason",
         ResetOvertakes = "reset overtakes bytes on their way",
+        PipeLacks = "no pipe is to be had for a body",
+        PipeFails = "pipe doesn't work",
+        PipeStopsShort = "pipe takes or gives less than there is",
     }
 }
 
@@ -112,6 +115,7 @@ counted! {
         Streams = "open sockets return to zero",
         Pools = "pooled connections return to zero",
         Buffers = "buffers return to their free lists",
+        Pipes = "pipes return to their worker",
         Timers = "timers return to zero",
         Coroutines = "every coroutine comes to its end",
         Deadlines = "nothing waits without a deadline",

@@ -38,6 +38,8 @@ pub struct Temper {
     pub shuffled: bool,
     /// How often, of ten thousand, the code under test panics where it touches a socket.
     pub panics: u64,
+    /// How often, of a hundred, a pipe is to be had for a body.
+    pub pipes: u64,
 }
 
 impl Temper {
@@ -59,6 +61,7 @@ impl Temper {
             hangs_up_after_both: false,
             shuffled: false,
             panics: 0,
+            pipes: 0,
         }
     }
 
@@ -81,6 +84,7 @@ impl Temper {
             hangs_up_after_both: chance.percent(50),
             shuffled: chance.percent(70),
             panics: 0,
+            pipes: chance.pick(&[0, 50, 100]),
         }
     }
 

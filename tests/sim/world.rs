@@ -12,6 +12,7 @@ use maypole::runtime::world::{Instant, Need, PeerState, Service, Stream, Wake, W
 
 use crate::chance::Chance;
 use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
+use crate::pipe::SimPipe;
 use crate::sim::{MICROSECOND, SECOND, Sim, Woken};
 use crate::tally::{Fault, Promise};
 
@@ -322,6 +323,8 @@ impl SimStream {
 }
 
 impl Stream for SimStream {
+    type Pipe = SimPipe;
+
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         self.may_panic();
         self.sim.read(self.id, into)
@@ -352,6 +355,20 @@ impl Stream for SimStream {
 
     fn take_connect_error(&self) -> io::Result<()> {
         self.sim.take_connect_error(self.id)
+    }
+
+    fn pipe(&self, _body_bytes: u64) -> Option<SimPipe> {
+        SimPipe::take(&self.sim)
+    }
+
+    fn try_fill(&self, pipe: &mut SimPipe, bytes_max: usize) -> io::Result<usize> {
+        self.may_panic();
+        pipe.fill(self.id, bytes_max)
+    }
+
+    fn try_drain(&self, pipe: &mut SimPipe) -> io::Result<usize> {
+        self.may_panic();
+        pipe.drain(self.id)
     }
 
     fn shutdown_write(&self) {

@@ -1,6 +1,6 @@
 //! The benchmark's origin: it answers fixed bodies as fast as it can, so that what is measured is the proxy.
 //!
-//! `origin PORT` listens on 127.0.0.1. GET `/` answers 16 bytes, `/1k`, `/64k`, `/1m` and `/100m` as many as they say;
+//! `origin PORT` listens on 127.0.0.1. GET `/` answers 16 bytes, `/1k`, `/64k`, `/256k`, `/1m` and `/100m` as many as they say;
 //! the body of a POST is read to its end and thrown away, and its length is the answer.
 //!
 //! It stands on `may_minihttp`, which is very fast and can't face real clients; here its only client is a proxy under
@@ -27,6 +27,7 @@ impl HttpService for Origin {
         match request.path() {
             "/1k" => response.body_mut().extend_from_slice(&MEBIBYTE[..1 << 10]),
             "/64k" => response.body_mut().extend_from_slice(&MEBIBYTE[..1 << 16]),
+            "/256k" => response.body_mut().extend_from_slice(&MEBIBYTE[..1 << 18]),
             "/1m" => response.body_mut().extend_from_slice(&MEBIBYTE),
             "/100m" => (0..100).for_each(|_| response.body_mut().extend_from_slice(&MEBIBYTE)),
             _ => drop(response.body(SIXTEEN)),

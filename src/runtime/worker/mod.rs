@@ -26,6 +26,7 @@ pub use self::start::{Options, start};
 use self::timer::Timer;
 use super::lot::{Lot, Mode};
 use super::mailbox::{Mailbox, Mailboxes};
+use super::pipe::{KernelPipe, Pipes};
 use super::runner::Runners;
 use super::stream::MayStream;
 use super::wheel::Wheel;
@@ -65,6 +66,7 @@ struct Worker<P: 'static> {
     acceptors: RefCell<Vec<usize>>,
     lifetimes: Lifetimes,
     random: Cell<u64>,
+    pipes: Pipes,
     counters: Arc<Counters>,
     team: Team,
 }
@@ -74,8 +76,10 @@ struct Worker<P: 'static> {
 struct Team {
     mailboxes: Mailboxes,
     counters: Arc<[Arc<Counters>]>,
-    /// The numbers of the workers' sockets are below this.
+    /// The numbers of the workers' sockets and pipes are below this.
     sockets_below: RawFd,
+    /// Pipes that each may have.
+    pipes_max: usize,
 }
 
 /// A registered descriptor's place: its deadline, its lot, and who to wake.
@@ -151,6 +155,10 @@ impl<P: 'static> Handle<P> {
     pub(super) fn take_lot_events(&self, key: usize) -> u32 {
         let mut slots = self.0.slots.borrow_mut();
         slots.get_mut(key).map_or(0, |slot| std::mem::take(&mut slot.lot_events))
+    }
+
+    pub(super) fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {
+        self.0.pipes.take(body_bytes)
     }
 
     fn set_deadline(&self, key: usize, deadline: Instant) {

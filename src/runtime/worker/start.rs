@@ -14,6 +14,7 @@ use super::{Counters, Handle, Job, MayWorld, Team, Worker};
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
+use crate::runtime::pipe::Pipes;
 use crate::runtime::runner::{Runners, spawn_here};
 use crate::runtime::wheel::Wheel;
 use crate::runtime::world::Service;
@@ -33,6 +34,8 @@ pub struct Options {
     pub listeners: Vec<Listeners>,
     /// Sockets of connections get descriptors below this number; see `descriptors::Shares`.
     pub sockets_below: RawFd,
+    /// Pipes for large bodies that each worker may have.
+    pub pipes_max: usize,
 }
 
 /// Starts the workers; each calls `serve` on its own thread to make its service.
@@ -62,6 +65,7 @@ where
         mailboxes: Mailboxes(mailboxes.collect::<io::Result<_>>()?),
         counters: (0..workers).map(|_| Arc::default()).collect(),
         sockets_below: options.sockets_below,
+        pipes_max: options.pipes_max,
     };
     for (id, sockets) in sockets.into_iter().enumerate() {
         let lot = homing::home(Lot::open()?, id, workers)?;
@@ -97,6 +101,7 @@ impl<P: 'static> Worker<P> {
             acceptors: RefCell::new(Vec::new()),
             lifetimes: Lifetimes::new(),
             random: Cell::new(seed | 1),
+            pipes: Pipes::new(team.pipes_max, team.sockets_below),
             counters: Arc::clone(&team.counters[id]),
             team,
         }))

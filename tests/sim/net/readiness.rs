@@ -103,6 +103,11 @@ impl Sim {
         self.net.with(id, |socket| std::mem::take(&mut socket.latched)).meets(wanted)
     }
 
+    /// Bytes that have arrived at a socket and were not read yet.
+    pub fn unread_bytes(&self, id: SocketId) -> usize {
+        self.net.with(id, |socket| socket.inbox.len())
+    }
+
     /// True when a parked socket would be resumed at once: there is something to read now.
     pub fn has_something(&self, id: SocketId) -> bool {
         self.net.with(id, |socket| !socket.inbox.is_empty() || socket.fin_arrived || socket.broken.is_some())
