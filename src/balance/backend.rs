@@ -288,10 +288,15 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
         &self.backend
     }
 
-    /// What an answer of this status says of the backend; None where it has no breaker to hear of it.
+    /// Whether the backend has a breaker, which wants to hear what is seen of the request.
     #[inline]
-    pub fn judge(&self, status: u16) -> Option<Seen> {
-        self.backend.breaker.as_ref().map(|breaker| breaker.judge(status))
+    pub fn has_breaker(&self) -> bool {
+        self.backend.breaker.is_some()
+    }
+
+    /// What an answer of this status says of the backend.
+    pub fn judge(&self, status: u16) -> Seen {
+        self.backend.breaker.as_ref().map_or(Seen::Nothing, |breaker| breaker.judge(status))
     }
 
     /// Has the backend's breaker take in what was seen of the request, and `tell` of the turn that this makes, if any: it is

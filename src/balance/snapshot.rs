@@ -85,17 +85,23 @@ impl Snapshot {
     /// they get on trial: [`Self::may_have_room`] tells which.
     #[inline]
     pub fn pick(&self, cursor: &AtomicUsize, tried: &[u64], occasion: &impl Occasion) -> Option<&Arc<Backend>> {
-        let mut able = self.tiers.iter().filter(|tier| tried.is_empty() || tier.offers_other_than(tried));
-        let picked = able.find_map(|tier| tier.pick(&self.policy, cursor, tried, occasion));
-        picked.or_else(|| self.pick_at_last(cursor, !tried.is_empty(), occasion))
+        if tried.is_empty()
+            && let Some(backend) = self.tiers.first()?.pick(&self.policy, cursor, tried, occasion)
+        {
+            return Some(backend);
+        }
+        self.pick_further(cursor, tried, occasion)
     }
 
-    /// One that has failed the request, if any has; else one that its breaker has shut out.
+    /// One that hasn't failed the request; else one that has, if any has; else one that its breaker has shut out.
     #[cold]
-    fn pick_at_last(&self, cursor: &AtomicUsize, retries: bool, occasion: &impl Occasion) -> Option<&Arc<Backend>> {
-        let again = || self.tiers.iter().find_map(|tier| tier.pick(&self.policy, cursor, &[], occasion));
-        let tried = if retries { again() } else { None };
-        tried.or_else(|| self.shut_out()?.iter().find_map(|tier| tier.pick_avoided(cursor)))
+    fn pick_further(&self, cursor: &AtomicUsize, tried: &[u64], occasion: &impl Occasion) -> Option<&Arc<Backend>> {
+        let pick = |tried: &[u64]| {
+            let mut able = self.tiers.iter().filter(|tier| tier.offers_other_than(tried));
+            able.find_map(|tier| tier.pick(&self.policy, cursor, tried, occasion))
+        };
+        let other = pick(tried).or_else(|| if tried.is_empty() { None } else { pick(&[]) });
+        other.or_else(|| self.shut_out()?.iter().find_map(|tier| tier.pick_avoided(occasion.random())))
     }
 
     /// The backend with this mark, if it may serve a session that is bound to it, is none of `tried`, has room, and its

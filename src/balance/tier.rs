@@ -74,20 +74,29 @@ impl Tier {
         tried: &[u64],
         occasion: &impl Occasion,
     ) -> Option<&Arc<Backend>> {
-        for _ in 0..PICKS_MAX {
-            let candidate = self.choose(policy, cursor, tried, occasion)?;
-            if candidate.backend.admit() {
-                return Some(&candidate.backend);
-            }
+        let candidate = self.choose(policy, cursor, tried, occasion)?;
+        if candidate.backend.admit() {
+            return Some(&candidate.backend);
         }
-        None
+        self.pick_again(policy, cursor, tried, occasion)
     }
 
-    /// The next in turn of those that their breakers have shut out: for who has no other choice.
     #[cold]
-    pub(super) fn pick_avoided(&self, cursor: &AtomicUsize) -> Option<&Arc<Backend>> {
-        let turn = take_turn(cursor) % self.candidates.len();
-        let (before, after) = self.candidates.split_at(turn);
+    fn pick_again(
+        &self,
+        policy: &Policy,
+        cursor: &AtomicUsize,
+        tried: &[u64],
+        occasion: &impl Occasion,
+    ) -> Option<&Arc<Backend>> {
+        let mut picks = (1..PICKS_MAX).map_while(|_| self.choose(policy, cursor, tried, occasion));
+        picks.find(|candidate| candidate.backend.admit()).map(|candidate| &candidate.backend)
+    }
+
+    /// By chance one of those that their breakers have shut out: for who has no other choice.
+    #[cold]
+    pub(super) fn pick_avoided(&self, random: u64) -> Option<&Arc<Backend>> {
+        let (before, after) = self.candidates.split_at(scaled((random >> 32) as u32, self.candidates.len() as u64));
         let serves = |candidate: &&Candidate| candidate.is_avoided() && candidate.backend.has_room();
         after.iter().chain(before).find(serves).map(|candidate| &candidate.backend)
     }
@@ -156,7 +165,7 @@ impl Tier {
     /// fall to the same one.
     #[cold]
     fn passed_on(&self, position: usize, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
-        if tried.is_empty() {
+        if tried.is_empty() && self.offers_other_than(tried) {
             for _ in 0..TURNS_PASSED_ON_MAX {
                 let next = self.at(take_turn(cursor) % self.ring.len());
                 if next.may_serve(tried) {

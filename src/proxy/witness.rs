@@ -24,7 +24,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// found to fail.
     #[inline]
     pub(super) fn note_answer(&self, visit: &Visit<W>, status: u16, at: Instant) -> bool {
-        let Some(seen) = visit.judge(status) else { return false };
+        visit.has_breaker() && self.tell_breaker(visit, status, at)
+    }
+
+    /// Out of line, so that those without a breaker don't carry it.
+    #[inline(never)]
+    fn tell_breaker(&self, visit: &Visit<W>, status: u16, at: Instant) -> bool {
+        let seen = visit.judge(status);
         self.observe(visit, seen, || at.0);
         seen == Seen::Bad && matches!(visit.backend().standing(), Standing::Avoided | Standing::Trial)
     }
@@ -37,7 +43,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             (Outcome::Abandoned, _) => Seen::Nothing,
             (_, Reached::KeptConnection) if *failure == Failure::ClosedBeforeHead => Seen::Nothing,
             // A failing status has been held against it already.
-            (_, Reached::Answer(status)) if visit.judge(status) == Some(Seen::Bad) => Seen::Nothing,
+            (_, Reached::Answer(status)) if visit.judge(status) == Seen::Bad => Seen::Nothing,
             (_, Reached::Answer(_)) => Seen::Cut,
             _ => Seen::Bad,
         };

@@ -142,9 +142,14 @@ impl<W: World> Visit<W> {
         Arc::clone(&self.pool().backend)
     }
 
-    /// As [`InFlight::judge`].
+    /// As [`InFlight::has_breaker`].
     #[inline]
-    pub fn judge(&self, status: u16) -> Option<Seen> {
+    pub fn has_breaker(&self) -> bool {
+        self.in_flight.has_breaker()
+    }
+
+    /// As [`InFlight::judge`].
+    pub fn judge(&self, status: u16) -> Seen {
         self.in_flight.judge(status)
     }
 

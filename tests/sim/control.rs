@@ -13,7 +13,9 @@ use maypole::config::{BackendChange, BackendConfig, BackendUrl};
 use maypole::control::entry::{Source, State, Which};
 use maypole::control::health::{Health, LastProbe};
 use maypole::control::registry::Registry;
+use maypole::proxy::Shared;
 
+use crate::breakers::Breakers;
 use crate::peer::Peer;
 use crate::sessions::Absences;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
@@ -30,6 +32,7 @@ pub struct Control {
     reports: Receiver<Report>,
     heard: RefCell<Vec<Report>>,
     absences: Absences,
+    breakers: Breakers,
 }
 
 struct Member {
@@ -82,7 +85,7 @@ impl Site {
 impl Control {
     pub fn new(registry: Registry, reports: Receiver<Report>) -> Self {
         let (members, ever, heard, absences) = Default::default();
-        Self { registry, members, ever, reports, heard, absences }
+        Self { registry, members, ever, reports, heard, absences, breakers: Breakers::new() }
     }
 
     /// A backend by name, with the addresses that it resolves to.
@@ -113,12 +116,15 @@ impl Control {
         self.heard.take()
     }
 
-    /// Acts on what the workers have reported, as the control plane does.
-    pub fn heed_reports(&self) {
+    /// Acts on what the workers have reported, as the control plane does; on refused connections only if it is to.
+    pub fn heed_reports(&self, sim: &Sim, refusals: bool) {
         for report in self.reports.try_iter() {
-            if let Report::Refused(backend) = &report {
+            if let Report::Refused(backend) = &report
+                && refusals
+            {
                 self.registry.refused(backend.id, SystemTime::UNIX_EPOCH);
             }
+            self.breakers.turned(sim, &self.registry, &report);
             self.heard.borrow_mut().push(report);
         }
     }
@@ -126,6 +132,11 @@ impl Control {
     /// When which backends could serve no session.
     pub fn absences(&self) -> &Absences {
         &self.absences
+    }
+
+    /// Has circuit breakers feel that time has passed, and looks where they are.
+    pub fn look_at_breakers(&self, sim: &Sim, shared: &Shared) {
+        self.breakers.look(sim, &self.registry, shared);
     }
 
     pub fn upset(&self, sim: &Sim, upset: Upset) {

@@ -15,6 +15,7 @@ use crate::verdict::{Excuses, is_own};
 const WORLDS: u64 = 40;
 
 pub const STRICT: Excuses = Excuses {
+    breakers: false,
     origins_leave: false,
     origins_stall: false,
     origins_crash: false,

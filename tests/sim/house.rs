@@ -11,6 +11,7 @@ use maypole::control::registry::Registry;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::world::World;
 
+use crate::breakers;
 use crate::chance::Chance;
 use crate::client::{Client, Log};
 use crate::control::{Control, Upset};
@@ -169,8 +170,14 @@ impl House {
     pub fn heed_reports(&self) {
         for beat in 1..40 {
             let control = self.control.clone();
-            self.sim.after(beat * 150 * MILLISECOND, move |_| control.heed_reports());
+            self.sim.after(beat * 150 * MILLISECOND, move |sim| control.heed_reports(sim, true));
         }
+    }
+
+    /// Has the control plane follow circuit breakers for as long as the run lasts, and act on refused connections too if it
+    /// is to.
+    pub fn follow_breakers(&self, refusals: bool) {
+        breakers::follow(&self.sim, &self.control, &self.shared, refusals);
     }
 
     /// What `look` sees after `delay`.

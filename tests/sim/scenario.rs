@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use maypole::config::{Config, RateKey, RateLimit, Strategy};
+use maypole::config::{CircuitBreaker, Config, RateKey, RateLimit, Strategy};
 
 use crate::chance::Chance;
 use crate::control::Upset;
@@ -51,6 +51,8 @@ pub struct Trouble {
     pub control: bool,
     /// Origins crash and come back.
     pub crashes: bool,
+    /// Circuit breakers leave backends out that answer with a failure now and then.
+    pub breakers: bool,
     /// The proxy's own coroutines panic.
     pub panics: bool,
     /// The proxy is told to stop.
@@ -72,6 +74,7 @@ impl Trouble {
             lacking: chance.percent(8),
             control: chance.percent(20),
             crashes: chance.percent(12),
+            breakers: chance.percent(20),
             panics: chance.percent(5),
             drains: chance.percent(10),
         }
@@ -84,7 +87,8 @@ impl Trouble {
             origins_crash: self.crashes,
             system_lacks: self.lacking,
             // A refused connection takes its backend out of rotation.
-            no_backend: self.control || self.crashes,
+            no_backend: self.control || self.crashes || config.circuit_breaker.as_ref().is_some_and(may_eject_all),
+            breakers: self.breakers,
             turns_away: self.crowd,
             rate_limited: config.rate_limit.is_some(),
             drained: self.drains,
@@ -121,6 +125,10 @@ pub fn run(seed: u64) -> Finished {
     }
     play_clients(&chance, &house, trouble, origins);
     upset_backends(&chance, &house, trouble, origins);
+    if trouble.breakers {
+        // Where nothing brings a backend back that refused a connection, none is taken out for it.
+        house.follow_breakers(trouble.control || trouble.crashes);
+    }
     if trouble.drains {
         house.drain_after(chance.below(3 * SECOND));
     }
@@ -151,11 +159,33 @@ fn any_config(chance: &Chance, trouble: Trouble) -> Config {
             allow: Vec::new(),
         });
     }
+    if trouble.breakers {
+        config.circuit_breaker = Some(any_breaker(chance));
+    }
     if trouble.crowd && chance.percent(50) {
         config.limits.connections_per_client = FEW_CONNECTIONS;
     }
     config.sticky = any_sticky(chance);
     config
+}
+
+/// One that trips often, and not for long.
+fn any_breaker(chance: &Chance) -> CircuitBreaker {
+    CircuitBreaker {
+        consecutive_failures: 1 + chance.below(4) as u32,
+        error_percent: chance.pick(&[30, 50, 100]),
+        minimum_requests: 1 + chance.below(5) as u32,
+        window: Duration::from_secs(chance.pick(&[1, 10])),
+        open: Duration::from_millis(chance.pick(&[10, 100, 1_000])),
+        max_open: Duration::from_secs(2),
+        half_open_requests: 1 + chance.below(2) as u8,
+        max_ejected_percent: chance.pick(&[0, 50, 100]),
+        on: vec![500..=599],
+    }
+}
+
+fn may_eject_all(breaker: &CircuitBreaker) -> bool {
+    breaker.max_ejected_percent == 100
 }
 
 fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize) {

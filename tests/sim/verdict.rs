@@ -32,6 +32,8 @@ pub struct Excuses {
     pub no_backend: bool,
     /// There are more connections than allowed: 503.
     pub turns_away: bool,
+    /// Circuit breakers have requests tried again whose answers are failures.
+    pub breakers: bool,
     /// Clients may send only so many requests: 429.
     pub rate_limited: bool,
     /// The proxy was told to stop: connections may end instead of serving another request.
@@ -248,7 +250,7 @@ impl<'r> Judge<'r> {
         self.expect(Promise::AnswersBelong, !answered || !seen.is_empty(), || {
             "answered, but no origin saw it".to_owned()
         });
-        let troubled = self.excuses.origins_leave || self.excuses.origins_crash;
+        let troubled = self.excuses.origins_leave || self.excuses.origins_crash || self.excuses.breakers;
         self.expect(Promise::TriesBounded, troubled || seen.len() <= 1, || {
             format!("reached origins {} times without need", seen.len())
         });

@@ -199,7 +199,8 @@ fn without_a_breaker_nothing_is_asked_and_nothing_changes() {
     let origin = Origin { name: "a".into(), url: String::new(), host: "a".into(), port: 1, base_path: String::new() };
     let backend = Backend::new(1, 0, origin, 1);
     let request = InFlight::begin(&backend).unwrap();
-    assert_eq!(request.judge(500), None);
+    assert!(!request.has_breaker());
+    assert_eq!(request.judge(500), Seen::Nothing);
     for _ in 0..100 {
         request.observe(0, Seen::Bad, || unreachable!("no clock is asked"), |_| unreachable!("nothing turns"));
     }

@@ -71,8 +71,8 @@ fn a_backup_serves_when_all_others_are_shut_out_and_when_it_is_too_they_all_do()
         members[..2].iter().for_each(shut);
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 3), [2, 2, 2], "{strategy:?}");
         shut(&members[2]);
-        let picked = picks(&snapshot, &AtomicUsize::new(0), &[], 20);
-        assert_eq!(shares(&picked, 3), [10, 10, 0], "{strategy:?}");
+        let shares = shares(&picks(&snapshot, &AtomicUsize::new(0), &[], 1_000), 3);
+        assert!(shares[0].abs_diff(500) < 100 && shares[2] == 0, "{strategy:?}: {shares:?}");
     }
 }
 
