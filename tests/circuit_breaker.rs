@@ -298,6 +298,36 @@ fn without_a_breaker_nothing_is_left_out_and_nothing_is_shown() {
 }
 
 #[test]
+fn a_session_leaves_a_backend_that_is_ejected() {
+    let ((bad, mood), good) = (Mood::origin(200), Origin::answering("fine"));
+    let on_top = json!({
+        "circuit_breaker": {"open": "1h", "max_open": "1h"},
+        "sticky": {"by": "cookie", "name": "HOME"},
+    });
+    let proxy = Proxy::with(&[&bad, &good], on_top);
+    let home = eventually_at_home(&proxy, "moody");
+    let get = || proxy.client().send(format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {home}\r\n\r\n")).answer();
+    (0..6).for_each(|_| assert_eq!(get().text(), "moody"));
+    mood.set(500);
+    let failed = (0..20).filter(|_| get().status() == 500).count();
+    assert_eq!((failed, state(&proxy, &bad).as_str()), (4, "open"));
+    assert_eq!(get().text(), "fine");
+    assert!(get().field("set-cookie").is_some(), "it has moved for good");
+}
+
+/// The cookie of a session at the backend with this answer.
+fn eventually_at_home(proxy: &Proxy, text: &str) -> String {
+    let mut home = None;
+    eventually("a session is there", || {
+        let answer = proxy.get("/");
+        let cookie = answer.field("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
+        home = cookie.filter(|_| answer.text() == text);
+        home.is_some()
+    });
+    home.expect("just seen")
+}
+
+#[test]
 fn when_all_are_down_by_their_checks_they_are_tried_if_that_is_wanted() {
     for (when_all_down, status) in [("refuse", 503), ("try", 200)] {
         let origin = Origin::answering("fine all the same");

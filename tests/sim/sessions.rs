@@ -117,9 +117,12 @@ pub fn judge(
     played: &[Played],
     absences: &Absences,
 ) {
-    // Where every try reaches its backend.
-    let undisturbed =
-        !(excuses.origins_leave || excuses.origins_stall || excuses.origins_crash || excuses.system_lacks);
+    // Where every try reaches its backend, and none is left out for its answers.
+    let undisturbed = !(excuses.origins_leave
+        || excuses.origins_stall
+        || excuses.origins_crash
+        || excuses.system_lacks
+        || excuses.breakers);
     let seen = book.seen.borrow();
     let mut of_addresses: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for connection in played {
