@@ -174,7 +174,8 @@ def goals(results):
         moved = results["counted"]["migrations"]["maypole"][pace]
         yield Goal(f"allocations a request, {pace}", [counted["allocations"]], 0, blur=counts.ALLOCATIONS_SLACK)
         yield Goal(f"migrations a request, {pace}", [moved], 0)
-    yield Goal("static binary without symbols, MB", [results["static"]["bytes"] / 1e6], 6)
+    static_mb = [results["static"]["bytes"] / 1e6] if "static" in results else []
+    yield Goal("static binary without symbols, MB", static_mb, 6)
     starts_mib = [kib / 1024 for kib in memory_of(results, "maypole", "start_kib")]
     yield Goal("resident memory at the start, MiB", starts_mib, 8)
 
