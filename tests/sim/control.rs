@@ -45,6 +45,8 @@ struct Member {
 #[derive(Default)]
 pub struct Site {
     down: Cell<bool>,
+    /// How many requests it may have at once; 0: any number.
+    bound: Cell<usize>,
     peers: RefCell<Vec<Weak<Peer>>>,
 }
 
@@ -59,6 +61,7 @@ pub enum Upset {
     Up(usize),
     LoseAddresses(usize),
     FindAddresses(usize),
+    Widen(usize),
     Crash(usize),
     Restart(usize),
 }
@@ -66,6 +69,15 @@ pub enum Upset {
 impl Site {
     pub fn is_down(&self) -> bool {
         self.down.get()
+    }
+
+    pub fn bound(&self) -> usize {
+        self.bound.get()
+    }
+
+    /// To be said before the backend is added.
+    pub fn set_bound(&self, bound: usize) {
+        self.bound.set(bound);
     }
 
     /// Takes note of a connection, so that a crash resets it.
@@ -92,7 +104,11 @@ impl Control {
     pub fn add(&self, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
         let name = format!("origin{}", self.members.borrow().len());
         let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
-        let member = Member { config: BackendConfig { name, ..BackendConfig::at(url) }, addresses, site: site.clone() };
+        let member = Member {
+            config: BackendConfig { name, max_connections: site.bound(), ..BackendConfig::at(url) },
+            addresses,
+            site: site.clone(),
+        };
         self.enter(&member);
         self.members.borrow_mut().push(member);
     }
@@ -146,6 +162,8 @@ impl Control {
             Upset::Remove(n) => {
                 if let Some(backend) = self.registry.remove(Which::Name(&members[n].config.name)) {
                     sim.struck(Fault::BackendRemoved);
+                    // Added again it is another one, whose requests come beside those that the old one still has.
+                    members[n].site.set_bound(0);
                     watch_drain(sim, &backend);
                 }
             }
@@ -156,6 +174,7 @@ impl Control {
             }
             Upset::Drain(n) => self.set_state(sim, &members[n], State::Drain),
             Upset::Ready(n) => self.set_state(sim, &members[n], State::Ready),
+            Upset::Widen(n) => self.widen(sim, &members[n]),
             Upset::Down(n) => self.turn(sim, &members[n], Health::Down, Fault::HealthDown),
             Upset::Up(n) => self.turn(sim, &members[n], Health::Up, Fault::HealthUp),
             Upset::LoseAddresses(n) => {
@@ -179,6 +198,16 @@ impl Control {
         let change = BackendChange { state: Some(state), ..BackendChange::default() };
         if self.registry.change(Which::Name(&member.config.name), change, SystemTime::UNIX_EPOCH).is_some() {
             sim.struck(Fault::BackendDrained);
+        }
+    }
+
+    fn widen(&self, sim: &Sim, member: &Member) {
+        let bound = member.site.bound();
+        let change = BackendChange { max_connections: Some(bound + 1), ..BackendChange::default() };
+        if bound > 0 && self.registry.change(Which::Name(&member.config.name), change, SystemTime::UNIX_EPOCH).is_some()
+        {
+            member.site.set_bound(bound + 1);
+            sim.struck(Fault::BackendWidened);
         }
     }
 

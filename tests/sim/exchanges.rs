@@ -12,7 +12,7 @@ use crate::temper::Temper;
 use crate::verdict::{Excuses, is_own};
 
 /// Worlds that each behaviour is tried in: number 0 is calm.
-const WORLDS: u64 = 40;
+pub const WORLDS: u64 = 40;
 
 pub const STRICT: Excuses = Excuses {
     breakers: false,
@@ -23,6 +23,8 @@ pub const STRICT: Excuses = Excuses {
     no_backend: false,
     turns_away: false,
     rate_limited: false,
+    bounded: false,
+    crowded: false,
     drained: false,
     panics: false,
     tries_max: 3,

@@ -80,9 +80,11 @@ impl House {
         for (world, proxy) in worlds.iter().zip(&proxies) {
             world.serve(proxy.clone());
         }
+        let book = Book::default();
+        book.places.bound_all(shared.config.limits.max_in_flight);
         let house = Self {
             sim,
-            book: Book::default(),
+            book,
             shared,
             control: Rc::new(control),
             worlds,
@@ -239,6 +241,7 @@ impl House {
             (Promise::Streams, self.sim.net.service_streams()),
             (Promise::Seats, self.shared.connections()),
             (Promise::InFlight, self.control.in_flight()),
+            (Promise::Queued, self.shared.fleet.queue.waiting()),
             (Promise::Timers, self.sim.timers()),
             (Promise::Pools, of_proxies(Proxy::idle_upstream_connections)),
             (Promise::Buffers, of_proxies(Proxy::buffers_in_use)),

@@ -101,12 +101,21 @@ impl Connection {
         let attempt = self.book.times_seen(exchange.id);
         let answering = exchange.answering(attempt).clone();
         let place = self.record(&exchange, &head);
+        // The proxy may be through with it before its origin is: an answer with bytes changed may look shorter than it is, and
+        // who stalls before a byte of nothing has sent all there is.
+        let ends_early = match answering.misdeed {
+            OriginMisdeed::Mutates(_) => true,
+            OriginMisdeed::StallsInBody { .. } => answering.body.is_empty(),
+            _ => false,
+        };
+        let mut busy = (!ends_early).then(|| self.book.places.take(&self.origin.site, &self.peer));
         if let OriginMisdeed::LeavesBeforeAnswer { rudely } = answering.misdeed {
             return self.leave(rudely);
         }
         if answering.early {
             self.peer.sim.struck(Fault::BackendAnswersEarly);
             self.answer(&exchange, &answering, attempt)?;
+            busy = None;
             self.note_body(wire, &head, place)?;
         } else {
             if head.lists("Expect", "100-continue") {
@@ -118,6 +127,7 @@ impl Connection {
         if answering.status == 101 {
             return self.echo(wire, place, answering.misdeed);
         }
+        drop(busy);
         match answering.misdeed {
             OriginMisdeed::AddsBytes => self.add_bytes()?,
             OriginMisdeed::Mutates(_) => return Err(Over),
@@ -278,11 +288,11 @@ impl Connection {
         if bytes.len() > self.origin.piece {
             sim.struck(Fault::BackendSplits);
         }
-        for piece in bytes.chunks(self.origin.piece) {
-            self.peer.send(piece, sim.now() + 300 * SECOND)?;
-            if self.origin.rest > 0 {
+        for (number, piece) in bytes.chunks(self.origin.piece).enumerate() {
+            if self.origin.rest > 0 && number > 0 {
                 sim.sleep(sim.chance.below(self.origin.rest));
             }
+            self.peer.send(piece, sim.now() + 300 * SECOND)?;
         }
         Ok(())
     }

@@ -41,6 +41,11 @@ impl Peer {
         Self { sim: sim.clone(), id, closed: Cell::new(false), piece: RefCell::new(Box::new([0; PIECE_BYTES_MAX])) }
     }
 
+    /// The other side has closed, whether this one can know of it yet or not.
+    pub fn is_abandoned(&self) -> bool {
+        self.sim.is_closed_by_peer(self.id)
+    }
+
     /// Connects; the first bytes may be sent at once, as they leave when the connection stands.
     pub fn dial(sim: &Sim, from: IpAddr, address: SocketAddr) -> std::io::Result<Self> {
         let id = sim.dial(from, address, Holder::Actor)?;

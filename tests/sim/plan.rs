@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::places::Places;
 use crate::sessions::Claim;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
@@ -243,6 +244,7 @@ pub struct Book {
     pub seen: Rc<RefCell<Vec<Seen>>>,
     /// Some requests come with bytes changed, and may reach an origin as requests that nobody planned.
     pub mutants: Rc<Cell<bool>>,
+    pub places: Rc<Places>,
 }
 
 /// A request as an origin saw it.

@@ -31,7 +31,7 @@ const SLOWEST_BODY: u64 = 20;
 const UPSETS_END: u64 = 4 * SECOND;
 
 /// Which kinds of trouble a run has; where there is none, every exchange must succeed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trouble {
     /// Origins leave in the middle of things, or send what they must not.
     pub leaving: bool,
@@ -45,6 +45,8 @@ pub struct Trouble {
     pub limits: bool,
     /// More clients come than may be served at once.
     pub crowd: bool,
+    /// More requests come than backends take at once, and few may wait, or not for long.
+    pub rush: bool,
     /// The system lacks ports and descriptors.
     pub lacking: bool,
     /// Admin calls and health checks change the set of backends.
@@ -71,6 +73,7 @@ impl Trouble {
             mutants: chance.percent(15),
             limits: chance.percent(20),
             crowd: chance.percent(5),
+            rush: chance.percent(20),
             lacking: chance.percent(8),
             control: chance.percent(20),
             crashes: chance.percent(12),
@@ -80,7 +83,7 @@ impl Trouble {
         }
     }
 
-    fn excuses(self, config: &Config) -> Excuses {
+    fn excuses(self, config: &Config, patient: bool) -> Excuses {
         Excuses {
             origins_leave: self.leaving,
             origins_stall: self.stalling,
@@ -91,6 +94,8 @@ impl Trouble {
             breakers: self.breakers,
             turns_away: self.crowd,
             rate_limited: config.rate_limit.is_some(),
+            bounded: self.rush || patient,
+            crowded: self.rush,
             drained: self.drains,
             panics: self.panics,
             tries_max: config.retries.attempts as usize,
@@ -107,8 +112,10 @@ impl Trouble {
 pub fn run(seed: u64) -> Finished {
     let chance = Chance::new(seed ^ 0x5eed_5eed);
     let trouble = Trouble::any(&chance);
-    let config = any_config(&chance, trouble);
-    let excuses = trouble.excuses(&config);
+    // Requests wait now and then even where every one of them must succeed.
+    let patient = trouble == Trouble::default() && chance.percent(30);
+    let config = any_config(&chance, trouble, patient);
+    let excuses = trouble.excuses(&config, patient);
     let workers = chance.pick(&[1, 1, 2]);
     let by_client = config.limits.connections_per_client > 0;
     let connections_max = if trouble.crowd && !by_client { FEW_CONNECTIONS } else { 10_000 };
@@ -116,6 +123,9 @@ pub fn run(seed: u64) -> Finished {
     let origins = chance.pick(&[1, 2, 3]);
     for number in 0..origins {
         let (origin, outcomes) = any_origin(&chance, number, &house.sim.temper, trouble);
+        if trouble.rush || patient {
+            origin.site.set_bound(chance.pick(&[0, 1, 1, 2]));
+        }
         let outcomes = outcomes.into_iter().map(|outcomes| {
             let draw = house.sim.chance.fork();
             Rc::new(move || draw.pick(&outcomes)) as Rc<dyn Fn() -> Connecting>
@@ -124,6 +134,9 @@ pub fn run(seed: u64) -> Finished {
         house.add_origin_at(&origin, outcomes);
     }
     play_clients(&chance, &house, trouble, origins);
+    if trouble.rush && chance.percent(50) {
+        house.upset_after(chance.below(UPSETS_END), Upset::Widen(chance.index(origins)));
+    }
     upset_backends(&chance, &house, trouble, origins);
     if trouble.breakers {
         // Where nothing brings a backend back that refused a connection, none is taken out for it.
@@ -135,7 +148,7 @@ pub fn run(seed: u64) -> Finished {
     house.finish(excuses)
 }
 
-fn any_config(chance: &Chance, trouble: Trouble) -> Config {
+fn any_config(chance: &Chance, trouble: Trouble, patient: bool) -> Config {
     let mut config = Config { strategy: chance.pick(STRATEGIES), ..Config::default() };
     config.retries.attempts = 1 + chance.below(3) as u32;
     // Where every answer must come in time, the slowest reader's time is allowed for.
@@ -161,6 +174,15 @@ fn any_config(chance: &Chance, trouble: Trouble) -> Config {
     }
     if trouble.breakers {
         config.circuit_breaker = Some(any_breaker(chance));
+    }
+    if patient || trouble.rush {
+        config.limits.max_in_flight = chance.pick(&[0, 0, 1, 3]);
+    }
+    if patient {
+        config.queue.timeout = Duration::from_secs(3600);
+    } else if trouble.rush {
+        config.queue.size = chance.pick(&[0, 1, 3, 1024]);
+        config.queue.timeout = Duration::from_millis(chance.pick(&[1, 50, 1_000, 100_000]));
     }
     if trouble.crowd && chance.percent(50) {
         config.limits.connections_per_client = FEW_CONNECTIONS;

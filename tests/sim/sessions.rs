@@ -117,16 +117,17 @@ pub fn judge(
     played: &[Played],
     absences: &Absences,
 ) {
-    // Where every try reaches its backend, and none is left out for its answers.
+    // Where every try reaches its backend, and none is left out for its answers or for want of room.
     let undisturbed = !(excuses.origins_leave
         || excuses.origins_stall
         || excuses.origins_crash
         || excuses.system_lacks
-        || excuses.breakers);
+        || excuses.breakers
+        || excuses.bounded);
     let seen = book.seen.borrow();
     let mut of_addresses: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for connection in played {
-        judge_what_is_told(judge, config, connection, &seen);
+        judge_what_is_told(judge, config, excuses, connection, &seen);
         for exchange in connection.exchanges.iter().filter(|_| undisturbed) {
             let Some(first) = seen.iter().find(|seen| seen.id == exchange.id) else { continue };
             let at = first.origin;
@@ -150,7 +151,7 @@ pub fn judge(
 }
 
 /// An answer sets the cookie if it comes from another origin than its client believes, and not otherwise.
-fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, connection: &Played, seen: &[Seen]) {
+fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, excuses: Excuses, connection: &Played, seen: &[Seen]) {
     let answers = connection.log.answers.borrow();
     for (exchange, answer) in connection.exchanges.iter().zip(answers.iter()) {
         let told: Vec<_> = answer.head.values("Set-Cookie").collect();
@@ -165,8 +166,11 @@ fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, connection: &Playe
             }
             _ => None,
         };
-        judge.expect(Promise::SessionsTold, told == want.as_deref().into_iter().collect::<Vec<_>>(), || {
-            format!("exchange {}: its answer sets {told:?}, not {want:?}", exchange.id)
-        });
+        let stays_bound = excuses.bounded && told.is_empty() && matches!(exchange.claim, Some(Claim::At(_)));
+        judge.expect(
+            Promise::SessionsTold,
+            stays_bound || told == want.as_deref().into_iter().collect::<Vec<_>>(),
+            || format!("exchange {}: its answer sets {told:?}, not {want:?}", exchange.id),
+        );
     }
 }

@@ -36,6 +36,10 @@ pub struct Excuses {
     pub breakers: bool,
     /// Clients may send only so many requests: 429.
     pub rate_limited: bool,
+    /// Backends may have no room, so that requests go elsewhere or wait.
+    pub bounded: bool,
+    /// Requests may find no room, or wait for it in vain: 503.
+    pub crowded: bool,
     /// The proxy was told to stop: connections may end instead of serving another request.
     pub drained: bool,
     /// Coroutines panic: their connections end.
@@ -213,7 +217,7 @@ impl<'r> Judge<'r> {
             413 => exchange.too_large,
             429 => excuses.rate_limited,
             502 => excuses.origins_leave || excuses.origins_crash || excuses.system_lacks,
-            503 => excuses.turns_away || excuses.no_backend || excuses.system_lacks,
+            503 => excuses.turns_away || excuses.no_backend || excuses.system_lacks || excuses.crowded,
             504 => excuses.origins_stall,
             status => spoilt == Some(status),
         };

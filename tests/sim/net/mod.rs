@@ -458,6 +458,12 @@ impl Sim {
         }
     }
 
+    /// Whether the other end has been closed.
+    pub fn is_closed_by_peer(&self, id: SocketId) -> bool {
+        let peer = self.net.with(id, |socket| socket.peer);
+        peer.is_none_or(|peer| self.net.with(peer, |socket| socket.closed))
+    }
+
     /// The error that connecting ended with, once.
     pub fn take_connect_error(&self, id: SocketId) -> io::Result<()> {
         self.net.with(id, |socket| match socket.broken {
