@@ -277,4 +277,14 @@ mod tests {
         assert_eq!(pipes.0.open.get(), 0);
         assert!(pipes.0.next_try.get() > clock::now_coarse(), "it waits before it tries again");
     }
+
+    #[test]
+    fn a_pipe_of_a_page_or_two_is_not_roomy() {
+        let ends = Ends::open().unwrap();
+        assert!(ends.are_roomy());
+        // SAFETY: the descriptor is open, and the call takes no pointer.
+        let bytes = unsafe { libc::fcntl(ends.writing.as_raw_fd(), libc::F_SETPIPE_SZ, 8192) };
+        assert_eq!(bytes, 8192);
+        assert!(!ends.are_roomy());
+    }
 }
