@@ -140,12 +140,12 @@ impl Circuit {
         };
         match (turn, standing, self.state) {
             (Turn::Recovered, Standing::Closed, CircuitState::HalfOpen) => {
-                self.become_(CircuitState::Closed, reason, now.wall);
+                self.enter(CircuitState::Closed, reason, now.wall);
             }
             (Turn::Recovered, ..) | (_, _, CircuitState::Open) => return false,
             (_, Standing::Avoided, CircuitState::Closed | CircuitState::HalfOpen) => {
                 let stay = self.strike(config, now.instant, chance);
-                self.become_(CircuitState::Open, reason, now.wall);
+                self.enter(CircuitState::Open, reason, now.wall);
                 self.until = Some(now.wall + stay);
                 self.due = Some(now.instant + stay);
             }
@@ -160,7 +160,7 @@ impl Circuit {
             return Elapsed::Nothing;
         }
         let elapsed = if self.state == CircuitState::Open {
-            self.become_(CircuitState::HalfOpen, "its stay outside is over".into(), now.wall);
+            self.enter(CircuitState::HalfOpen, "its stay outside is over".into(), now.wall);
             Elapsed::StayIsOver
         } else {
             Elapsed::TrialsAreDue
@@ -181,7 +181,7 @@ impl Circuit {
         stay.mul_f64(1.0 - JITTER * chance.clamp(0.0, 1.0))
     }
 
-    fn become_(&mut self, state: CircuitState, reason: String, at: SystemTime) {
+    fn enter(&mut self, state: CircuitState, reason: String, at: SystemTime) {
         self.state = state;
         self.since = at;
         self.reason = reason;
