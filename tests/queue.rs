@@ -275,3 +275,33 @@ fn a_tunnel_keeps_its_place_until_it_ends() {
     drop(first);
     assert_eq!(second.answer_head().status(), 101);
 }
+
+#[test]
+fn a_session_whose_backend_has_no_room_is_served_by_another_one_and_stays_bound() {
+    let gate = Arc::new(Gate::default());
+    let (a, b) = (Origin::holding("a", &gate), Origin::holding("b", &gate));
+    let sticky = json!({ "sticky": { "by": "cookie" }, "queue": { "size": 0 } });
+    let proxy = bounded(&[(&a, 1), (&b, 2)], sticky);
+    let mut client = proxy.client();
+    let mut get_as = |cookie: &str, path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+        client.send(head).answer()
+    };
+    let mut cookies = std::iter::repeat_with(|| {
+        let first = get_as("x=y", "/");
+        let cookie = first.field("set-cookie").expect("a cookie").split(';').next().expect("a part").to_owned();
+        (first.text(), cookie)
+    });
+    let (_, cookie) = cookies.find(|(text, _)| text == "a").expect("it takes turns");
+    drop(cookies);
+    let mut holder = proxy.client();
+    holder.send(format!("GET /hold HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+    eventually("its place is taken", || proxy.in_flight(&a) == 1);
+
+    let elsewhere = get_as(&cookie, "/");
+    assert_eq!((elsewhere.text().as_str(), elsewhere.field("set-cookie")), ("b", None));
+    gate.open();
+    assert_eq!(holder.answer().text(), "a");
+    eventually("its place is free", || proxy.in_flight(&a) == 0);
+    assert_eq!(get_as(&cookie, "/").text(), "a");
+}
