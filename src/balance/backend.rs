@@ -53,7 +53,7 @@ pub struct Backend {
 #[derive(Debug)]
 struct Load {
     in_flight: AtomicUsize,
-    /// 0: no bound.
+    /// 0: no bound, neither of its own nor on all together; `usize::MAX`: the latter alone.
     in_flight_max: AtomicUsize,
 }
 
@@ -128,14 +128,16 @@ impl Backend {
     /// The same, with its fleet's queue and at most `max_connections` requests in flight (0: any number).
     #[must_use]
     pub fn with_limit(self, queue: Arc<Queue>, max_connections: usize) -> Self {
-        self.set_max_connections(max_connections);
-        Self { queue, ..self }
+        let limited = Self { queue, ..self };
+        limited.set_max_connections(max_connections);
+        limited
     }
 
     /// Bounds the requests in flight: to be called before a snapshot is published, which serves those that wait. What is in
     /// flight beyond a lower bound goes on.
     pub fn set_max_connections(&self, max_connections: usize) {
-        self.load.in_flight_max.store(max_connections, Ordering::Relaxed);
+        let max = if max_connections == 0 && self.queue.is_bounded() { usize::MAX } else { max_connections };
+        self.load.in_flight_max.store(max, Ordering::Relaxed);
     }
 
     /// How long it takes to answer, if that is kept.
@@ -153,14 +155,14 @@ impl Backend {
     #[inline]
     pub(super) fn has_room(&self) -> bool {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
-        (max == 0 || self.in_flight() < max) && self.queue.has_room()
+        max == 0 || (self.in_flight() < max && self.queue.has_room())
     }
 
     /// Counts a request more in flight; false, and nothing is counted, where there is no room.
     #[inline]
     fn enter(&self) -> bool {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
-        if max > 0 || self.queue.is_bounded() {
+        if max > 0 {
             return self.enter_within(max);
         }
         self.load.in_flight.fetch_add(1, Ordering::Relaxed);

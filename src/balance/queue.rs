@@ -209,9 +209,9 @@ impl Drop for Ticket {
     }
 }
 
-/// Counts one more unless there are `max`; 0: any number.
+/// Counts one more unless there are `max`.
 pub(super) fn count_within(count: &AtomicUsize, max: usize) -> bool {
-    let more = |now| (max == 0 || now < max).then_some(now + 1);
+    let more = |now| (now < max).then_some(now + 1);
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
 

@@ -421,6 +421,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 }
 
 /// Writes a request's head into `head` as it goes to `backend`.
+#[inline]
 pub(super) fn rewrite(
     request: &Request<'_, '_>,
     peer: IpAddr,
