@@ -12,7 +12,7 @@ use maypole::balance::{
 };
 
 const THREADS: usize = 6;
-const REQUESTS_PER_THREAD: usize = 20_000;
+const REQUESTS_PER_THREAD: usize = 5_000;
 /// Of the backends, and of all together: fewer than there are threads, so that some always wait.
 const BOUNDS: [usize; 3] = [1, 2, 1];
 const BOUND_OF_ALL: usize = 3;
@@ -49,6 +49,10 @@ struct Scene {
     backends: Vec<Arc<Backend>>,
     seen: [AtomicUsize; BOUNDS.len()],
     seen_of_all: AtomicUsize,
+    /// Backends come and go, and some requests lose patience. Else the threads begin each request together, so that nobody but
+    /// who ends one calls those that wait.
+    restless: bool,
+    begun: AtomicUsize,
 }
 
 /// How a thread's requests ended.
@@ -59,7 +63,7 @@ struct Ends {
     gave_up: usize,
 }
 
-fn scene(in_flight_max: usize) -> Scene {
+fn scene(in_flight_max: usize, restless: bool) -> Scene {
     let (fleet, _reports) = Fleet::with_queue(Queue::new(in_flight_max, THREADS), Policy::of(Strategy::P2c));
     let origin = |id| Origin {
         name: format!("b{id}"),
@@ -72,7 +76,14 @@ fn scene(in_flight_max: usize) -> Scene {
         Arc::new(Backend::new(id, id as usize, origin(id), 1).with_limit(Arc::clone(&fleet.queue), *bound))
     };
     let backends = (0..).zip(&BOUNDS).map(backend).collect();
-    let scene = Scene { backends, fleet, seen: Default::default(), seen_of_all: AtomicUsize::new(0) };
+    let scene = Scene {
+        backends,
+        fleet,
+        seen: Default::default(),
+        seen_of_all: AtomicUsize::new(0),
+        restless,
+        begun: AtomicUsize::new(0),
+    };
     scene.publish(None);
     scene
 }
@@ -98,6 +109,7 @@ impl Scene {
         drop(snapshot);
         // Every sixth hasn't much patience, and every ninth none.
         let patience = match number {
+            _ if !self.restless => FORGOTTEN,
             n if n % 9 == 0 => Duration::ZERO,
             n if n % 6 == 0 => Duration::from_micros(20),
             _ => FORGOTTEN,
@@ -126,6 +138,16 @@ impl Scene {
         }
     }
 
+    /// Waits until all threads have come this far.
+    fn meet(&self, round: usize) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let deadline = Instant::now() + FORGOTTEN;
+        while self.begun.load(Ordering::SeqCst) < THREADS * (round + 1) {
+            assert!(Instant::now() < deadline, "a thread doesn't come");
+            thread::yield_now();
+        }
+    }
+
     fn serve(&self, in_flight: InFlight, in_flight_max: usize) {
         let id = in_flight.backend().id as usize;
         let now = self.seen[id].fetch_add(1, Ordering::SeqCst) + 1;
@@ -140,8 +162,8 @@ impl Scene {
     }
 }
 
-fn storm(in_flight_max: usize) {
-    let scene = scene(in_flight_max);
+fn storm(in_flight_max: usize, restless: bool) {
+    let scene = scene(in_flight_max, restless);
     let over = AtomicBool::new(false);
     let start = Barrier::new(THREADS + 1);
     let ends = thread::scope(|scope| {
@@ -151,7 +173,10 @@ fn storm(in_flight_max: usize) {
                 scope.spawn(move || {
                     start.wait();
                     let mut ends = Ends::default();
-                    for number in (thread..).step_by(THREADS).take(REQUESTS_PER_THREAD) {
+                    for (round, number) in (thread..).step_by(THREADS).take(REQUESTS_PER_THREAD).enumerate() {
+                        if !restless {
+                            scene.meet(round);
+                        }
                         if let Some(in_flight) = scene.begin(number, &mut ends) {
                             scene.serve(in_flight, in_flight_max);
                             ends.served += 1;
@@ -163,7 +188,7 @@ fn storm(in_flight_max: usize) {
             .collect();
         let swapper = scope.spawn(|| {
             start.wait();
-            for version in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
+            for version in (0..).take_while(|_| restless && !over.load(Ordering::Relaxed)) {
                 // Never two backends are out, so that there is always one.
                 scene.publish(Some(version % (BOUNDS.len() as u64 + 1)));
                 thread::yield_now();
@@ -178,7 +203,7 @@ fn storm(in_flight_max: usize) {
     let sum = |count: fn(&Ends) -> usize| ends.iter().map(count).sum::<usize>();
     assert_eq!(sum(|ends| ends.served) + sum(|ends| ends.gave_up), THREADS * REQUESTS_PER_THREAD);
     assert!(sum(|ends| ends.waited) > 1_000, "only {} waited: that was no storm", sum(|ends| ends.waited));
-    assert!(sum(|ends| ends.gave_up) > 0, "nobody lost patience");
+    assert_eq!(sum(|ends| ends.gave_up) > 0, restless, "who lost patience");
 
     assert_eq!(scene.fleet.queue.waiting(), 0);
     scene.publish(None);
@@ -195,10 +220,12 @@ fn storm(in_flight_max: usize) {
 
 #[test]
 fn no_place_is_lost_and_nobody_forgotten_where_backends_are_bounded() {
-    storm(0);
+    storm(0, false);
+    storm(0, true);
 }
 
 #[test]
 fn no_place_is_lost_and_nobody_forgotten_where_all_together_are_bounded_too() {
-    storm(BOUND_OF_ALL);
+    storm(BOUND_OF_ALL, false);
+    storm(BOUND_OF_ALL, true);
 }
