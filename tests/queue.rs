@@ -293,7 +293,6 @@ fn a_session_whose_backend_has_no_room_is_served_by_another_one_and_stays_bound(
         (first.text(), cookie)
     });
     let (_, cookie) = cookies.find(|(text, _)| text == "a").expect("it takes turns");
-    drop(cookies);
     let mut holder = proxy.client();
     holder.send(format!("GET /hold HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
     eventually("its place is taken", || proxy.in_flight(&a) == 1);
