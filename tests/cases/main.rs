@@ -10,8 +10,9 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
+use crossbeam::channel::{Receiver, bounded};
 use serde_json::json;
-use support::{Client, Exchange, Message, Origin, Proxy};
+use support::{Client, Exchange, Message, Origin, PATIENCE, Proxy};
 use table::Row;
 
 /// How the bytes of a case are sent.
@@ -173,6 +174,8 @@ struct Script {
     bytes: Vec<u8>,
     then: &'static str,
     pieces: Option<Pieces>,
+    /// Tells when the client has the first of it: a reset may take along what hasn't left yet.
+    begun: Option<Receiver<()>>,
 }
 
 impl Responses {
@@ -193,14 +196,23 @@ impl Responses {
 }
 
 impl Script {
-    fn of(bytes: &'static str, pieces: Pieces) -> Self {
+    fn of(bytes: &'static str, pieces: Pieces, begun: Receiver<()>) -> Self {
         let ends = ["<close>", "<reset>"];
         let then = ends.into_iter().find(|end| bytes.ends_with(end)).unwrap_or_default();
-        Self { bytes: table::bytes(bytes.strip_suffix(then).unwrap_or(bytes)), then, pieces: Some(pieces) }
+        let bytes = table::bytes(bytes.strip_suffix(then).unwrap_or(bytes));
+        Self { begun: Some(begun), then, bytes, pieces: Some(pieces) }
+    }
+
+    /// What it sends first is on its way to the client while the rest is cut off.
+    fn is_cut_off(&self) -> bool {
+        self.then == "<reset>" && !self.bytes.is_empty()
     }
 
     fn play(&self, exchange: &mut Exchange) {
         send(Sender(exchange), &self.bytes, self.pieces.unwrap_or(Pieces::Whole));
+        if let (true, Some(begun)) = (self.is_cut_off(), &self.begun) {
+            let _ = begun.recv_timeout(PATIENCE);
+        }
         match self.then {
             "<close>" => exchange.close(),
             "<reset>" => exchange.reset(),
@@ -226,7 +238,10 @@ impl Write for Sender<'_> {
 impl Scene for Responses {
     fn play(&self, row: &Row, pieces: Pieces) {
         let [request, bytes, wanted] = row.columns[..] else { unreachable!("checked when it was read") };
-        *self.script.lock().expect("not poisoned") = Script::of(bytes, pieces);
+        let (begins, begun) = bounded(1);
+        let script = Script::of(bytes, pieces, begun);
+        let is_cut_off = script.is_cut_off();
+        *self.script.lock().expect("not poisoned") = script;
         let (method, kind) = request.split_once(' ').unwrap_or((request, ""));
         let version = if kind == "1.0" { "1.0" } else { "1.1" };
         let fields = match (method, kind) {
@@ -236,6 +251,10 @@ impl Scene for Responses {
         };
         let mut client = self.proxy.client();
         client.send(format!("{method} /case HTTP/{version}\r\nHost: a\r\n{fields}"));
+        if is_cut_off {
+            client.wait_for_bytes();
+            begins.send(()).expect("the script waits for it");
+        }
         let mut answer = client.answer_to(method);
         if answer.status() == 101 {
             answer.body = client.rest();

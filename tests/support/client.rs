@@ -1,6 +1,6 @@
 //! A client that sends exactly the bytes it is given, and curl.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -108,6 +108,13 @@ impl Client {
     #[track_caller]
     pub fn next_head(&mut self) -> Message {
         wire::read_head(&mut self.reader).expect("a head").expect("a head, but the connection ended")
+    }
+
+    /// Waits until something has come, and leaves it there. Fails the test when nothing comes.
+    #[track_caller]
+    pub fn wait_for_bytes(&mut self) {
+        let there = self.reader.fill_buf().expect("something comes");
+        assert!(!there.is_empty(), "something comes before the end");
     }
 
     /// Reads exactly so many bytes.
