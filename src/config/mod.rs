@@ -5,6 +5,7 @@
 //! hold, and what must fit together) → [`Config`]. Every step goes on after a mistake, so that all of them are told at
 //! once, each with its JSON path and its place in the file.
 
+mod backends;
 mod checked;
 mod circuit_breaker;
 mod duration;
@@ -23,6 +24,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+pub use backends::{BACKENDS_MAX, parse_backend, parse_backend_change, parse_backend_change_by_url, parse_backend_url};
 pub use checked::{
     BackendChange, BackendConfig, BackendState, CircuitBreaker, Config, HashKey, HealthCheck, Limits, Queue, RateKey,
     RateLimit, Retries, Strategy, Timeouts, WhenAllDown,
@@ -30,7 +32,6 @@ pub use checked::{
 pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigErrors, FieldError, Position, Problem};
 pub use nearest::nearest;
-pub use raw::{BACKENDS_MAX, parse_backend, parse_backend_change, parse_backend_change_by_url, parse_backend_url};
 pub use sticky::{SameSite, Secret, Secure, Sticky, StickyCookie};
 pub use url::{BackendUrl, UrlError};
 

@@ -421,7 +421,7 @@ fn the_example_configuration_balances_over_three_backends_by_turns() {
 #[test]
 fn the_manual_documents_every_field_once() {
     let sections = raw::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
-    let of_backends = ("backends[]", raw::BACKEND);
+    let of_backends = ("backends[]", backends::BACKEND);
     for (section, fields) in sections.chain([of_backends]) {
         for field in fields {
             let is_section = section.is_empty() && raw::SECTIONS.iter().any(|(name, _)| name == field);

@@ -1,0 +1,228 @@
+use std::time::Duration;
+
+use super::*;
+use crate::balance::Policy;
+use crate::config::BackendUrl;
+use crate::control::entry::CHANGES_MAX;
+
+struct Scene {
+    fleet: Arc<Fleet>,
+    registry: Registry,
+    now: SystemTime,
+}
+
+fn scene() -> Scene {
+    scene_of(&Config::default())
+}
+
+fn scene_of(config: &Config) -> Scene {
+    let fleet = Arc::new(Fleet::new(Policy::of(Strategy::RoundRobin)).0);
+    let registry = Registry::new(Arc::clone(&fleet), config, 2);
+    Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
+}
+
+fn config(port: u16) -> BackendConfig {
+    let url = BackendUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+    BackendConfig::at(url)
+}
+
+impl Scene {
+    fn add(&self, port: u16) -> Arc<Backend> {
+        self.try_add(config(port)).unwrap()
+    }
+
+    fn try_add(&self, config: BackendConfig) -> Result<Arc<Backend>, AddError> {
+        Ok(self.registry.add(config, Vec::new(), Source::Admin, self.now)?.backend)
+    }
+
+    fn remove(&self, port: u16) -> Option<Arc<Backend>> {
+        self.registry.remove(Which::Name(&format!("127.0.0.1:{port}")))
+    }
+
+    fn eligible(&self) -> Vec<u16> {
+        self.fleet.snapshot.load().eligible().map(|backend| backend.port).collect()
+    }
+
+    fn probe(&self, id: u64, changed: Option<Health>) {
+        let passed = changed != Some(Health::Down);
+        let reason = if passed { "answered 200" } else { "answered 503, expected 200-399" };
+        let probe =
+            LastProbe { at: self.now, passed, reason: reason.into(), took: Duration::ZERO, late: Duration::ZERO };
+        self.registry.probed(id, probe, changed);
+    }
+}
+
+#[test]
+fn every_mutation_publishes() {
+    let scene = scene();
+    scene.add(1);
+    scene.add(2);
+    assert_eq!(scene.eligible(), [1, 2]);
+    assert_eq!(scene.fleet.snapshot.load().version, 2);
+    assert!(scene.remove(1).is_some());
+    assert_eq!(scene.eligible(), [2]);
+}
+
+#[test]
+fn what_cannot_be_done_changes_nothing() {
+    let scene = scene();
+    scene.add(1);
+    let same_url = BackendConfig { name: "other".into(), ..config(1) };
+    let taken = scene.try_add(same_url);
+    assert_eq!(taken.unwrap_err(), AddError::UrlTaken("127.0.0.1:1".into()));
+    let same_name = BackendConfig { name: "127.0.0.1:1".into(), ..config(2) };
+    let taken = scene.try_add(same_name);
+    assert_eq!(taken.unwrap_err(), AddError::NameTaken("http://127.0.0.1:1".into()));
+    let batch = vec![(config(5), Vec::new()), (config(1), Vec::new())];
+    assert!(scene.registry.add_all(batch, Source::Config, scene.now).is_err(), "all of them or none");
+    assert!(scene.remove(9).is_none());
+    assert_eq!(scene.fleet.snapshot.load().version, 1);
+    assert_eq!(scene.registry.read(<[Entry]>::len), 1);
+}
+
+#[test]
+fn a_health_flip_publishes_and_an_unknown_backend_counts_as_alive() {
+    let scene = scene();
+    let (one, two) = (scene.add(1), scene.add(2));
+    assert_eq!(scene.eligible(), [1, 2]);
+    scene.probe(one.id, Some(Health::Down));
+    assert_eq!(scene.eligible(), [2]);
+    scene.registry.refused(two.id, scene.now);
+    assert!(scene.eligible().is_empty());
+    scene.probe(one.id, Some(Health::Up));
+    assert_eq!(scene.eligible(), [1]);
+    let version = scene.fleet.snapshot.load().version;
+    scene.probe(one.id, None);
+    assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+    let entry = scene.registry.find(Which::Name("127.0.0.1:2")).unwrap();
+    assert_eq!(entry.ineligible_because().unwrap(), "down: connection refused");
+}
+
+#[test]
+fn a_flip_of_one_that_has_been_removed_is_ignored() {
+    let scene = scene();
+    let one = scene.add(1);
+    scene.remove(1);
+    scene.probe(one.id, Some(Health::Down));
+    scene.registry.refused(one.id, scene.now);
+    assert_eq!(scene.fleet.snapshot.load().version, 2);
+}
+
+#[test]
+fn a_drained_backend_is_alive_but_not_eligible() {
+    let scene = scene();
+    scene.add(1);
+    let which = Which::Url("http://127.0.0.1:1");
+    let set = |which, state| {
+        let change = BackendChange { state: Some(state), ..BackendChange::default() };
+        scene.registry.change(which, change, scene.now)
+    };
+    for state in [State::Drain, State::Down] {
+        assert!(set(which, state).unwrap().is_alive());
+        assert!(scene.eligible().is_empty());
+        assert!(set(which, State::Ready).unwrap().is_eligible());
+        assert_eq!(scene.eligible(), [1]);
+    }
+    let version = scene.fleet.snapshot.load().version;
+    set(which, State::Ready);
+    assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+    assert!(set(Which::Name("nobody"), State::Drain).is_none());
+}
+
+#[test]
+fn a_backend_serves_its_sessions_until_it_is_down() {
+    let policy = Policy { sessions: Sessions::ById, ..Policy::of(Strategy::RoundRobin) };
+    let fleet = Arc::new(Fleet::new(policy).0);
+    let registry = Registry::new(Arc::clone(&fleet), &Config::default(), 2);
+    let scene = Scene { fleet, registry, now: SystemTime::UNIX_EPOCH };
+    let one = scene.add(1);
+    let serves = || scene.fleet.snapshot.load().bound(one.mark(), &[]).is_some();
+    let change = |change| scene.registry.change(Which::Name("127.0.0.1:1"), change, scene.now).unwrap();
+    let set = |state| change(BackendChange { state: Some(state), ..BackendChange::default() });
+    for (state, want) in [(State::Drain, true), (State::Down, false), (State::Ready, true)] {
+        set(state);
+        assert_eq!(serves(), want, "{state:?}");
+    }
+    change(BackendChange { weight: Some(0), ..BackendChange::default() });
+    assert!(serves() && scene.eligible().is_empty());
+    scene.probe(one.id, Some(Health::Down));
+    assert!(!serves());
+    scene.probe(one.id, Some(Health::Up));
+    assert!(serves());
+    scene.remove(1);
+    assert!(!serves());
+}
+
+#[test]
+fn one_that_comes_back_or_is_added_starts_slowly() {
+    let scene = scene_of(&Config { slow_start: Duration::from_secs(10), ..Config::default() });
+    let batch = vec![(config(1), Vec::new())];
+    let one = scene.registry.add_all(batch, Source::Config, scene.now).unwrap().remove(0);
+    let ramp = |port: u16| {
+        let entry = scene.registry.find(Which::Name(&format!("127.0.0.1:{port}"))).unwrap();
+        entry.ramp_percent
+    };
+    assert_eq!(ramp(1), 100, "what the proxy starts with is there at once");
+    scene.probe(one.id, Some(Health::Up));
+    assert_eq!(ramp(1), 100, "and its first probe changes nothing of that");
+
+    scene.add(2);
+    assert_eq!(ramp(2), 5);
+    for _ in 1..20 {
+        scene.registry.step_ramps();
+    }
+    assert_eq!((ramp(1), ramp(2)), (100, 100));
+    let version = scene.fleet.snapshot.load().version;
+    scene.registry.step_ramps();
+    assert_eq!(scene.fleet.snapshot.load().version, version, "nobody starts, no snapshot");
+
+    scene.probe(one.id, Some(Health::Down));
+    scene.probe(one.id, Some(Health::Up));
+    assert_eq!(ramp(1), 5);
+    scene.registry.step_ramps();
+    assert_eq!(ramp(1), 10);
+    for state in [State::Drain, State::Ready] {
+        let change = BackendChange { state: Some(state), ..BackendChange::default() };
+        scene.registry.change(Which::Name("127.0.0.1:2"), change, scene.now).unwrap();
+    }
+    assert_eq!((ramp(1), ramp(2)), (10, 5));
+}
+
+#[test]
+fn ids_are_never_used_twice_and_slots_only_after_the_last_holder_has_gone() {
+    let scene = scene();
+    let first = scene.add(1);
+    assert_eq!((first.id, first.slot), (1, 0));
+    scene.remove(1);
+    let held = scene.add(1);
+    assert_eq!((held.id, held.slot), (2, 1), "slot 0 is still held");
+    drop(first);
+    let reused = scene.add(3);
+    assert_eq!((reused.id, reused.slot), (3, 0));
+}
+
+#[test]
+fn a_backends_counts_survive_changes_that_do_not_concern_it() {
+    let scene = scene();
+    let one = scene.add(1);
+    let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one)).unwrap();
+    scene.add(2);
+    scene.remove(2);
+    let snapshot = scene.fleet.snapshot.load();
+    let first = snapshot.backends().next().unwrap();
+    assert_eq!(first.in_flight(), 1);
+    assert!(Arc::ptr_eq(first, &one));
+}
+
+#[test]
+fn the_last_twenty_changes_are_remembered() {
+    let scene = scene();
+    let one = scene.add(1);
+    for _ in 0..15 {
+        scene.probe(one.id, Some(Health::Down));
+        scene.probe(one.id, Some(Health::Up));
+    }
+    let entry = scene.registry.find(Which::Name("127.0.0.1:1")).unwrap();
+    assert_eq!(entry.changes.len(), CHANGES_MAX);
+    assert_eq!(entry.changes.back().unwrap().what, "up: answered 200");
+}
