@@ -230,14 +230,16 @@ def facts(results):
     """What the notes name as $name."""
     scale, at_once = results["scale"], results["counted"]["maypole"]["at once"]
 
-    def sample(name, part):
-        return rounds.median([getattr(one, part) for one in samples_of(results, "small64", name) if one])
+    def sample(name, part, scenario="small64"):
+        return rounds.median([getattr(one, part) for one in samples_of(results, scenario, name) if one])
 
     return {
         "maypole_us": number(sample("maypole", "cost_us"), 1),
         "maypole_user_us": number(sample("maypole", "user_us"), 1),
         "maypole_system_us": number(sample("maypole", "system_us"), 1),
         "haproxy_us": number(sample("haproxy", "cost_us"), 1),
+        "haproxy_crowd_us": number(sample("haproxy", "cost_us", "crowd"), 1),
+        "crowd": spread(cost_ratios(results, "crowd", "maypole")),
         "haproxy_user_us": number(sample("haproxy", "user_us"), 1),
         "haproxy_system_us": number(sample("haproxy", "system_us"), 1),
         "floor_us": number(sample("floor", "cost_us"), 1),

@@ -21,6 +21,8 @@ class Scenario:
     method: str = "GET"
     body: bytes | None = None
     answer: bytes = b"sixteen bytes ok"
+    # So much longer a round takes, for connections to open.
+    opening_seconds: int = 0
 
 
 SCENARIOS = {
@@ -34,6 +36,7 @@ SCENARIOS = {
         answer=b"16384",
     ),
     "newconn": Scenario("a connection per request, 64 at once", close=True),
+    "crowd": Scenario("16 bytes, 6,000 connections", connections=6000, opening_seconds=2),
 }
 # What `bench/large` alone looks at.
 LARGE = {
@@ -77,6 +80,7 @@ def load(test_bed, one, scenario, seconds):
         script = os.path.join(test_bed.folder, "wrk.lua")
         test_bed.write(script, scenario.script)
     members = bed.family(one.pid)
+    seconds += scenario.opening_seconds
     command = bed.wrk_command(one.port, scenario.path, scenario.connections, seconds, script, scenario.close)
     # Two threads of a proxy leave no core for the load alone.
     pin = ["taskset", "-c", str(bed.LOAD_CPU)] if scenario.threads == 1 else []

@@ -139,7 +139,7 @@ fn a_slow_reader_gets_its_body_whole_and_keeps_no_pipe() {
     for nth in 1..=SLOW {
         let mut client = Client::with_small_window(proxy.port).expect("the proxy listens");
         client.send(format!("GET /{HUGE} HTTP/1.1\r\nHost: a\r\n\r\n")).answer_head();
-        eventually("its exchange is laid aside", || proxy.parked() >= nth);
+        eventually("its exchange is laid aside", || proxy.laid_aside() >= nth);
         clients.push(client);
     }
     let pipes = proxy.pipes() - inherited;

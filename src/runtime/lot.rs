@@ -20,10 +20,18 @@ pub(super) enum Mode {
     Hangup,
     /// Edge-triggered: everything.
     Everything,
-    /// Once: bytes to read, FIN, RST, errors.
+    /// Edge-triggered: bytes to read, FIN, RST, errors. It stays when the stream comes back: one that parks between all of its
+    /// requests is armed once, and its hang-up is seen meanwhile.
     Parked,
     /// Once: what a parked stream needs, RST, errors, and FIN where it needs bytes.
     ParkedFor(Need),
+}
+
+impl Mode {
+    /// Whether every event of a [`Mode::Hangup`] would be told of too.
+    pub(super) fn sees_hangups(self) -> bool {
+        matches!(self, Self::Hangup | Self::Everything | Self::Parked)
+    }
 }
 
 /// The nested epoll's descriptor operations.
@@ -70,7 +78,8 @@ impl Lot {
             Mode::Absent | Mode::Disarmed => libc::EPOLLET | libc::EPOLLONESHOT,
             Mode::Hangup => gone,
             Mode::Everything => gone | libc::EPOLLIN | libc::EPOLLOUT,
-            Mode::Parked | Mode::ParkedFor(Need::Read) => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
+            Mode::Parked => gone | libc::EPOLLIN,
+            Mode::ParkedFor(Need::Read) => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
             // A FIN that was seen would be reported again at once.
             Mode::ParkedFor(Need::Write) => libc::EPOLLET | libc::EPOLLOUT | libc::EPOLLONESHOT,
             Mode::ParkedFor(Need::Either) => gone | libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLONESHOT,

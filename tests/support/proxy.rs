@@ -273,15 +273,27 @@ impl Proxy {
         self.status_of(origin)["alive"] == true
     }
 
-    /// How many of its connections wait without a coroutine: the parking lot, an epoll, waits for one event of each.
-    pub fn parked(&self) -> usize {
+    /// How many of its exchanges are laid aside: the parking lot, an epoll, waits for one event of each.
+    pub fn laid_aside(&self) -> usize {
         const ONCE: u32 = libc::EPOLLONESHOT.cast_unsigned();
         const WANTED: u32 = (libc::EPOLLIN | libc::EPOLLOUT).cast_unsigned();
+        self.watches().filter(|events| events & ONCE != 0 && events & WANTED != 0).count()
+    }
+
+    /// How many of its connections have been parked between two requests: the lot listens for what they say, and not for
+    /// room to write.
+    pub fn parked(&self) -> usize {
+        const ONCE_OR_WRITE: u32 = (libc::EPOLLONESHOT | libc::EPOLLOUT).cast_unsigned();
+        const READ: u32 = libc::EPOLLIN.cast_unsigned();
+        self.watches().filter(|events| events & READ != 0 && events & ONCE_OR_WRITE == 0).count()
+    }
+
+    /// The events that its epolls listen for, for each descriptor.
+    fn watches(&self) -> impl Iterator<Item = u32> {
         let folder = std::fs::read_dir(format!("/proc/{}/fdinfo", self.program.pid())).expect("it runs");
-        let epolls = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok()).collect::<String>();
-        let events = epolls.lines().filter_map(|line| line.split_once("events:")?.1.split_whitespace().next());
-        let events = events.filter_map(|events| u32::from_str_radix(events, 16).ok());
-        events.filter(|events| events & ONCE != 0 && events & WANTED != 0).count()
+        let epolls = folder.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok()).collect::<Vec<_>>();
+        let line = |line: &str| u32::from_str_radix(line.split_once("events:")?.1.split_whitespace().next()?, 16).ok();
+        epolls.into_iter().flat_map(move |epoll| epoll.lines().filter_map(line).collect::<Vec<_>>())
     }
 
     /// How many pipes it has open, those on its standard streams left out; it may have inherited some.

@@ -107,16 +107,15 @@ impl<P: 'static> Handle<P> {
     fn lot_event(&self, key: usize, flags: u32) {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
-        // It comes back with its readiness: the worker's own epoll may tell the same later.
-        if let Mode::Parked | Mode::ParkedFor(_) = slot.lot_mode {
+        if let Mode::ParkedFor(_) = slot.lot_mode {
             slot.lot_mode = Mode::Disarmed;
-            slot.lot_events |= flags;
         }
+        // One that is parked comes back with its readiness: the worker's own epoll may tell the same later.
+        slot.lot_events |= flags;
         if slot.parked.is_some() {
             drop(slots);
             return self.resume(key, Wake::Event);
         }
-        slot.lot_events |= flags;
         if let Some(waiting) = slot.wakes {
             match slots.get(waiting) {
                 Some(slot) if slot.parked.is_some() => {
@@ -126,7 +125,7 @@ impl<P: 'static> Handle<P> {
                 Some(slot) => slot.waker.wakeup(),
                 None => {}
             }
-        } else if slot.lot_mode == Mode::Everything {
+        } else if let Mode::Everything | Mode::Parked = slot.lot_mode {
             // Nobody asks any more.
             if self.0.lot.arm(slot.fd, key, slot.lot_mode, Mode::Disarmed).is_ok() {
                 slot.lot_mode = Mode::Disarmed;

@@ -177,7 +177,7 @@ impl<P: 'static> Handle<P> {
     fn arm_lot(&self, stream: &MayStream<P>, mode: Mode) -> bool {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(stream.key) else { return false };
-        if slot.lot_mode == mode {
+        if slot.lot_mode == mode || (slot.lot_mode.sees_hangups() && mode == Mode::Hangup) {
             return true;
         }
         let armed = self.0.lot.arm(stream.fd(), stream.key, slot.lot_mode, mode).is_ok();

@@ -13,7 +13,7 @@ use super::{Handle, MayWorld, Parked};
 use crate::runtime::lot::Mode;
 use crate::runtime::mailbox::{Bell, Controls};
 use crate::runtime::stream::MayStream;
-use crate::runtime::world::{Instant, Need, Wake, Watch, World};
+use crate::runtime::world::{Instant, Need, Stream, Wake, Watch, World};
 use crate::runtime::{clock, stack};
 
 /// How long the first wait on a backend goes without watching the client: most answers come sooner, and watching
@@ -68,7 +68,7 @@ impl<P: 'static> World for MayWorld<P> {
         if second.pull() {
             return Wake::Event;
         }
-        if watch == Watch::Hangup && !matches!(self.0.lot_mode(second.key), Mode::Hangup | Mode::Everything) {
+        if watch == Watch::Hangup && !self.0.lot_mode(second.key).sees_hangups() {
             let first_look = clock::now_coarse() + WATCH_AFTER;
             if first_look < deadline {
                 if !self.0.wait_on(on, first_look) {
@@ -134,11 +134,14 @@ impl<P: 'static> World for MayWorld<P> {
 
 impl<P: 'static> Handle<P> {
     fn park(&self, mode: Mode, mut stream: MayStream<P>, parked: P, mut deadline: Instant) {
+        // One that is still watched since it parked last brings no event for what has come meanwhile.
+        stream.pull();
         let (key, ready) = (stream.key, stream.ready.get());
         {
             let mut slots = self.0.slots.borrow_mut();
             let Some(slot) = slots.get_mut(key) else { return };
-            if self.0.lot.arm(slot.fd, key, slot.lot_mode, mode).is_err() {
+            let watched = mode == Mode::Parked && slot.lot_mode == Mode::Parked && !stream.is_readable();
+            if !watched && self.0.lot.arm(slot.fd, key, slot.lot_mode, mode).is_err() {
                 // The kernel has no memory for it: the connection ends rather than wait unwatched. Accepting fails of
                 // the same, and logs it now and then; a line for each connection here would hold the worker up.
                 return self.0.counters.accept_errors.bump();
