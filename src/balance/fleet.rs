@@ -33,7 +33,7 @@ pub struct Fleet {
     pub queue: Arc<Queue>,
     /// Swapped by the control plane, see [`Self::publish`], read by the workers.
     pub snapshot: ArcSwap<Snapshot>,
-    /// The rotation's cursor.
+    /// The rotation's cursor; by p2c, whom it remembers.
     pub cursor: CachePadded<AtomicUsize>,
     /// Bounded; workers only ever `try_send`.
     pub reports: Sender<Report>,

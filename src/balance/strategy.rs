@@ -25,7 +25,7 @@ pub enum Strategy {
     RoundRobin,
     /// The one with the fewest requests in flight for its weight; ties in turn.
     LeastConn,
-    /// Of two drawn at random, the one with fewer requests in flight for its weight.
+    /// Of two drawn at random and one remembered, the one with the fewest requests in flight for its weight.
     P2c,
     /// Of two drawn at random, the one where the request would probably be answered sooner: see [`super::PeakEwma`].
     PeakEwma,

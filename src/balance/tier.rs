@@ -35,6 +35,8 @@ pub(super) struct Tier {
 
 #[derive(Debug)]
 struct Candidate {
+    /// Its index.
+    number: u16,
     backend: Arc<Backend>,
     weight: u32,
 }
@@ -42,8 +44,12 @@ struct Candidate {
 impl Tier {
     /// None when there is nobody to pick.
     pub(super) fn of<'m>(members: impl Iterator<Item = &'m Member>, strategy: &Strategy) -> Option<Self> {
-        let candidate = |member: &Member| Candidate { backend: Arc::clone(&member.backend), weight: member.share() };
-        let candidates: Vec<_> = members.map(candidate).filter(|candidate| candidate.weight > 0).collect();
+        let candidate = |(number, member): (u16, &Member)| Candidate {
+            number,
+            backend: Arc::clone(&member.backend),
+            weight: member.share(),
+        };
+        let candidates: Vec<_> = (0..).zip(members.filter(|member| member.share() > 0)).map(candidate).collect();
         if candidates.is_empty() {
             return None;
         }
@@ -144,7 +150,7 @@ impl Tier {
             Strategy::RoundRobin => self.in_turn(cursor, tried),
             Strategy::LeastConn => self.least_loaded(cursor, tried),
             Strategy::Random => self.drawn(occasion.random(), tried),
-            Strategy::P2c => self.lighter_of_two(occasion.random(), tried, Candidate::load),
+            Strategy::P2c => self.lightest_drawn(occasion.random(), cursor, tried),
             Strategy::PeakEwma => {
                 let now_ns = occasion.now_ns();
                 self.lighter_of_two(occasion.random(), tried, |candidate| candidate.expected_micros(now_ns))
@@ -219,23 +225,43 @@ impl Tier {
         found.or_else(|| able().next())
     }
 
-    /// Draws two different ones by weight, and takes the one that costs less.
+    /// Of two that are drawn by weight and one that is remembered, the one with the fewest requests in flight for its weight.
+    /// Remembered is who of them was lightest with this request counted: that makes of two choices nearly three
+    /// (Mitzenmacher, Prabhakar and Shah, "Load Balancing with Memory", 2002). The cursor keeps it, for all workers.
+    fn lightest_drawn(&self, random: u64, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
+        let (one, other) = self.two_drawn(random, tried)?;
+        let remembered = self.candidates.get(cursor.load(Ordering::Relaxed));
+        let sampled = [remembered.filter(|candidate| candidate.may_serve(tried)), Some(one), other];
+        let sampled = || sampled.into_iter().flatten();
+        let lightest = sampled().min_by_key(|candidate| candidate.load())?;
+        let next = sampled()
+            .min_by_key(|candidate| candidate.load_with(1 + u64::from(candidate.number == lightest.number)))?;
+        cursor.store(next.number.into(), Ordering::Relaxed);
+        Some(lightest)
+    }
+
+    /// Of two that are drawn by weight, the one that costs less.
     fn lighter_of_two<C: PartialOrd>(
         &self,
         random: u64,
         tried: &[u64],
         cost: impl Fn(&Candidate) -> C,
     ) -> Option<&Candidate> {
+        match self.two_drawn(random, tried)? {
+            (one, Some(other)) if cost(other) < cost(one) => Some(other),
+            (one, _) => Some(one),
+        }
+    }
+
+    /// Two different ones by weight, or one when no other is near.
+    fn two_drawn(&self, random: u64, tried: &[u64]) -> Option<(&Candidate, Option<&Candidate>)> {
         let position = self.position(random);
         let one = self.able_from(position, tried)?;
         // Any other position is as likely as the next, so that two equal backends are always both looked at.
         let others = self.ring.len() as u64 - 1;
         let second = (position + 1 + scaled(random as u32, others)) % self.ring.len();
-        let is_other = |candidate: &&Candidate| candidate.backend.id != one.backend.id && candidate.may_serve(tried);
-        match self.from(second).take(SECOND_CHOICE_STEPS).find(is_other) {
-            Some(other) if cost(other) < cost(one) => Some(other),
-            _ => Some(one),
-        }
+        let is_other = |candidate: &&Candidate| candidate.number != one.number && candidate.may_serve(tried);
+        Some((one, self.from(second).take(SECOND_CHOICE_STEPS).find(is_other)))
     }
 
     /// The one that the key belongs to, or the next on the table that can serve and has room.
@@ -299,7 +325,11 @@ impl Candidate {
 
     /// What it would have in flight with one request more, for its weight.
     fn load(&self) -> u64 {
-        (self.backend.in_flight() as u64 + 1) * LOAD_SCALE / u64::from(self.weight)
+        self.load_with(1)
+    }
+
+    fn load_with(&self, more: u64) -> u64 {
+        (self.backend.in_flight() as u64 + more) * LOAD_SCALE / u64::from(self.weight)
     }
 
     /// How long a request more would take, for its weight. One of which nothing is known yet gets one to learn from,
