@@ -1,37 +1,22 @@
 //! Real threads pick, count and swap at once: no in-flight count and no pick may get lost. The same harness runs over a
 //! deliberately racy counter, and has to notice.
 
+#[path = "support/pick.rs"]
+mod pick;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use maypole::balance::{
-    Backend, Fleet, InFlight, KeySource, Member, Occasion, Origin, Outcome, Policy, Snapshot, Strategy, hash,
-};
+use maypole::balance::{Backend, Fleet, InFlight, KeySource, Member, Origin, Outcome, Policy, Snapshot, Strategy};
+use pick::Request;
 
 const WORKERS: usize = 4;
 const PICKS_PER_WORKER: usize = 50_000;
 const BACKENDS: u64 = 5;
 /// Requests that a worker has in flight at once.
 const DEPTH: usize = 8;
-
-/// Chance and keys that differ from pick to pick, all made of the pick's number.
-struct Request(usize);
-
-impl Occasion for Request {
-    fn random(&self) -> u64 {
-        hash(&self.0.to_le_bytes())
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.0 as u64
-    }
-
-    fn key(&self, _: &KeySource) -> Option<u64> {
-        Some(self.random())
-    }
-}
 
 fn backends() -> Vec<Arc<Backend>> {
     let origin = |id| Origin {

@@ -1,15 +1,17 @@
 //! Real threads begin, wait, lose patience and end at once, while backends come and go: no bound is ever exceeded, no place
 //! is lost, and nobody who waits is forgotten.
 
+#[path = "support/pick.rs"]
+mod pick;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use maypole::balance::{
-    Backend, Call, Fleet, InFlight, KeySource, Member, Occasion, Origin, Policy, Queue, Snapshot, Strategy, hash,
-};
+use maypole::balance::{Backend, Call, Fleet, InFlight, Member, Occasion, Origin, Policy, Queue, Snapshot, Strategy};
+use pick::Request;
 
 const THREADS: usize = 6;
 const REQUESTS_PER_THREAD: usize = 5_000;
@@ -18,22 +20,6 @@ const BOUNDS: [usize; 3] = [1, 2, 1];
 const BOUND_OF_ALL: usize = 3;
 /// Nobody has to wait as long as this for a place.
 const FORGOTTEN: Duration = Duration::from_secs(20);
-
-struct Request(usize);
-
-impl Occasion for Request {
-    fn random(&self) -> u64 {
-        hash(&self.0.to_le_bytes())
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.0 as u64
-    }
-
-    fn key(&self, _: &KeySource) -> Option<u64> {
-        Some(self.random())
-    }
-}
 
 struct Unpark(Thread);
 

@@ -15,10 +15,7 @@ const COUNT_MAX: u64 = 1_000_000;
 
 /// Reads `circuit_breaker`; null, and what is missing, is no breaker.
 pub(super) fn read(root: &mut Fields, into: &mut Option<CircuitBreaker>) {
-    let Some(field) = root.find("circuit_breaker") else { return };
-    if field.is_null() {
-        return;
-    }
+    let Some(field) = root.find_set("circuit_breaker") else { return };
     let Some(mut fields) = field.open(CIRCUIT_BREAKER, home_of, root.problems) else { return };
     let mut breaker = CircuitBreaker::default();
     fields.whole("consecutive_failures", 1..=COUNT_MAX, &mut breaker.consecutive_failures);

@@ -149,6 +149,11 @@ impl<'n, 't> Fields<'n, '_, 't> {
         Some(Field { path: joined(&self.path, name), node: &member.node })
     }
 
+    /// The same, where null stands for a field that isn't there.
+    pub(super) fn find_set(&self, name: &str) -> Option<Field<'n>> {
+        self.find(name).filter(|field| !field.is_null())
+    }
+
     /// A whole number within `bounds`.
     pub(super) fn whole<T: TryFrom<u64>>(&mut self, name: &str, bounds: RangeInclusive<u64>, into: &mut T) {
         let Some(field) = self.find(name) else { return };

@@ -15,10 +15,7 @@ const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads `rate_limit`; null, and what is missing, is no limit.
 pub(super) fn read(root: &mut Fields, into: &mut Option<RateLimit>) {
-    let Some(field) = root.find("rate_limit") else { return };
-    if field.is_null() {
-        return;
-    }
+    let Some(field) = root.find_set("rate_limit") else { return };
     let Some(mut fields) = field.open(RATE_LIMIT, home_of, root.problems) else { return };
     if fields.find("requests").is_none() {
         let wanted = "how many requests a client may send";

@@ -88,10 +88,7 @@ impl fmt::Debug for Secret {
 
 /// Reads `sticky`; null, and what is missing, is none.
 pub(super) fn read(root: &mut Fields, into: &mut Option<Sticky>) {
-    let Some(field) = root.find("sticky") else { return };
-    if field.is_null() {
-        return;
-    }
+    let Some(field) = root.find_set("sticky") else { return };
     let Some(mut fields) = field.open(STICKY, home_of, root.problems) else { return };
     if fields.find("by").is_none() {
         let wanted = "\"cookie\" or \"ip\"";
@@ -150,7 +147,7 @@ fn ip(fields: &mut Fields) -> Sticky {
 
 /// Null is none, as where it is missing.
 fn ttl(fields: &mut Fields) -> Option<Duration> {
-    let field = fields.find("ttl").filter(|field| !field.is_null())?;
+    let field = fields.find_set("ttl")?;
     let mut ttl = TTL_MIN;
     fields.duration("ttl", TTL_MIN..=TTL_MAX, &mut ttl);
     if ttl.subsec_nanos() > 0 {
@@ -171,7 +168,7 @@ fn secure(fields: &mut Fields, into: &mut Secure) {
 
 /// What it is isn't told, also where it is wrong.
 fn secret(fields: &mut Fields, into: &mut Option<Secret>) {
-    let Some(field) = fields.find("secret").filter(|field| !field.is_null()) else { return };
+    let Some(field) = fields.find_set("secret") else { return };
     let found = match &field.node.value {
         Json::Text(text) if (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&text.len()) => {
             *into = Some(Secret(text.clone()));

@@ -47,18 +47,19 @@ impl Occasion for Request {
     }
 }
 
-fn members(weights: &[u32]) -> Vec<Member> {
-    let member = |(id, weight): (u64, &u32)| {
-        let origin = Origin {
-            name: format!("b{id}"),
-            url: String::new(),
-            host: "127.0.0.1".into(),
-            port: 1,
-            base_path: String::new(),
-        };
-        let backend = Backend::new(id, 0, origin, 1).with_latency_estimate();
-        Member { weight: *weight, ..Member::new(Arc::new(backend)) }
+fn backend(id: u64) -> Backend {
+    let origin = Origin {
+        name: format!("b{id}"),
+        url: String::new(),
+        host: "127.0.0.1".into(),
+        port: 1,
+        base_path: String::new(),
     };
+    Backend::new(id, 0, origin, 1).with_latency_estimate()
+}
+
+fn members(weights: &[u32]) -> Vec<Member> {
+    let member = |(id, weight): (u64, &u32)| Member { weight: *weight, ..Member::new(Arc::new(backend(id))) };
     (0..).zip(weights).map(member).collect()
 }
 

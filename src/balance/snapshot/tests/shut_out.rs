@@ -13,17 +13,7 @@ fn with_breakers(count: u64) -> Vec<Member> {
         trials: 2,
         failing: Vec::new(),
     });
-    let member = |id: u64| {
-        let origin = Origin {
-            name: format!("b{id}"),
-            url: String::new(),
-            host: "127.0.0.1".into(),
-            port: 1,
-            base_path: String::new(),
-        };
-        let backend = Backend::new(id, 0, origin, 1).with_latency_estimate().with_breaker(Arc::clone(&thresholds));
-        Member::new(Arc::new(backend))
-    };
+    let member = |id| Member::new(Arc::new(backend(id).with_breaker(Arc::clone(&thresholds))));
     (0..count).map(member).collect()
 }
 
