@@ -280,12 +280,13 @@ impl Proxy {
         self.watches().filter(|events| events & ONCE != 0 && events & WANTED != 0).count()
     }
 
-    /// How many of its connections have been parked between two requests: the lot listens for what they say, and not for
-    /// room to write.
+    /// How many of its connections have been parked between two requests: the lot listens for what they say and for their
+    /// end, and not for room to write.
     pub fn parked(&self) -> usize {
         const ONCE_OR_WRITE: u32 = (libc::EPOLLONESHOT | libc::EPOLLOUT).cast_unsigned();
-        const READ: u32 = libc::EPOLLIN.cast_unsigned();
-        self.watches().filter(|events| events & READ != 0 && events & ONCE_OR_WRITE == 0).count()
+        // `may`'s own bell, which no socket is, is listened to without the latter.
+        const READ_AND_END: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP).cast_unsigned();
+        self.watches().filter(|events| events & READ_AND_END == READ_AND_END && events & ONCE_OR_WRITE == 0).count()
     }
 
     /// The events that its epolls listen for, for each descriptor.

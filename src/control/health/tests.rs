@@ -104,10 +104,18 @@ struct Server {
 
 impl Server {
     fn answering(answer: &'static str) -> Self {
+        Self::noting(answer, unbounded())
+    }
+
+    /// Answers each request when its head has been taken out of `heads`, and not before.
+    fn held(answer: &'static str) -> Self {
+        Self::noting(answer, bounded(0))
+    }
+
+    fn noting(answer: &'static str, (note, heads): (Sender<String>, Receiver<String>)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let ended = Arc::new(AtomicBool::new(false));
-        let (note, heads) = unbounded();
         let over = Arc::clone(&ended);
         let serve = move || {
             for stream in listener.incoming() {
@@ -115,7 +123,7 @@ impl Server {
                     return;
                 }
                 if let Ok(mut stream) = stream {
-                    let _ = note.send(head(&mut stream));
+                    let _ = note.send_timeout(head(&mut stream), SOON);
                     let _ = stream.write_all(answer.as_bytes());
                 }
             }
@@ -223,17 +231,27 @@ fn a_name_with_a_dead_address_first_is_reached_at_its_next() {
 
 #[test]
 fn a_refused_connection_is_acted_upon_at_once_and_rise_brings_the_backend_back() {
-    let server = Server::answering(OK);
+    let server = Server::held(OK);
     let backend = backend(1, server.address);
     let scene = Scene::start(&check());
+    let answered = || {
+        server.heads.recv_timeout(SOON).unwrap();
+        scene.probed().1
+    };
     scene.checker.add(Arc::clone(&backend));
-    assert_eq!(scene.probed().1, Some(Health::Up), "the very first result decides");
+    assert_eq!(answered(), Some(Health::Up), "the very first result decides");
     for _ in 0..3 {
         scene.reports.send(Report::Refused(Arc::clone(&backend))).unwrap();
     }
     assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Refused(1)));
-    assert_eq!(scene.probed().1, None);
-    assert_eq!(scene.probed().1, Some(Health::Up), "with the interval at an hour");
+    // A refusal that is heard of after it has come back would take it down again.
+    let deadline = Instant::now() + SOON;
+    while !scene.reports.is_empty() {
+        assert!(Instant::now() < deadline, "the reports are heard");
+        thread::yield_now();
+    }
+    assert_eq!(answered(), None);
+    assert_eq!(answered(), Some(Health::Up), "with the interval at an hour");
 }
 
 #[test]
