@@ -59,9 +59,17 @@ impl Service<MayWorld<bool>> for Echo {
 fn homed_coroutines_never_move_and_others_do() {
     let listeners = listen("127.0.0.1:0".parse().unwrap(), WORKERS).unwrap();
     let address = listeners.address;
-    let (_mailboxes, counters) =
-        start(Options { workers: WORKERS, listeners: vec![listeners], sockets_below: i32::MAX, pipes_max: 0 }, Echo)
-            .unwrap();
+    let (_mailboxes, counters) = start(
+        Options {
+            workers: WORKERS,
+            listeners: vec![listeners],
+            sockets_below: i32::MAX,
+            pipes_max: 0,
+            coroutines_max: 1000,
+        },
+        Echo,
+    )
+    .unwrap();
 
     let clients: Vec<_> = (0..CONNECTIONS).map(|_| std::thread::spawn(move || echo_rounds(address))).collect();
     for client in clients {

@@ -174,9 +174,17 @@ impl Scene {
                 Served { faults: Arc::clone(&faults), proxy: Proxy::new(world, Arc::clone(&shared)) }
             }
         };
-        let (_mailboxes, counters) =
-            start(Options { workers: 1, listeners: vec![listeners], sockets_below: i32::MAX, pipes_max: 0 }, serve)
-                .expect("started");
+        let (_mailboxes, counters) = start(
+            Options {
+                workers: 1,
+                listeners: vec![listeners],
+                sockets_below: i32::MAX,
+                pipes_max: 0,
+                coroutines_max: 1000,
+            },
+            serve,
+        )
+        .expect("started");
         Self { faults, shared, backend, counters, port }
     }
 

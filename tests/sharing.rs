@@ -33,9 +33,17 @@ impl Service<MayWorld<()>> for Keep {
 fn every_worker_has_its_share_of_few_long_connections() {
     let listeners = listen("127.0.0.1:0".parse().unwrap(), WORKERS).unwrap();
     let address = listeners.address;
-    let (_mailboxes, counters) =
-        start(Options { workers: WORKERS, listeners: vec![listeners], sockets_below: i32::MAX, pipes_max: 0 }, Keep)
-            .unwrap();
+    let (_mailboxes, counters) = start(
+        Options {
+            workers: WORKERS,
+            listeners: vec![listeners],
+            sockets_below: i32::MAX,
+            pipes_max: 0,
+            coroutines_max: 1000,
+        },
+        Keep,
+    )
+    .unwrap();
     let open = || -> Vec<u64> { counters.iter().map(|each| each.open()).collect() };
     let wait_for = |total: u64| {
         let deadline = Instant::now() + PATIENCE;

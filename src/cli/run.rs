@@ -112,15 +112,17 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
         Arc::new(ControlPlane::start(&config, Arc::clone(&fleet), reports, workers, Box::new(barrier))?)
     };
     let room = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
+    let coroutines_max = runtime::coroutines_max();
     let connections_max = match config.limits.connections {
-        0 => room.clients_max,
+        // Each may have a request in progress at the same time. Where more are configured, some have to wait for a coroutine.
+        0 => room.clients_max.min(coroutines_max),
         configured => configured.min(room.clients_max),
     };
     let shared = Shared::new(config, fleet, connections_max);
     let started = {
         let shared = Arc::clone(&shared);
         let (sockets_below, pipes_max) = (room.sockets_below, room.pipes_max);
-        runtime::start(Options { workers, listeners, sockets_below, pipes_max }, move |world| {
+        runtime::start(Options { workers, listeners, sockets_below, pipes_max, coroutines_max }, move |world| {
             Proxy::new(world, Arc::clone(&shared))
         })?
     };

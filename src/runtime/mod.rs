@@ -17,11 +17,13 @@ mod pipe;
 mod runner;
 pub mod signals;
 mod stack;
+mod stacks;
 mod stream;
 mod wheel;
 mod worker;
 pub mod world;
 
 pub use mailbox::Mailboxes;
+pub use stacks::coroutines_max;
 pub use stream::MayStream;
 pub use worker::{Counter, Counters, MayWorld, Options, start};

@@ -4,17 +4,24 @@
 //! leave it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use may::coroutine::{self, Builder, Coroutine};
 
 use super::stack;
+use super::stacks::Stacks;
 
 /// Runners kept however long they are idle; each holds the pages of stack that it ever touched.
 const KEPT_MIN: usize = 64;
 
-/// A worker's coroutines for work items of type `J`.
+/// How many coroutines are started again, of those that were idle, between two looks at the network.
+const TOGETHER_MAX: usize = 128;
+
+/// A worker's coroutines for work items of type `J`. A job for which there is none waits, and the first to become free takes
+/// the one that has waited for longest.
 pub(super) struct Runners<J: 'static> {
     shared: Rc<Shared<J>>,
 }
@@ -24,10 +31,22 @@ struct Shared<J> {
     idle: RefCell<Vec<Rc<Runner<J>>>>,
     /// The fewest that were idle since the last [`Runners::trim`].
     idle_min: Cell<usize>,
-    running: Cell<usize>,
-    running_max: usize,
-    work: Box<dyn Fn(J)>,
-    panicked: Box<dyn Fn()>,
+    /// Jobs without a coroutine. A connection has one job at most, so that there are no more of them than connections.
+    waiting: RefCell<VecDeque<J>>,
+    /// No stack could be had since the last [`Runners::trim`]: trying again costs system calls, and a line on stderr.
+    short: Cell<bool>,
+    stacks: Arc<Stacks>,
+    tasks: Tasks<J>,
+}
+
+/// What runners need of their worker.
+pub(super) struct Tasks<J> {
+    /// Runs a job.
+    pub(super) work: Box<dyn Fn(J)>,
+    /// Called when a job panicked; its runner lives on.
+    pub(super) panicked: Box<dyn Fn()>,
+    /// Has [`Runners::start_waiting`] called soon, after a look at the network.
+    pub(super) call_soon: Box<dyn Fn()>,
 }
 
 struct Runner<J> {
@@ -51,43 +70,75 @@ impl<T> StaysHere<T> {
 }
 
 impl<J: 'static> Runners<J> {
-    /// `work` runs each job; `panicked` is called when it panicked (the runner lives on). At most `running_max` at once.
-    pub(super) fn new(running_max: usize, work: Box<dyn Fn(J)>, panicked: Box<dyn Fn()>) -> Self {
+    /// None yet. Those of all workers together have no more than `stacks`.
+    pub(super) fn new(stacks: Arc<Stacks>, tasks: Tasks<J>) -> Self {
         let idle = RefCell::new(Vec::with_capacity(KEPT_MIN));
-        let (idle_min, running) = (Cell::new(0), Cell::new(0));
-        Self { shared: Rc::new(Shared { idle, idle_min, running, running_max, work, panicked }) }
+        let (idle_min, waiting, short) = (Cell::new(0), RefCell::default(), Cell::new(false));
+        Self { shared: Rc::new(Shared { idle, idle_min, waiting, short, stacks, tasks }) }
     }
 
-    /// Lets half of those go that were idle all the time since the last call, but for a few. To be called now and then: a
-    /// crowd that comes again finds its coroutines, and one that has left gives their memory back.
+    /// Lets half of those go that were idle all the time since the last call, but for a few; all of these where stacks are
+    /// short. To be called now and then: a crowd that comes again finds its coroutines, and one that has left gives their
+    /// memory back. Jobs that wait for a stack try again.
     pub(super) fn trim(&self) {
         self.shared.trim();
+        self.shared.short.set(false);
+        self.start_waiting();
     }
 
-    /// Has a coroutine of this worker run `job`, soon or at once. False (and the job is dropped) when too many run.
-    pub(super) fn run(&self, job: J) -> bool {
-        let shared = &self.shared;
-        if shared.running.get() >= shared.running_max {
-            return false;
+    /// Has a coroutine of this worker run `job`: at once, soon, or when one is free.
+    pub(super) fn run(&self, job: J) {
+        // One that has waited for longer goes first.
+        let waits = !self.shared.waiting.borrow().is_empty();
+        let left = if waits { Some(job) } else { self.start(job) };
+        if let Some(job) = left {
+            self.shared.waiting.borrow_mut().push_back(job);
         }
-        shared.running.set(shared.running.get() + 1);
+    }
+
+    /// Jobs that wait for a coroutine.
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.waiting.borrow().len()
+    }
+
+    /// Gives jobs that wait to coroutines that are free by now.
+    pub(super) fn start_waiting(&self) {
+        for _ in 0..TOGETHER_MAX {
+            let Some(job) = self.shared.waiting.borrow_mut().pop_front() else { return };
+            if let Some(job) = self.start(job) {
+                return self.shared.waiting.borrow_mut().push_front(job);
+            }
+        }
+        (self.shared.tasks.call_soon)();
+    }
+
+    /// Gives the job back where there is no coroutine for it now.
+    fn start(&self, job: J) -> Option<J> {
+        let shared = &self.shared;
         let idle = shared.idle.borrow_mut().pop();
         shared.idle_min.set(shared.idle_min.get().min(shared.idle.borrow().len()));
-        if let Some(runner) = idle {
-            runner.job.set(Some(job));
-            if let Some(coroutine) = runner.coroutine.get() {
-                coroutine.unpark();
-            }
-            return true;
+        let Some(runner) = idle else { return self.start_anew(job) };
+        runner.job.set(Some(job));
+        if let Some(coroutine) = runner.coroutine.get() {
+            coroutine.unpark();
+        }
+        None
+    }
+
+    fn start_anew(&self, job: J) -> Option<J> {
+        let shared = &self.shared;
+        if shared.short.get() || !shared.stacks.take() {
+            return Some(job);
         }
         let runner =
             Rc::new(Runner { job: Cell::new(Some(job)), ending: Cell::new(false), coroutine: OnceCell::new() });
-        let serving = Rc::clone(shared);
-        let started = spawn_here(move || serving.serve(&runner));
-        if !started {
-            shared.running.set(shared.running.get() - 1);
+        let (serving, served) = (Rc::clone(shared), Rc::clone(&runner));
+        if spawn_here(move || serving.serve(&served)) {
+            return None;
         }
-        started
+        shared.stacks.give_back();
+        shared.short.set(true);
+        runner.job.take()
     }
 }
 
@@ -95,8 +146,9 @@ impl<J> Shared<J> {
     /// See [`Runners::trim`].
     fn trim(&self) {
         let mut idle = self.idle.borrow_mut();
-        let unused = self.idle_min.get();
-        let ending: Vec<_> = idle.drain(..unused.saturating_sub(KEPT_MIN).div_ceil(2)).collect();
+        let unused = self.idle_min.get().saturating_sub(KEPT_MIN);
+        let leaving = if self.stacks.are_short() { unused } else { unused.div_ceil(2) };
+        let ending: Vec<_> = idle.drain(..leaving).collect();
         self.idle_min.set(idle.len());
         drop(idle);
         for runner in ending {
@@ -112,14 +164,17 @@ impl<J> Shared<J> {
         let _ = runner.coroutine.set(coroutine::current());
         while !runner.ending.get() {
             while let Some(job) = runner.job.take() {
-                if catch_unwind(AssertUnwindSafe(|| (self.work)(job))).is_err() {
-                    (self.panicked)();
+                if catch_unwind(AssertUnwindSafe(|| (self.tasks.work)(job))).is_err() {
+                    (self.tasks.panicked)();
                 }
-                self.running.set(self.running.get() - 1);
                 self.idle.borrow_mut().push(Rc::clone(runner));
+                if !self.waiting.borrow().is_empty() {
+                    (self.tasks.call_soon)();
+                }
             }
             coroutine::park();
         }
+        self.stacks.give_back();
     }
 }
 

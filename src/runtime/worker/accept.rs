@@ -25,6 +25,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A worker may be ahead of another by one part in this many: handing over costs a wake-up, and among many connections
 /// chance is fair enough.
 const LEAD_PARTS: u64 = 8;
+/// Jobs that wait for a coroutine, beyond which a worker leaves new connections to the kernel's backlog for a while: they
+/// would take descriptors from those that are served.
+const WAITING_MAX: usize = 256;
 /// How often failing accepts are logged.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,9 @@ impl<P: 'static> Handle<P> {
         worker.acceptors.borrow_mut().push(key);
         let (mut batch, mut next_complaint) = (0, Instant(0));
         loop {
+            while worker.runners.get().is_some_and(|runners| runners.waiting() >= WAITING_MAX) {
+                self.pause_accepting(&listener, key, ACCEPT_PAUSE);
+            }
             let failed = match accept(listener.inner().as_raw_fd()) {
                 Ok((socket, peer)) => self.accepted(socket, peer).err(),
                 Err(error) => Some(error),
@@ -59,19 +65,25 @@ impl<P: 'static> Handle<P> {
                 }
             };
             batch = 0;
-            if pause.is_zero() {
-                worker.yielded.borrow_mut().push(key);
-                worker.mailbox.ring();
-            } else if pause < Duration::MAX {
-                self.set_deadline(key, clock::now() + pause);
-            }
-            listener.wait_io();
-            homing::check(worker.id);
-            if let Some(slot) = worker.slots.borrow_mut().get_mut(key) {
-                slot.expired = false;
-            }
+            self.pause_accepting(&listener, key, pause);
         }
         self.forget(key);
+    }
+
+    /// Gives others a turn until `pause` is over, or a connection comes.
+    fn pause_accepting(&self, listener: &may::net::TcpListener, key: usize, pause: Duration) {
+        let worker = &self.0;
+        if pause.is_zero() {
+            worker.yielded.borrow_mut().push(key);
+            worker.mailbox.ring();
+        } else if pause < Duration::MAX {
+            self.set_deadline(key, clock::now() + pause);
+        }
+        listener.wait_io();
+        homing::check(worker.id);
+        if let Some(slot) = worker.slots.borrow_mut().get_mut(key) {
+            slot.expired = false;
+        }
     }
 
     fn accepted(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {

@@ -10,8 +10,7 @@ pub struct Counters {
     pub accepted: Counter,
     /// Accepted connections that have ended.
     pub ended: Counter,
-    /// Connections that could not be accepted, served or kept, for want of descriptors or memory, or because too many
-    /// were busy.
+    /// Connections that could not be accepted or kept, for want of descriptors or memory.
     pub accept_errors: Counter,
     /// Panics caught; each ended one connection, or a round of housekeeping.
     pub panics: Counter,

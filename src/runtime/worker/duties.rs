@@ -148,14 +148,17 @@ impl<P: 'static> Handle<P> {
                     slot.waker.wakeup();
                 }
             }
+            if let Some(runners) = worker.runners.get() {
+                runners.start_waiting();
+            }
             bell.wait_io();
             homing::check(worker.id);
         }
     }
 
     pub(super) fn run(&self, job: Job<P>) {
-        if !self.0.runners.get().is_some_and(|runners| runners.run(job)) {
-            self.0.counters.accept_errors.bump();
+        if let Some(runners) = self.0.runners.get() {
+            runners.run(job);
         }
     }
 

@@ -28,6 +28,7 @@ use super::lot::{Lot, Mode};
 use super::mailbox::{Mailbox, Mailboxes};
 use super::pipe::{KernelPipe, Pipes};
 use super::runner::Runners;
+use super::stacks::Stacks;
 use super::stream::MayStream;
 use super::wheel::Wheel;
 use super::world::{Instant, Service, Wake};
@@ -80,6 +81,7 @@ struct Team {
     sockets_below: RawFd,
     /// Pipes that each may have.
     pipes_max: usize,
+    stacks: Arc<Stacks>,
 }
 
 /// A registered descriptor's place: its deadline, its lot, and who to wake.

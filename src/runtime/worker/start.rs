@@ -15,15 +15,14 @@ use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
 use crate::runtime::pipe::Pipes;
-use crate::runtime::runner::{Runners, spawn_here};
+use crate::runtime::runner::{Runners, Tasks, spawn_here};
+use crate::runtime::stacks::Stacks;
 use crate::runtime::wheel::Wheel;
 use crate::runtime::world::Service;
 use crate::runtime::{clock, homing, stack};
 
 /// Stacks that `may` makes at its start and keeps.
 const STACKS_KEPT: usize = 64;
-/// Each stack is two mappings, of which a process may have 65,530 by default.
-const COROUTINES_MAX: usize = 24_000;
 
 /// What [`start`] needs to know.
 #[derive(Debug)]
@@ -36,6 +35,10 @@ pub struct Options {
     pub sockets_below: RawFd,
     /// Pipes for large bodies that each worker may have.
     pub pipes_max: usize,
+    /// Coroutines of all workers; what needs one beyond waits until one is free. See [`coroutines_max`].
+    ///
+    /// [`coroutines_max`]: crate::runtime::coroutines_max
+    pub coroutines_max: usize,
 }
 
 /// Starts the workers; each calls `serve` on its own thread to make its service.
@@ -66,6 +69,7 @@ where
         counters: (0..workers).map(|_| Arc::default()).collect(),
         sockets_below: options.sockets_below,
         pipes_max: options.pipes_max,
+        stacks: Arc::new(Stacks::new(options.coroutines_max)),
     };
     for (id, sockets) in sockets.into_iter().enumerate() {
         let lot = homing::home(Lot::open()?, id, workers)?;
@@ -127,7 +131,11 @@ impl<P: 'static> Handle<P> {
             }
         };
         let panicked = move || counters.panics.bump();
-        let runners = Runners::new(COROUTINES_MAX / worker.workers, Box::new(work), Box::new(panicked));
+        // The mailbox's coroutine looks for jobs that wait, each time that it is called.
+        let mailbox = Arc::clone(&worker.mailbox);
+        let call_soon = move || mailbox.ring();
+        let tasks = Tasks { work: Box::new(work), panicked: Box::new(panicked), call_soon: Box::new(call_soon) };
+        let runners = Runners::new(Arc::clone(&worker.team.stacks), tasks);
         let _ = worker.runners.set(runners);
         let handle = self.clone();
         spawn_here(move || handle.keep_time());
