@@ -81,11 +81,20 @@ fn response_head() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn chunked_bytes() -> impl Strategy<Value = Vec<u8>> {
-    let sound = select(&[("1", "x"), ("5", "hello"), ("00a", "0123456789"), ("2", "\r\n"), ("5", "0\r\n\r\n")][..]);
+    let sound = select(
+        &[
+            ("1", "x"),
+            ("5", "hello"),
+            ("00000000000000000005", "hello"),
+            ("00a", "0123456789"),
+            ("2", "\r\n"),
+            ("5", "0\r\n\r\n"),
+        ][..],
+    );
     let odd = select(
         &[("", ""), ("x", "x"), ("+5", "hello"), ("fffffffffffffffff", "x"), (" 1", "x"), ("5", "x"), ("0", "")][..],
     );
-    let extension = mostly(&["", "", ";a", ";a=b", " ; a = \"q;\\\"\""], &[";", ";a=\0", " ", ";a=\"x"]);
+    let extension = mostly(&["", "", ";a", ";a=b", " ; a = \"q;\\\"\""], &[";", ";a=\0", " ", "\t ", ";a ", ";a=\"x"]);
     let chunk = (prop_oneof![20 => sound, 1 => odd], extension, line_end(), line_end())
         .prop_map(|((size, payload), extension, end, after)| format!("{size}{extension}{end}{payload}{after}"));
     let trailer = prop_oneof![1 => Just(String::new()), 1 => field_line()];
@@ -243,7 +252,13 @@ proptest! {
 type Outcome = (Vec<u8>, Vec<u8>, usize, bool);
 
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Outcome, (ChunkError, usize)> {
-    let mut decoder = Decoder::new(100);
+    decode_with(Decoder::new(100), pieces)
+}
+
+fn decode_with<'a>(
+    mut decoder: Decoder,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Outcome, (ChunkError, usize)> {
     let mut payload = Vec::new();
     let mut used = 0;
     for piece in pieces {
@@ -276,11 +291,13 @@ proptest! {
         bytes in chunked_bytes(),
         cuts in prop::collection::vec(any::<Index>(), 0..8),
     ) {
-        let whole = decode([&bytes[..]]).map_err(|(error, _)| error);
-        let split = decode(pieces(&bytes, &cuts)).map_err(|(error, _)| error);
-        let single = decode(bytes.chunks(1)).map_err(|(error, _)| error);
-        prop_assert_eq!(&split, &whole, "{}", bytes.escape_ascii());
-        prop_assert_eq!(&single, &whole, "{}", bytes.escape_ascii());
+        for decoder in [Decoder::new(100), Decoder::new(100).padded()] {
+            let whole = decode_with(decoder.clone(), [&bytes[..]]).map_err(|(error, _)| error);
+            let split = decode_with(decoder.clone(), pieces(&bytes, &cuts)).map_err(|(error, _)| error);
+            let single = decode_with(decoder, bytes.chunks(1)).map_err(|(error, _)| error);
+            prop_assert_eq!(&split, &whole, "{}", bytes.escape_ascii());
+            prop_assert_eq!(&single, &whole, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

@@ -19,27 +19,41 @@ struct Body {
 /// However the bytes are split, payload, trailers, end and error are one, and they are those of a reader that sees the
 /// whole body at once. What was decoded and is encoded again means the same.
 pub fn check(bytes: &[u8]) {
-    let whole = decode([bytes]);
+    for sender in [Sender::Client, Sender::Backend] {
+        check_of(sender, bytes);
+    }
+}
+
+/// Whose body it is: a backend may put white space at the end of its size lines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Backend,
+}
+
+fn check_of(sender: Sender, bytes: &[u8]) {
+    let whole = decode(sender, [bytes]);
     let mut places = cuts(bytes, 5);
     places.insert(0, 0);
     places.push(bytes.len());
-    assert_eq!(decode(places.windows(2).map(|pair| &bytes[pair[0]..pair[1]])), whole, "cut at {places:?}");
-    assert_eq!(decode(bytes.chunks(1)), whole, "byte by byte");
+    assert_eq!(decode(sender, places.windows(2).map(|pair| &bytes[pair[0]..pair[1]])), whole, "cut at {places:?}");
+    assert_eq!(decode(sender, bytes.chunks(1)), whole, "byte by byte");
 
-    let read = by_the_grammar(bytes);
+    let read = by_the_grammar(sender, bytes);
     match &whole {
         Ok(body) if body.ended => {
             assert_eq!(read.as_ref(), Some(&(body.payload.clone(), body.consumed)));
             trailers_are_fields(&body.trailers, &bytes[..body.consumed]);
-            assert_eq!(decode([&encoded(body)[..]]).as_ref().map(|again| &again.payload), Ok(&body.payload));
+            assert_eq!(decode(sender, [&encoded(body)[..]]).as_ref().map(|again| &again.payload), Ok(&body.payload));
         }
         Ok(_) | Err(ChunkError::TooMuchOverhead | ChunkError::TrailersTooLarge) => {}
         Err(error) => assert!(read.is_none(), "{error:?}, but by the grammar it is sound"),
     }
 }
 
-fn decode<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Result<Body, ChunkError> {
-    let mut decoder = Decoder::new(TRAILER_BYTES_MAX);
+fn decode<'b>(sender: Sender, pieces: impl IntoIterator<Item = &'b [u8]>) -> Result<Body, ChunkError> {
+    let decoder = Decoder::new(TRAILER_BYTES_MAX);
+    let mut decoder = if sender == Sender::Backend { decoder.padded() } else { decoder };
     let mut body = Body { payload: Vec::new(), trailers: Vec::new(), consumed: 0, ended: false };
     for piece in pieces {
         let mut piece = piece.to_vec();
@@ -88,12 +102,15 @@ fn encoded(body: &Body) -> Vec<u8> {
 
 /// `*chunk last-chunk trailer-section CRLF` (RFC 9112 §7.1), read at once: the payload, and how long all of it was. None
 /// when it breaks the grammar or isn't whole.
-fn by_the_grammar(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+fn by_the_grammar(sender: Sender, bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut payload = Vec::new();
     let mut at = 0;
     loop {
         let line = bytes[at..].windows(2).position(|two| two == b"\r\n")?;
-        let (size, extensions) = split_size(&bytes[at..at + line])?;
+        let written = &bytes[at..at + line];
+        let padding = written.iter().rev().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
+        let written = if sender == Sender::Backend { &written[..written.len() - padding] } else { written };
+        let (size, extensions) = split_size(written)?;
         at += line + 2;
         extensions_are_sound(extensions)?;
         if size == 0 {
@@ -112,8 +129,9 @@ fn by_the_grammar(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
 fn split_size(line: &[u8]) -> Option<(usize, &[u8])> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extensions) = line.split_at(digits);
-    // More than 15 digits are refused, even if they are zeros.
-    if digits.len() > 15 {
+    // More than 15 digits are refused, zeros in front not counted.
+    let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
+    if digits.len() - zeros > 15 {
         return None;
     }
     let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;

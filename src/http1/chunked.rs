@@ -6,6 +6,8 @@
 //! size line: digits ─► extensions ─► CRLF ── size above 0 ──────┘
 //!                                     └───── size 0 ─► trailer lines ─► empty line: end
 //! ```
+//!
+//! Backends may put white space at the end of a size line, as some do and every peer takes from them; clients may not.
 
 use std::fmt;
 
@@ -47,7 +49,7 @@ pub struct Decoded {
 /// Why a chunked body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkError {
-    /// A size line that isn't 1 to 15 hex digits and extensions.
+    /// A size line that isn't hex digits, 15 at most behind zeros, and extensions.
     BadSize,
     /// An extension that breaks the grammar.
     BadExtension,
@@ -86,7 +88,9 @@ impl std::error::Error for ChunkError {}
 /// Where in the coding the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the digits of a size, of which there have been so many.
+    /// In the zeros before the digits of a size that say something (RFC 9112 §7.1 allows any number).
+    Zeros,
+    /// In these digits, of which there have been so many; at 0 the size line begins.
     Size(u8),
     /// In white space before a `;`.
     BeforeExtension,
@@ -137,7 +141,7 @@ const OVERHEAD_MAX: u64 = 4096;
 /// Bytes of size line that every chunk may have for nothing: digits, CRLF, and a little more.
 const OVERHEAD_FREE: u64 = 20;
 
-/// Digits of a size: the largest, 2^60 - 1, can be counted with and never overflows a sum.
+/// Digits of a size without the zeros before them: the largest, 2^60 - 1, can be counted with and never overflows a sum.
 const DIGITS_MAX: u8 = 15;
 
 /// Takes a chunked body apart as it comes. Strict: lines end in CRLF, sizes are hex digits alone, extensions follow
@@ -145,6 +149,8 @@ const DIGITS_MAX: u8 = 15;
 #[derive(Clone, Debug)]
 pub struct Decoder {
     state: State,
+    /// White space may stand at the end of a size line.
+    takes_padding: bool,
     size: u64,
     overhead: u64,
     trailers: Vec<u8>,
@@ -158,6 +164,7 @@ impl Decoder {
     pub fn new(trailer_bytes_max: usize) -> Self {
         Self {
             state: State::Size(0),
+            takes_padding: false,
             size: 0,
             overhead: 0,
             trailers: Vec::new(),
@@ -165,6 +172,12 @@ impl Decoder {
             name_bytes: 0,
             trailer_bytes_left: trailer_bytes_max,
         }
+    }
+
+    /// The same for the body of a backend's answer: size lines may be padded with white space.
+    #[must_use]
+    pub fn padded(self) -> Self {
+        Self { takes_padding: true, ..self }
     }
 
     /// Decodes `buf` in place: moves the payload found in it to its front. Splitting the input anywhere gives the same
@@ -228,20 +241,24 @@ impl Decoder {
 
     fn step_size_line(&mut self, byte: u8) -> Result<State, ChunkError> {
         match (self.state, byte) {
-            (State::Size(digits), _) if byte.is_ascii_hexdigit() => {
-                if digits == DIGITS_MAX {
-                    return Err(ChunkError::BadSize);
-                }
+            (State::Size(0) | State::Zeros, b'0') => {
+                self.size = 0;
+                Ok(State::Zeros)
+            }
+            (State::Size(DIGITS_MAX), _) if byte.is_ascii_hexdigit() => Err(ChunkError::BadSize),
+            (State::Size(_) | State::Zeros, _) if byte.is_ascii_hexdigit() => {
+                let digits = if let State::Size(digits) = self.state { digits } else { 0 };
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 let so_far = if digits == 0 { 0 } else { self.size };
                 self.size = (so_far << 4) | u64::from(digit);
                 Ok(State::Size(digits + 1))
             }
-            (State::Size(1..), b'\r') => Ok(State::SizeLf),
-            (State::Size(1..), b';') => Ok(State::BeforeName),
-            (State::Size(1..), b' ' | b'\t') => Ok(State::BeforeExtension),
+            (State::Size(1..) | State::Zeros, b'\r') => Ok(State::SizeLf),
+            (State::Size(1..) | State::Zeros, b';') => Ok(State::BeforeName),
+            (State::Size(1..) | State::Zeros, b' ' | b'\t') => Ok(State::BeforeExtension),
+            (State::BeforeExtension | State::AfterName, b'\r') if self.takes_padding => Ok(State::SizeLf),
             (State::SizeLf, b'\n') => Ok(self.end_size_line()),
-            (State::Size(_) | State::SizeLf, _) => Err(ChunkError::BadSize),
+            (State::Size(_) | State::Zeros | State::SizeLf, _) => Err(ChunkError::BadSize),
             (state, _) => step_extension(state, byte).ok_or(ChunkError::BadExtension),
         }
     }

@@ -132,7 +132,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         scratch: &mut Vec<u8>,
     ) -> Result<Option<Answer<W::Stream>>, Failure> {
         let chunks = head.to_client == Framing::Chunked;
-        let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes);
+        let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend();
         match pump.begin(scratch, buffer, &self.client.stream) {
             Ok(()) => Ok(Some(Answer::Body(Body {
                 pump,

@@ -112,6 +112,14 @@ impl<S: Stream> Pump<S> {
         }
     }
 
+    /// The body is a backend's answer, which is read as its senders write it.
+    pub(super) fn of_backend(mut self) -> Self {
+        if let Reader::Chunked(decoder) = self.reader {
+            self.reader = Reader::Chunked(decoder.padded());
+        }
+        self
+    }
+
     /// Puts `rest` in front of the body: what could not be written of a head.
     pub(super) fn lead_with(&mut self, rest: &[u8]) {
         self.block.lead = rest.to_vec();

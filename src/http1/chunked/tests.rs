@@ -3,9 +3,12 @@ use super::*;
 /// Payload, trailers, and the bytes that were left over.
 type Whole = (Vec<u8>, Vec<u8>, usize);
 
-/// Decodes `bytes`, at most `step` at a time; None when the end hasn't come.
+/// Decodes a client's `bytes`, at most `step` at a time; None when the end hasn't come.
 fn decode(bytes: &[u8], step: usize) -> Result<Option<Whole>, ChunkError> {
-    let mut decoder = Decoder::new(1024);
+    decode_with(Decoder::new(1024), bytes, step)
+}
+
+fn decode_with(mut decoder: Decoder, bytes: &[u8], step: usize) -> Result<Option<Whole>, ChunkError> {
     let mut payload = Vec::new();
     let mut used = 0;
     for piece in bytes.chunks(step) {
@@ -31,6 +34,8 @@ fn sound_bodies_are_decoded_however_they_are_split() {
         (b"00A\r\n0123456789\r\n000\r\n\r\n", b"0123456789", b"", 0),
         (b"a\r\n0123456789\r\n0\r\n\r\n", b"0123456789", b"", 0),
         (b"000000000000001\r\nx\r\n0\r\n\r\n", b"x", b"", 0),
+        (b"0000000000000001\r\nx\r\n0000000000000000\r\n\r\n", b"x", b"", 0),
+        (&LEADING_ZEROS, b"x", b"", 0),
         (b"5;a=b;c=\"d\"\r\nhello\r\n0;z\r\n\r\n", b"hello", b"", 0),
         (b"5 ;\ta = \"\\\"; \\\\\" ;b\r\nhello\r\n0\r\n\r\n", b"hello", b"", 0),
         (b"5\r\n\r\n0\r\n\r\n0\r\n\r\n", b"\r\n0\r\n", b"", 0),
@@ -64,7 +69,9 @@ fn unsound_bodies_are_refused_however_they_are_split() {
         (b"\r\nhello\r\n0\r\n\r\n", BadSize),
         (b"g\r\nhello\r\n0\r\n\r\n", BadSize),
         (b"fffffffffffffffff\r\nhello", BadSize),
-        (b"0000000000000001\r\nx", BadSize),
+        (b"1000000000000000\r\nx", BadSize),
+        (b"00000000fffffffffffffffff\r\nx", BadSize),
+        (b"0000 \r\n\r\n", BadExtension),
         (b"5\nhello\n0\n\n", BadSize),
         (b" 5\r\nhello\r\n0\r\n\r\n", BadSize),
         (b"5\r\r\nhello\r\n0\r\n\r\n", BadSize),
@@ -105,6 +112,41 @@ fn unsound_bodies_are_refused_however_they_are_split() {
     }
 }
 
+/// A chunk of one byte whose size has 4,000 zeros before it.
+static LEADING_ZEROS: [u8; 4000 + 11] = {
+    let mut bytes = [b'0'; 4000 + 11];
+    let rest = b"1\r\nx\r\n0\r\n\r\n";
+    let mut at = 0;
+    while at < rest.len() {
+        bytes[4000 + 11 - rest.len() + at] = rest[at];
+        at += 1;
+    }
+    bytes
+};
+
+#[test]
+fn backends_may_pad_their_size_lines_and_clients_may_not() {
+    for (bytes, payload) in [
+        (&b"5 \r\nhello\r\n0 \t\r\n\r\n"[..], &b"hello"[..]),
+        (b"5       \r\nhello\r\n0\r\n\r\n", b"hello"),
+        (b"00000005\t\r\nhello\r\n00000000  \r\n\r\n", b"hello"),
+        (b"5;a \r\nhello\r\n0\r\n\r\n", b"hello"),
+        (b"5;a=b\t\r\nhello\r\n0;c=\"d\" \r\n\r\n", b"hello"),
+    ] {
+        for step in [1, 2, 3, 7, bytes.len()] {
+            let text = bytes.escape_ascii();
+            let got = decode_with(Decoder::new(1024).padded(), bytes, step).unwrap().unwrap();
+            assert_eq!(got, (payload.to_vec(), Vec::new(), 0), "{text} by {step}");
+            assert_eq!(decode(bytes, step), Err(ChunkError::BadExtension), "{text} by {step}");
+        }
+    }
+    for bytes in [&b" 5\r\n"[..], b"5 5\r\n", b"5 \n", b"5; \r\n", b"5;a= \r\n", b"5 x\r\n", b"5;a b\r\n"] {
+        assert!(decode_with(Decoder::new(1024).padded(), bytes, 1).is_err(), "{}", bytes.escape_ascii());
+    }
+    let endless = [&b"5"[..], &[b' '; 5000]].concat();
+    assert_eq!(decode_with(Decoder::new(1024).padded(), &endless, 100), Err(ChunkError::TooMuchOverhead));
+}
+
 #[test]
 fn a_body_is_not_over_before_its_last_byte() {
     let bytes = b"5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\n";
@@ -130,6 +172,7 @@ fn nothing_is_used_after_the_end() {
 fn an_endless_size_line_is_refused() {
     let endless = [&b"5;a="[..], &[b'x'; 5000]].concat();
     assert_eq!(decode(&endless, 100), Err(ChunkError::TooMuchOverhead));
+    assert_eq!(decode(&[b'0'; 5000], 100), Err(ChunkError::TooMuchOverhead));
 }
 
 #[test]
