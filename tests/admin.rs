@@ -203,6 +203,59 @@ fn a_bad_body_is_a_400_that_says_why_and_changes_nothing() {
     assert_eq!(proxy.status()["backends"], before);
 }
 
+/// Texts of so many levels, of each shape that nests; the last two never close.
+fn nested(levels: usize) -> [String; 6] {
+    let of = |open: &str, inner: &str, close: &str| open.repeat(levels) + inner + &close.repeat(levels);
+    [
+        of("[", "", "]"),
+        of("{\"a\":", "1", "}"),
+        of("[{\"\\\"]\":", "1", "}]"),
+        of("[\"]\",", "1", "]"),
+        of("[", "", ""),
+        of("{\"a\": ", "", ""),
+    ]
+}
+
+#[test]
+fn json_that_nests_deep_is_refused_wherever_it_stands_and_ends_nothing() {
+    let origin = Origin::answering("a");
+    let mut proxy = Proxy::over(&[&origin]);
+    let calls =
+        [("POST", "/backends"), ("DELETE", "/backends"), ("PATCH", "/backends"), ("PATCH", "/backends/127.0.0.1:1")];
+    for levels in [17, 511, 512, 10_000, 80_000] {
+        for deep in nested(levels) {
+            let url = r#"{"url": "http://127.0.0.1:9""#;
+            for body in [deep.clone(), format!("{url}, \"x\": {deep}}}"), format!("{url}, \"//\": {deep}}}")] {
+                for (method, path) in calls {
+                    let detail = problem(&proxy.admin(method, path, &body), 400);
+                    assert!(detail.contains("more than 16") && detail.contains("wanted at most 16"), "{detail}");
+                    assert!(detail.starts_with("line 1 column "), "{detail}");
+                }
+            }
+        }
+    }
+    assert_eq!(proxy.get("/").text(), "a");
+    assert_eq!(proxy.status()["total_backends"], 1);
+    assert!(proxy.program.is_running());
+}
+
+#[test]
+fn brackets_in_strings_and_remarks_of_sixteen_levels_are_no_deep_nesting() {
+    let proxy = Proxy::over(&[]);
+    let lists = "[".repeat(15) + &"]".repeat(15);
+    let text = "[{".repeat(1000);
+    let bodies = [
+        format!(r#"{{"url": "http://127.0.0.1:1", "//": {lists}}}"#),
+        format!(r#"{{"url": "http://127.0.0.1:2", "//": "{text}"}}"#),
+        format!(r#"{{"url": "http://127.0.0.1:3", "//": "\\\"{text}\\"}}"#),
+        format!(r#"{{"url": "http://127.0.0.1:4", "//": [{}{{}}]}}"#, "{}, [], ".repeat(1000)),
+    ];
+    for body in bodies {
+        let answer = proxy.admin("POST", "/backends", &body);
+        assert_eq!(answer.status(), 201, "{answer:?}");
+    }
+}
+
 #[test]
 fn a_wrong_method_is_a_405_that_names_the_right_ones() {
     let proxy = Proxy::over(&[]);

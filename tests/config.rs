@@ -125,6 +125,16 @@ fn bad_json_is_one_line_with_its_place() {
 }
 
 #[test]
+fn deep_nesting_is_one_line_with_its_place_and_ends_nothing() {
+    let line = "p.json:2:24: found more than 16 lists and objects in one another, wanted at most 16\n";
+    for levels in [17, 511, 100_000] {
+        let place = Place::new().with("p.json", format!("{{\n  \"//\": {}1", "[".repeat(levels)));
+        place.refused(&["--config", "p.json"], line);
+        place.refused(&["check", "--config", "p.json"], line);
+    }
+}
+
+#[test]
 fn all_errors_are_told_at_once_and_nothing_is_started() {
     let place = Place::new().with("p.json", WRONG);
     place.refused(&["--config", "p.json"], WRONG_TOLD);

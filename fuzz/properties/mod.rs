@@ -11,6 +11,20 @@ pub mod request_head;
 pub mod response_head;
 mod strict;
 
+/// As small as the stacks of the threads on which the product reads what comes from outside: the admin API's.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Holds a property to some bytes, on a stack no larger than the product has: what recurses as deep as the bytes say
+/// fails here as it would there.
+pub fn hold(check: fn(&[u8]), bytes: &[u8]) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || check(bytes));
+        if let Err(panic) = thread.expect("a thread").join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// Places to cut an input at, drawn from its own bytes, so that an input is always judged alike.
 fn cuts(bytes: &[u8], count: usize) -> Vec<usize> {
     // FNV-1a, then SplitMix64's step.

@@ -59,6 +59,11 @@ pub enum Problem {
         /// The parser's reason.
         message: String,
     },
+    /// Lists and objects lie deeper in one another than is read.
+    TooDeep {
+        /// The bound.
+        depth_max: usize,
+    },
     /// A field that there is none of.
     UnknownField {
         /// The known one that was probably meant.
@@ -181,6 +186,9 @@ impl fmt::Display for Problem {
             Self::TooLarge { bytes_max } => write!(f, "larger than {bytes_max} bytes, which no configuration is"),
             Self::NotUtf8 { at } => write!(f, "not JSON: byte {at} isn't UTF-8"),
             Self::Syntax { message } => write!(f, "not JSON: {}", lower_first(message)),
+            Self::TooDeep { depth_max } => {
+                write!(f, "found more than {depth_max} lists and objects in one another, wanted at most {depth_max}")
+            }
             Self::UnknownField { nearest: Some(nearest), .. } => {
                 write!(f, "unknown field, did you mean \"{nearest}\"?")
             }

@@ -34,13 +34,18 @@ pub(super) struct Member {
     pub node: Node,
 }
 
-/// Parses strict JSON (RFC 8259); the first mistake ends it, since nothing after it can be trusted.
+/// How many lists and objects may lie in one another. Whatever walks a tree of them recurses, on stacks as small as those
+/// of the admin API's threads; a configuration needs four.
+pub(super) const DEPTH_MAX: usize = 16;
+
+/// Parses strict JSON (RFC 8259); the first mistake ends it, since nothing after it can be trusted. The only door by which
+/// JSON from outside comes in: what nests too deep is refused before anything recurses.
 pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
-    let error = |position, message: String| FieldError {
-        path: String::new(),
-        position: Some(position),
-        problem: Problem::Syntax { message },
-    };
+    let refused = |position, problem| FieldError { path: String::new(), position: Some(position), problem };
+    let error = |position, message: String| refused(position, Problem::Syntax { message });
+    if let Some(at) = too_deep(text) {
+        return Err(refused(Position::of(text, at), Problem::TooDeep { depth_max: DEPTH_MAX }));
+    }
     let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT)
         .map_err(|found| error(Position::of(text, found.range().start), found.kind().to_string()))?;
     let Some(root) = parsed.value else {
@@ -55,6 +60,28 @@ pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
         error(position, told.to_owned())
     })?;
     Ok(root.into())
+}
+
+/// The first bracket or brace that opens one level too many. Goes by brackets outside of strings alone; where the text is
+/// no JSON, the parser ends at the first byte that can't be, and sees no deeper than this.
+fn too_deep(text: &str) -> Option<usize> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Some(at);
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where a line's column is that counts bytes, as `serde_json` does; both count from 1.

@@ -523,9 +523,25 @@ fn columns_count_characters_whoever_found_the_mistake() {
 
 #[test]
 fn deep_nesting_is_refused_and_not_followed() {
-    for text in ["[".repeat(100_000), "{\"a\":".repeat(100_000)] {
-        let errors = parse(&text).expect_err("it is too deep");
-        assert!(errors.to_string().ends_with(": not JSON: maximum nesting depth exceeded"), "{errors}");
+    for (text, place) in [
+        ("[".repeat(17), "1:17"),
+        ("{\"a\":".repeat(17), "1:81"),
+        ("[".repeat(100_000), "1:17"),
+        (format!("{{\n\"//\": {}}}", "[{\"\\\"\":".repeat(100_000)), "2:57"),
+        ("[\n".repeat(16) + "\"]]]]\", {", "17:9"),
+    ] {
+        let errors = parse(&text).expect_err("it is too deep").to_string();
+        let wanted = "found more than 16 lists and objects in one another, wanted at most 16";
+        assert_eq!(errors, format!("{place}: {wanted}"));
+    }
+}
+
+#[test]
+fn what_nests_no_deeper_than_it_may_is_read() {
+    let lists = "[".repeat(15) + &"]".repeat(15);
+    let side_by_side = "{}, [[]], ".repeat(1000);
+    for remark in [lists, format!("[{side_by_side}null]"), format!("{:?}", "\\\"[{".repeat(1000))] {
+        parse(&format!("{{\"//\": {remark}}}")).expect("it is right");
     }
 }
 
