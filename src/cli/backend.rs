@@ -37,7 +37,7 @@ pub(super) fn run(port: u16, name: Option<String>, latency: Duration, failure_ra
             }
         }
         Err(error) => {
-            eprintln!("maypole: can't start a thread: {error}");
+            super::tell(&format!("can't start a thread: {error}"));
             ExitCode::FAILURE
         }
     }

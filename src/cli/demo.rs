@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use super::backend::{Sample, bounds};
@@ -29,7 +30,8 @@ pub(super) fn run(port: u16, admin_port: u16) -> ExitCode {
     run::serve(config, |running| {
         let text = walk_through(running, &backends);
         serving.extend(backends.into_iter().filter_map(Demo::serve));
-        super::print(&text);
+        // On a thread of its own, since nobody may be reading it.
+        let _ = thread::Builder::new().spawn(move || super::print(&text));
     })
 }
 

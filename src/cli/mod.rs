@@ -8,6 +8,7 @@ mod args;
 mod backend;
 mod check;
 mod demo;
+mod log;
 mod run;
 
 use std::ffi::OsString;
@@ -26,11 +27,13 @@ const BAD_USAGE: u8 = 2;
 
 /// Runs the command that `arguments` (without the program's name) ask for, and says how it ended.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match args::parse(arguments) {
+    let ended = match args::parse(arguments) {
         Ok(Parsed::Command(asked)) => dispatch(asked),
         Ok(Parsed::Help(text)) => print(text.trim_end()),
         Err(wrong) => bad_usage(&wrong),
-    }
+    };
+    log::flush();
+    ended
 }
 
 fn dispatch(asked: Maypole) -> ExitCode {
@@ -77,8 +80,13 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn bad_usage(wrong: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "maypole: {wrong}");
+    tell(wrong);
     ExitCode::from(BAD_USAGE)
+}
+
+/// Why nothing runs, on stderr. It waits for who reads that: what runs is told by the log.
+fn tell(wrong: &str) {
+    let _ = writeln!(io::stderr(), "maypole: {wrong}");
 }
 
 fn bad_config(errors: &config::ConfigErrors) -> ExitCode {

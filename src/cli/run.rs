@@ -46,7 +46,10 @@ pub(super) fn run(config: Config) -> ExitCode {
 pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
     // Before any thread is started, so that all of them leave signals to the one that waits for them.
     let signals = StopSignals::block();
-    start_log();
+    if let Err(error) = super::log::start() {
+        super::tell(&format!("can't start: {error}"));
+        return ExitCode::FAILURE;
+    }
     let (listeners, admin) = match bind(&config) {
         Ok(bound) => bound,
         Err(taken) => return super::bad_usage(&taken),
@@ -58,6 +61,7 @@ pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
             // A second one doesn't wait for anything.
             thread::spawn(move || {
                 signals.wait();
+                super::log::flush();
                 std::process::exit(1);
             });
             parts.drain()
@@ -67,13 +71,6 @@ pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_log() {
-    // `may` tells of every descriptor at info. Filters are prefixes, so that silencing it silences maypole too.
-    let environment = env_logger::Env::default().default_filter_or("info,may=warn,maypole=info");
-    // A second call, by a test that runs several proxies in its process, changes nothing.
-    let _ = env_logger::Builder::from_env(environment).try_init();
 }
 
 fn bind(config: &Config) -> Result<(Vec<Listeners>, AdminServer), String> {

@@ -132,28 +132,31 @@ impl Entry {
         self.ramp_percent = RAMP_STEP_PERCENT;
     }
 
-    /// Takes in what an operator said; true if that changed anything.
-    pub(super) fn change(&mut self, change: BackendChange, now: SystemTime) -> bool {
+    /// Takes in what an operator said; a line for the log for each thing that it changed.
+    pub(super) fn change(&mut self, change: BackendChange, now: SystemTime) -> Vec<String> {
+        let mut lines = Vec::new();
         let state = change.state.filter(|state| *state != self.state);
         let weight = change.weight.filter(|weight| *weight != self.config.weight);
         if let Some(state) = state {
             self.state = state;
-            log::info!("backend {} is {}", self.config.name, said(state));
+            lines.push(format!("backend {} is {}", self.config.name, said(state)));
             self.note(now, said(state).into());
         }
         if let Some(weight) = weight {
             let before = std::mem::replace(&mut self.config.weight, weight);
-            log::info!("backend {} has weight {weight} instead of {before} by an operator", self.config.name);
-            self.note(now, format!("weight {weight} instead of {before} by an operator"));
+            let what = format!("weight {weight} instead of {before} by an operator");
+            lines.push(format!("backend {} has {what}", self.config.name));
+            self.note(now, what);
         }
         let bound = change.max_connections.filter(|bound| *bound != self.config.max_connections);
         if let Some(bound) = bound {
             let before = std::mem::replace(&mut self.config.max_connections, bound);
             self.backend.set_max_connections(bound);
-            log::info!("backend {} has max_connections {bound} instead of {before} by an operator", self.config.name);
-            self.note(now, format!("max_connections {bound} instead of {before} by an operator"));
+            let what = format!("max_connections {bound} instead of {before} by an operator");
+            lines.push(format!("backend {} has {what}", self.config.name));
+            self.note(now, what);
         }
-        state.is_some() || weight.is_some() || bound.is_some()
+        lines
     }
 
     /// Whether it gets no new requests because an operator said so.
@@ -180,9 +183,9 @@ impl Entry {
         self.changes.push_back(Change { at, what });
     }
 
-    /// Takes down what its breaker has become, and logs it.
-    pub(super) fn note_circuit(&mut self, now: Moment) {
-        let Some(circuit) = &self.circuit else { return };
+    /// Takes down what its breaker has become; a line for the log.
+    pub(super) fn note_circuit(&mut self, now: Moment) -> Option<String> {
+        let circuit = self.circuit.as_ref()?;
         let what = match circuit.state() {
             CircuitState::Closed => format!("breaker closed: {}", circuit.reason()),
             CircuitState::HalfOpen => format!("breaker half-open: {}", circuit.reason()),
@@ -191,22 +194,23 @@ impl Entry {
                 format!("breaker open for {stay:.1?}: {}", circuit.reason())
             }
         };
-        log::info!("backend {}: {what}", self.config.name);
+        let line = format!("backend {}: {what}", self.config.name);
         self.note(now.wall, what);
+        Some(line)
     }
 
-    /// Takes a change of health in, and logs it.
-    pub(super) fn turn(&mut self, health: Health, reason: &str, at: SystemTime) {
+    /// Takes a change of health in; a line for the log.
+    pub(super) fn turn(&mut self, health: Health, reason: &str, at: SystemTime) -> String {
         let word = match health {
             Health::Unknown => "unknown",
             Health::Up => "up",
             Health::Down => "down",
         };
-        log::info!("backend {} is {word}: {reason}", self.config.name);
         self.health = health;
         self.health_since = at;
         reason.clone_into(&mut self.health_reason);
         self.note(at, format!("{word}: {reason}"));
+        format!("backend {} is {word}: {reason}", self.config.name)
     }
 }
 

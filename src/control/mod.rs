@@ -114,6 +114,7 @@ impl ControlPlane {
         let addresses = names.resolve(&hosts, NAMES_WAIT);
         let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
         let added = registry.add_all(backends, Source::Config, SystemTime::now()).map_err(io::Error::other)?;
+        registry.tell();
         let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(names.refresher()) };
         let checker =
             Checker::start(&config.health_check, reports, recoveries, Arc::new(findings), Random::from_system())?;
@@ -135,10 +136,11 @@ impl ControlPlane {
         let addresses = self.names.resolve(&[host], NAMES_WAIT).pop().unwrap_or_default();
         let changing = self.changing.lock();
         let entry = self.registry.add(config, addresses, Source::Admin, SystemTime::now())?;
-        log::info!("backend {} added through the admin API", entry.config.name);
         self.names.watch(Arc::clone(&entry.backend));
         self.checker.add(Arc::clone(&entry.backend));
         drop(changing);
+        log::info!("backend {} added through the admin API", entry.config.name);
+        self.registry.tell();
         (self.barrier)();
         Ok(entry)
     }
@@ -148,10 +150,11 @@ impl ControlPlane {
     pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
         let changing = self.changing.lock();
         let backend = self.registry.remove(which)?;
-        log::info!("backend {} removed through the admin API", backend.name);
         self.names.forget(backend.id);
         self.checker.remove(backend.id);
         drop(changing);
+        log::info!("backend {} removed through the admin API", backend.name);
+        self.registry.tell();
         (self.barrier)();
         Some(backend)
     }
@@ -162,6 +165,7 @@ impl ControlPlane {
         let changing = self.changing.lock();
         let entry = self.registry.change(which, change, SystemTime::now())?;
         drop(changing);
+        self.registry.tell();
         (self.barrier)();
         Some(entry)
     }
@@ -249,10 +253,12 @@ struct Findings {
 impl Audience for Findings {
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         self.registry.probed(id, probe, changed);
+        self.registry.tell();
     }
 
     fn refused(&self, id: u64) {
         self.registry.refused(id, SystemTime::now());
+        self.registry.tell();
     }
 
     fn unreachable(&self, id: u64) {
@@ -260,11 +266,15 @@ impl Audience for Findings {
     }
 
     fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant> {
-        self.registry.turned(backend, turn, Moment::now(), chance)
+        let due = self.registry.turned(backend, turn, Moment::now(), chance);
+        self.registry.tell();
+        due
     }
 
     fn elapse(&self) -> Option<Instant> {
-        self.registry.elapse(Moment::now())
+        let due = self.registry.elapse(Moment::now());
+        self.registry.tell();
+        due
     }
 }
 

@@ -27,6 +27,7 @@ impl Ramp {
         let work = move || {
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 registry.step_ramps();
+                registry.tell();
             }
         };
         thread::Builder::new().name("slow-start".into()).spawn(work)?;

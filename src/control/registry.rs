@@ -1,13 +1,15 @@
 //! The set of backends as the control plane knows it. Every change goes through here, one after the other, and each
-//! publishes a new snapshot to the workers.
+//! publishes a new snapshot to the workers. It logs nothing under its lock: see [`Registry::tell`].
 
 mod circuits;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use log::Level;
 use parking_lot::Mutex;
 
 use super::circuit::Circuit;
@@ -18,6 +20,9 @@ use crate::config::{BackendChange, BackendConfig, CircuitBreaker, Config, WhenAl
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
 const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
+
+/// How many lines for the log are kept until they are told, at once after each change.
+const UNTOLD_MAX: usize = 1024;
 
 /// The set, and where it is published. Its changes return without waiting for the workers.
 #[derive(Debug)]
@@ -52,6 +57,8 @@ struct Inner {
     last_version: u64,
     /// Too many breakers have tripped: none of them counts.
     panic_mode: bool,
+    /// Lines for the log, the oldest first.
+    untold: VecDeque<(Level, String)>,
     /// Who had each slot last. It is free again when nobody holds that backend any more: not a worker's pool, not a
     /// request in flight, not an old snapshot.
     slots: Vec<Weak<Backend>>,
@@ -152,11 +159,12 @@ impl Registry {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|entry| entry.is(which))?;
         let was_ready = entry.state == State::Ready;
-        let changed = entry.change(change, now);
+        let lines = entry.change(change, now);
         if self.slow_start && !was_ready && entry.state == State::Ready {
             entry.start_slowly();
         }
-        if changed {
+        if !lines.is_empty() {
+            inner.note(Level::Info, lines);
             self.publish(&mut inner);
         }
         inner.entries.iter().find(|entry| entry.is(which)).cloned()
@@ -193,11 +201,12 @@ impl Registry {
             if self.slow_start && entry.health == Health::Down {
                 entry.start_slowly();
             }
-            entry.turn(health, &probe.reason, probe.at);
-        }
-        entry.last_probe = Some(probe);
-        if changed.is_some() {
+            let line = entry.turn(health, &probe.reason, probe.at);
+            entry.last_probe = Some(probe);
+            inner.note(Level::Info, [line]);
             self.publish(&mut inner);
+        } else {
+            entry.last_probe = Some(probe);
         }
     }
 
@@ -205,8 +214,23 @@ impl Registry {
     pub fn refused(&self, id: u64, now: SystemTime) {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry_mut(id) else { return };
-        entry.turn(Health::Down, "connection refused", now);
+        let line = entry.turn(Health::Down, "connection refused", now);
+        inner.note(Level::Info, [line]);
         self.publish(&mut inner);
+    }
+
+    /// Logs what has happened since it was last called. To be called without a lock held that anybody waits for: who logs
+    /// is at the mercy of what takes the log.
+    pub fn tell(&self) {
+        let lines = std::mem::take(&mut self.inner.lock().untold);
+        for (level, line) in lines {
+            log::log!(level, "{line}");
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.inner.is_locked()
     }
 
     fn publish(&self, inner: &mut Inner) {
@@ -317,6 +341,13 @@ impl Inner {
             self.slots[slot] = holder;
         }
         backend
+    }
+
+    /// Keeps lines until they can be told.
+    fn note(&mut self, level: Level, lines: impl IntoIterator<Item = String>) {
+        self.untold.extend(lines.into_iter().map(|line| (level, line)));
+        let beyond = self.untold.len().saturating_sub(UNTOLD_MAX);
+        self.untold.drain(..beyond);
     }
 
     fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {

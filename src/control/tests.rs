@@ -1,5 +1,7 @@
 //! The control plane as a whole: the admin API over real sockets, with what it does to the workers' snapshot.
 
+mod quiet;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,12 @@
-//! What lives here: what maypole counts of itself. On the way of a request a worker writes only cells of its own; whoever
-//! reads adds them up. It knows no other room.
+//! What lives here: what maypole counts and tells of itself. On the way of a request a worker writes only cells of its own;
+//! whoever reads adds them up. Nobody waits for who reads a log. It knows no other room.
 
 mod failures;
+mod outlet;
 mod reason;
 
 pub use failures::FailureCounts;
+pub use outlet::Outlet;
 pub use reason::Reason;
 
 /// What has been counted since the start, over all workers. Each number is exact; what happens meanwhile may be in

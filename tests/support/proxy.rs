@@ -49,17 +49,29 @@ impl Program {
         Self::run_in(folder, command)
     }
 
-    fn run_in(folder: &Path, mut command: Command) -> Self {
-        let mut child = command
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let stdout = child.stdout.take().expect("piped");
-        let stderr = child.stderr.take().expect("piped");
-        Self { stdout: Captured::start(stdout), stderr: Captured::start(stderr), child }
+    /// As [`Program::start_in`], with these variables in its environment, and its outputs going where the test says: what
+    /// isn't piped isn't captured.
+    pub fn start_with(
+        folder: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        [stdout, stderr]: [Stdio; 2],
+    ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maypole"));
+        command.args(arguments).envs(environment.iter().copied());
+        Self::run(folder, command, [stdout, stderr])
+    }
+
+    fn run_in(folder: &Path, command: Command) -> Self {
+        Self::run(folder, command, [Stdio::piped(), Stdio::piped()])
+    }
+
+    fn run(folder: &Path, mut command: Command, [stdout, stderr]: [Stdio; 2]) -> Self {
+        let command = command.current_dir(folder).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = child.stdout.take().map_or_else(Captured::nothing, Captured::start);
+        let stderr = child.stderr.take().map_or_else(Captured::nothing, Captured::start);
+        Self { child, stdout, stderr }
     }
 
     /// Its process id.
@@ -132,6 +144,10 @@ impl Captured {
         Self { text, reader: Some(reader) }
     }
 
+    fn nothing() -> Self {
+        Self { text: Arc::default(), reader: None }
+    }
+
     fn so_far(&self) -> String {
         self.text.lock().expect("not poisoned").clone()
     }
@@ -194,6 +210,20 @@ impl Proxy {
         std::fs::write(&file, config.to_string()).expect("writable");
         let arguments = ["--config", file.to_str().expect("UTF-8")];
         let program = Program::start_with_descriptors(&folder, &arguments, descriptors);
+        Self::answering(program, &config, folder)
+    }
+
+    /// As [`Proxy::with`], with these variables in its environment, and its log going where the test says.
+    #[track_caller]
+    pub fn with_log(origins: &[&Origin], on_top: Value, environment: &[(&str, &str)], stderr: Stdio) -> Self {
+        let backends: Vec<_> = origins.iter().map(|origin| origin.url()).collect();
+        let mut config = settings(&backends);
+        merge(&mut config, on_top);
+        let folder = empty_folder();
+        let file = folder.join("maypole.json");
+        std::fs::write(&file, config.to_string()).expect("writable");
+        let arguments = ["--config", file.to_str().expect("UTF-8")];
+        let program = Program::start_with(&folder, &arguments, environment, [Stdio::piped(), stderr]);
         Self::answering(program, &config, folder)
     }
 

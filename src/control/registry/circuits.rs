@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use log::Level;
+
 use super::{Inner, Registry};
 use crate::balance::{Backend, Decision, Turn};
 use crate::config::WhenAllDown;
@@ -24,7 +26,8 @@ impl Registry {
             if slow_start && circuit.state() == CircuitState::Closed {
                 entry.start_slowly();
             }
-            entry.note_circuit(now);
+            let line = entry.note_circuit(now);
+            inner.note(Level::Info, line);
             self.publish(&mut inner);
         }
         inner.next_due()
@@ -33,18 +36,16 @@ impl Registry {
     /// Takes in that time has passed; when this is to be called next, if at all.
     pub fn elapse(&self, now: Moment) -> Option<Instant> {
         let mut inner = self.inner.lock();
-        let mut changed = false;
+        let mut lines = Vec::new();
         for entry in &mut inner.entries {
             match entry.circuit.as_mut().map_or(Elapsed::Nothing, |circuit| circuit.elapse(now)) {
                 Elapsed::Nothing => {}
                 Elapsed::TrialsAreDue => entry.backend.refill_trials(),
-                Elapsed::StayIsOver => {
-                    entry.note_circuit(now);
-                    changed = true;
-                }
+                Elapsed::StayIsOver => lines.extend(entry.note_circuit(now)),
             }
         }
-        if changed {
+        if !lines.is_empty() {
+            inner.note(Level::Info, lines);
             self.publish(&mut inner);
         }
         inner.next_due()
@@ -69,11 +70,13 @@ impl Registry {
         let panic_mode = out * 100 > of * config.max_ejected_percent as usize;
         if panic_mode != inner.panic_mode {
             inner.panic_mode = panic_mode;
-            if panic_mode {
-                log::warn!("panic mode: the breakers of {out} of {of} backends have tripped, all of them get traffic");
+            let seen = format!("the breakers of {out} of {of} backends have tripped");
+            let (level, line) = if panic_mode {
+                (Level::Warn, format!("panic mode: {seen}, all of them get traffic"))
             } else {
-                log::info!("panic mode is over: the breakers of {out} of {of} backends have tripped");
-            }
+                (Level::Info, format!("panic mode is over: {seen}"))
+            };
+            inner.note(level, [line]);
         }
         for entry in &mut inner.entries {
             let state = entry.circuit.as_ref().map_or(CircuitState::Closed, Circuit::state);
