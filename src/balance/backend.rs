@@ -5,14 +5,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 
 use super::breaker::Breaker;
 use super::cells::Cell;
 use super::gate::Gate;
 use super::queue::{Queue, count_within};
-use super::{Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
+use super::{Addresses, Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -35,7 +34,7 @@ pub struct Backend {
     /// Put before every request's path; empty, or `/…` without a trailing slash.
     pub base_path: String,
     /// What the name resolved to last; empty when it never did.
-    pub addresses: ArcSwap<Vec<SocketAddr>>,
+    pub addresses: Addresses,
     /// Looked at by every pick; turned by the breaker, if there is one.
     gate: Gate,
     /// Only where one is configured.
@@ -91,7 +90,7 @@ impl Backend {
             host: origin.host,
             port: origin.port,
             base_path: origin.base_path,
-            addresses: ArcSwap::from_pointee(literal.into_iter().collect()),
+            addresses: literal.into_iter().collect(),
             gate: Gate::default(),
             breaker: None,
             load: CachePadded::new(Load { in_flight: AtomicUsize::new(0), in_flight_max: AtomicUsize::new(0) }),
@@ -387,9 +386,9 @@ mod tests {
 
     #[test]
     fn a_literal_host_has_its_address_at_once_and_a_name_has_none() {
-        assert_eq!(**backend("127.0.0.1").addresses.load(), ["127.0.0.1:81".parse().unwrap()]);
-        assert_eq!(**backend("::1").addresses.load(), ["[::1]:81".parse().unwrap()]);
-        assert!(backend("localhost").addresses.load().is_empty());
+        assert_eq!(backend("127.0.0.1").addresses.list(), ["127.0.0.1:81".parse().unwrap()]);
+        assert_eq!(backend("::1").addresses.list(), ["[::1]:81".parse().unwrap()]);
+        assert!(backend("localhost").addresses.is_empty());
     }
 
     #[test]

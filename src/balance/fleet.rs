@@ -20,6 +20,8 @@ pub enum Report {
     Refused(Arc<Backend>),
     /// Its name has no address, or none of them could be reached: resolve it again.
     Unreachable(Arc<Backend>),
+    /// One of its addresses took no connection, and another one did: probed now.
+    Missed(Arc<Backend>),
     /// Its breaker has turned.
     Turned(Arc<Backend>, Turn),
 }

@@ -1,6 +1,7 @@
 //! What lives here: the backends, the snapshot of them that every worker reads, and the strategies that pick one.
 //! Pure: it knows a clock and a random source that are handed in, and nothing else of the house.
 
+mod addresses;
 mod backend;
 mod breaker;
 mod budget;
@@ -17,6 +18,7 @@ mod snapshot;
 mod strategy;
 mod tier;
 
+pub use addresses::{Address, Addresses};
 pub use backend::{Backend, InFlight, Origin, Place};
 pub use breaker::{Seen, Thresholds, Turn};
 pub use budget::RetryBudget;

@@ -1,6 +1,7 @@
 //! One backend with all that the control plane knows of it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +17,9 @@ pub(super) const CHANGES_MAX: usize = 20;
 
 /// What a slow start begins with, and what each step adds: twenty of them make a whole.
 pub(super) const RAMP_STEP_PERCENT: u32 = 5;
+
+/// Why the health of one that is new isn't known.
+pub(super) const NOT_PROBED: &str = "not probed yet";
 
 /// A backend with all that the control plane knows of it.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct Entry {
     pub health_since: SystemTime,
     /// Why `health` is what it is, in words for an operator.
     pub health_reason: String,
+    /// What was seen of its addresses; of those that are missing, nothing yet.
+    pub addresses_seen: Vec<AddressSeen>,
     /// It gets traffic although its checks fail, since those of all others do too (`when_all_down`).
     pub tried_anyway: bool,
     /// Its circuit breaker; None where there is none.
@@ -46,6 +52,19 @@ pub struct Entry {
     pub last_probe: Option<LastProbe>,
     /// The latest, oldest first; at most 20.
     pub changes: VecDeque<Change>,
+}
+
+/// What was seen of one of a backend's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressSeen {
+    /// Which.
+    pub address: SocketAddr,
+    /// What was seen.
+    pub health: Health,
+    /// When `health` became what it is.
+    pub since: SystemTime,
+    /// Why `health` is what it is, in words for an operator.
+    pub reason: String,
 }
 
 /// Who added a backend.
@@ -89,7 +108,8 @@ impl Entry {
             ramp_percent: 100,
             health: Health::Unknown,
             health_since: now,
-            health_reason: "not probed yet".into(),
+            health_reason: NOT_PROBED.into(),
+            addresses_seen: Vec::new(),
             tried_anyway: false,
             circuit: None,
             ejected: false,
@@ -197,6 +217,24 @@ impl Entry {
         let line = format!("backend {}: {what}", self.config.name);
         self.note(now.wall, what);
         Some(line)
+    }
+
+    /// Takes in what was seen of one of its addresses. What it no longer has is forgotten.
+    pub(super) fn note_address(&mut self, address: SocketAddr, health: Health, probe: &LastProbe) {
+        let addresses = self.backend.addresses.list();
+        let same = |seen: &AddressSeen| seen.address == address && seen.health == health;
+        let known = self.addresses_seen.iter().any(same);
+        self.addresses_seen.retain(|seen| addresses.contains(&seen.address) && (known || seen.address != address));
+        if !known {
+            self.addresses_seen.push(AddressSeen { address, health, since: probe.at, reason: probe.reason.clone() });
+        }
+    }
+
+    /// All of its addresses have refused a connection.
+    pub(super) fn note_refusal(&mut self, at: SystemTime) {
+        let down =
+            |address| AddressSeen { address, health: Health::Down, since: at, reason: "connection refused".into() };
+        self.addresses_seen = self.backend.addresses.list().into_iter().map(down).collect();
     }
 
     /// Takes a change of health in; a line for the log.

@@ -19,6 +19,7 @@ mod tests;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -107,8 +108,8 @@ impl ControlPlane {
         workers: usize,
         barrier: Barrier,
     ) -> io::Result<Self> {
-        let (recovered, recoveries) = unbounded();
-        let names = Names::start(Names::system(), recovered)?;
+        let (moved, followed) = unbounded();
+        let names = Names::start(Names::system(), moved)?;
         let registry = Arc::new(Registry::new(fleet, config, workers));
         let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
         let addresses = names.resolve(&hosts, NAMES_WAIT);
@@ -117,7 +118,7 @@ impl ControlPlane {
         registry.tell();
         let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(names.refresher()) };
         let checker =
-            Checker::start(&config.health_check, reports, recoveries, Arc::new(findings), Random::from_system())?;
+            Checker::start(&config.health_check, reports, followed, Arc::new(findings), Random::from_system())?;
         for backend in &added {
             names.watch(Arc::clone(backend));
         }
@@ -254,6 +255,10 @@ impl Audience for Findings {
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         self.registry.probed(id, probe, changed);
         self.registry.tell();
+    }
+
+    fn address_probed(&self, id: u64, address: SocketAddr, health: Health, probe: &LastProbe) {
+        self.registry.address_probed(id, address, health, probe);
     }
 
     fn refused(&self, id: u64) {

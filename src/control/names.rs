@@ -22,8 +22,6 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const RESOLVERS_MAX: usize = 8;
 /// `getaddrinfo` wants more stack than one would think.
 const RESOLVER_STACK_BYTES: usize = 256 * 1024;
-/// Addresses of one name that are kept.
-const ADDRESSES_MAX: usize = 16;
 
 /// How a host and port become addresses; blocks.
 pub(super) type Lookup = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
@@ -47,14 +45,14 @@ enum Command {
 }
 
 impl Names {
-    /// Starts the thread. `recovered` gets the id of each backend whose first addresses have come. Fails if the
-    /// system has no thread to give.
-    pub(super) fn start(lookup: Lookup, recovered: Sender<u64>) -> io::Result<Self> {
+    /// Starts the thread. `moved` gets the id of each backend whose addresses have changed. Fails if the system has no
+    /// thread to give.
+    pub(super) fn start(lookup: Lookup, moved: Sender<u64>) -> io::Result<Self> {
         let (commands, orders) = unbounded();
         let (finish, finished) = unbounded();
         let thread = Thread {
             lookup,
-            recovered,
+            moved,
             crew: Crew::new("maypole-names", RESOLVERS_MAX, RESOLVER_STACK_BYTES),
             watched: HashMap::new(),
             due: BTreeSet::new(),
@@ -118,7 +116,7 @@ impl Names {
 
 struct Thread {
     lookup: Lookup,
-    recovered: Sender<u64>,
+    moved: Sender<u64>,
     crew: Crew,
     watched: HashMap<u64, Watched>,
     due: BTreeSet<(Instant, u64)>,
@@ -132,6 +130,8 @@ struct Watched {
     started: Option<Instant>,
     /// When the next one should; None while one runs.
     due: Option<Instant>,
+    /// It was asked for while one ran, which may have been answered before.
+    again: bool,
     failing: bool,
 }
 
@@ -170,11 +170,12 @@ impl Thread {
                 });
             }
             Command::Watch(backend) => {
-                let known = !backend.addresses.load().is_empty();
+                let known = !backend.addresses.is_empty();
                 let due = if known { now + INTERVAL } else { now };
                 self.due.insert((due, backend.id));
                 let started = known.then_some(now);
-                self.watched.insert(backend.id, Watched { backend, started, due: Some(due), failing: false });
+                self.watched
+                    .insert(backend.id, Watched { backend, started, due: Some(due), again: false, failing: false });
             }
             Command::Refresh(id) => self.refresh(id, now),
             Command::Forget(id) => {
@@ -188,7 +189,10 @@ impl Thread {
 
     fn refresh(&mut self, id: u64, now: Instant) {
         let Some(watched) = self.watched.get_mut(&id) else { return };
-        let Some(due) = watched.due else { return };
+        let Some(due) = watched.due else {
+            watched.again = true;
+            return;
+        };
         let allowed = watched.started.map_or(now, |started| now.max(started + INTERVAL_MIN));
         if allowed < due {
             self.due.remove(&(due, id));
@@ -228,18 +232,22 @@ impl Thread {
                 }
                 watched.failing = false;
                 if store(&watched.backend, addresses) {
-                    let _ = self.recovered.send(id);
+                    let _ = self.moved.send(id);
                 }
             }
             Err(error) => {
                 if !watched.failing {
-                    let kept = watched.backend.addresses.load().len();
+                    let kept = watched.backend.addresses.list().len();
                     log::warn!("backend {name}: can't resolve its host name, keeping {kept} addresses: {error}");
                 }
                 watched.failing = true;
             }
         }
-        let gap = if watched.failing { INTERVAL_FAILED } else { INTERVAL };
+        let gap = match (std::mem::take(&mut watched.again), watched.failing) {
+            (true, _) => INTERVAL_MIN,
+            (false, true) => INTERVAL_FAILED,
+            (false, false) => INTERVAL,
+        };
         let now = Instant::now();
         let due = now.max(watched.started.unwrap_or(now) + gap);
         watched.due = Some(due);
@@ -249,27 +257,18 @@ impl Thread {
 
 /// Resolves; no address is an error too.
 fn look_up(lookup: &Lookup, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in lookup(host, port)? {
-        if !addresses.contains(&address) && addresses.len() < ADDRESSES_MAX {
-            addresses.push(address);
-        }
-    }
+    let addresses = lookup(host, port)?;
     if addresses.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(addresses) }
 }
 
-/// Stores new addresses; true if they are the first. The same ones in another order change nothing: many a name
-/// server turns its answers round each time, and connections should not be shuffled for that.
+/// Stores new addresses; true if they are others than before.
 fn store(backend: &Backend, addresses: Vec<SocketAddr>) -> bool {
-    let last = backend.addresses.load();
-    let same = last.len() == addresses.len() && addresses.iter().all(|address| last.contains(address));
-    if !same {
-        if !last.is_empty() {
-            log::info!("backend {}: its host name now resolves to {addresses:?}", backend.name);
-        }
-        backend.addresses.store(Arc::new(addresses));
+    let first = backend.addresses.is_empty();
+    let changed = backend.addresses.set(addresses);
+    if changed && !first {
+        log::info!("backend {}: its host name now resolves to {:?}", backend.name, backend.addresses.list());
     }
-    last.is_empty()
+    changed
 }
 
 #[cfg(test)]
@@ -327,14 +326,14 @@ mod tests {
             asked.send(()).unwrap();
             answer
         });
-        let (recovered, recoveries) = unbounded();
-        let names = Names::start(lookup, recovered).unwrap();
+        let (moved, followed) = unbounded();
+        let names = Names::start(lookup, moved).unwrap();
         let backend = backend(5, "name.example");
         names.watch(Arc::clone(&backend));
         asks.recv_timeout(SOON).unwrap();
-        assert_eq!(recoveries.recv_timeout(SOON), Ok(5));
+        assert_eq!(followed.recv_timeout(SOON), Ok(5));
         let stored = addresses(&["10.0.0.1:80", "10.0.0.2:80"]);
-        assert_eq!(**backend.addresses.load(), stored);
+        assert_eq!(backend.addresses.list(), stored);
         let refresh = names.refresher();
         for _ in 0..2 {
             // Asked again, since one that comes while the last resolution has yet to be taken in is of no effect.
@@ -343,9 +342,29 @@ mod tests {
                 refresh(5);
                 assert!(begin.elapsed() < SOON);
             }
-            assert_eq!(**backend.addresses.load(), stored, "neither another order nor a failure changes them");
+            assert_eq!(backend.addresses.list(), stored, "neither another order nor a failure changes them");
         }
-        assert!(recoveries.is_empty());
+        assert!(followed.is_empty());
+    }
+
+    #[test]
+    fn a_report_that_comes_while_a_name_is_being_resolved_has_it_resolved_again() {
+        let (asked, asks) = unbounded();
+        let (answer, answers) = unbounded::<()>();
+        let lookup: Lookup = Arc::new(move |_, _| {
+            asked.send(()).unwrap();
+            let _ = answers.recv();
+            Ok(addresses(&["10.0.0.1:80"]))
+        });
+        let names = Names::start(lookup, unbounded().0).unwrap();
+        names.watch(backend(1, "name.example"));
+        asks.recv_timeout(SOON).unwrap();
+        names.refresher()(1);
+        // Commands are obeyed in order: once this one's name is asked for, the report has been heard.
+        names.watch(backend(2, "other.example"));
+        asks.recv_timeout(SOON).unwrap();
+        drop(answer);
+        asks.recv_timeout(SOON).expect("it is asked for again before its interval is over");
     }
 
     #[test]

@@ -210,11 +210,19 @@ impl Registry {
         }
     }
 
+    /// Takes in how a probe of one of a backend's addresses ended, and what is to be thought of that one.
+    pub fn address_probed(&self, id: u64, address: SocketAddr, health: Health, probe: &LastProbe) {
+        if let Some(entry) = self.inner.lock().entry_mut(id) {
+            entry.note_address(address, health, probe);
+        }
+    }
+
     /// Takes in that a backend is down since it refused a worker's connection.
     pub fn refused(&self, id: u64, now: SystemTime) {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry_mut(id) else { return };
         let line = entry.turn(Health::Down, "connection refused", now);
+        entry.note_refusal(now);
         inner.note(Level::Info, [line]);
         self.publish(&mut inner);
     }
@@ -300,7 +308,7 @@ impl Inner {
     ) -> Entry {
         let backend = self.create(&config, maker);
         if !addresses.is_empty() {
-            backend.addresses.store(Arc::new(addresses));
+            backend.addresses.set(addresses);
         }
         let mut entry = Entry::new(backend, config, source, now);
         entry.circuit = maker.thresholds.as_ref().map(|_| Circuit::new(now));

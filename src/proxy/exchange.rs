@@ -351,6 +351,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Err(ConnectError::NoDescriptor) if self.pools.close_oldest_idle() => connect(),
             leased => leased,
         };
+        if leased.as_ref().is_ok_and(|lease| lease.missed) {
+            let _ = self.shared.fleet.reports.try_send(Report::Missed(visit.shared_backend()));
+        }
         leased.map_err(|error| {
             let report = match error {
                 ConnectError::Refused => Some(Report::Refused(visit.shared_backend())),

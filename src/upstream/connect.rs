@@ -26,28 +26,27 @@ pub enum ConnectError {
     ClientGone,
 }
 
-/// Connects to one of `addresses`, beginning with number `first`, for `client`, whose reset ends the attempt. Each
-/// address gets its share of the time that is left. Returns the stream and the number of its address.
+/// Connects to the first of `addresses` that takes the connection, for `client`, whose reset ends the attempt. Each
+/// address gets its share of the time that is left. Returns the stream and the number of its address, counted from 0.
 ///
 /// # Errors
 /// When no address took the connection: what was wrong with the last one that tells anything of the backend, but
 /// `Refused` only when all that could be asked refused.
 pub fn connect<W: World>(
     world: &W,
-    addresses: &[SocketAddr],
-    first: usize,
+    addresses: impl ExactSizeIterator<Item = SocketAddr>,
     client: &W::Stream,
     deadline: Instant,
 ) -> Result<(W::Stream, usize), ConnectError> {
     let mut failure = None;
-    for n in 0..addresses.len() {
-        let number = (first + n) % addresses.len();
+    let count = addresses.len();
+    for (number, address) in addresses.enumerate() {
         let now = world.now();
         if now >= deadline {
             return Err(ConnectError::Timeout);
         }
-        let share = deadline.since(now) / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
-        match attempt(world, addresses[number], client, now + share) {
+        let share = deadline.since(now) / u32::try_from(count - number).unwrap_or(u32::MAX);
+        match attempt(world, address, client, now + share) {
             Ok(stream) => return Ok((stream, number)),
             // Another address changes nothing about these.
             Err(error @ (ConnectError::ClientGone | ConnectError::NoDescriptor)) => return Err(error),

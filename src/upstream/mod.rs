@@ -3,6 +3,7 @@
 
 mod connect;
 mod pool;
+mod sites;
 
 pub use connect::{ConnectError, connect};
 pub use pool::{Lease, Pools, Visit};

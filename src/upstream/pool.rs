@@ -4,19 +4,15 @@
 //! [`Lease::give_back`] returns it, so that no error path can put a spoilt connection back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sites::{SiteId, Sites};
 use super::{ConnectError, connect};
 use crate::balance::{Backend, InFlight, Place, Seen, Snapshot, Turn};
 use crate::runtime::world::{Instant, Stream, World};
-
-/// Idle connections that a worker keeps to one backend.
-const IDLE_MAX: usize = 16_384;
 
 /// One worker's pools, one for each backend that it has sent a request to.
 pub struct Pools<W: World> {
@@ -30,15 +26,7 @@ pub struct Pools<W: World> {
 /// One worker's idle connections to one backend.
 struct Pool<W: World> {
     backend: Arc<Backend>,
-    /// The most recently used last: the others age and are closed in order.
-    idle: RefCell<VecDeque<Idle<W::Stream>>>,
-    /// The number of the address that took the last connection.
-    address: Cell<usize>,
-}
-
-struct Idle<S> {
-    stream: S,
-    since: Instant,
+    sites: RefCell<Sites<W::Stream>>,
 }
 
 /// A request that is on its way to a backend: counted in flight there until it is dropped.
@@ -62,7 +50,10 @@ pub struct Lease<W: World> {
     pub stream: W::Stream,
     /// It has served a request before, so its server may have closed it just now.
     pub reused: bool,
+    /// Other addresses of the backend were asked for it, and took no connection.
+    pub missed: bool,
     pool: Rc<Pool<W>>,
+    site: SiteId,
 }
 
 impl<W: World> Pools<W> {
@@ -95,21 +86,21 @@ impl<W: World> Pools<W> {
             Some(pool) if pool.backend.id == backend.id => Rc::clone(pool),
             _ => {
                 let backend = Arc::clone(backend);
-                let pool = Rc::new(Pool { backend, idle: RefCell::default(), address: Cell::new(0) });
+                let pool = Rc::new(Pool { backend, sites: RefCell::new(Sites::new()) });
                 *entry = Some(Rc::clone(&pool));
                 pool
             }
         })
     }
 
-    /// Closes what has been idle for `keep_alive`, what its server has closed, and every idle connection to a backend
-    /// that is not in `snapshot`.
+    /// Closes what has been idle for `keep_alive`, what its server has closed, what leads to an address that its backend's
+    /// name has left or that is ill, and every idle connection to a backend that is not in `snapshot`.
     pub fn sweep(&self, snapshot: &Snapshot, keep_alive: Duration) {
         let now = self.world.now();
         let changed = self.version.replace(snapshot.version) != snapshot.version;
         for entry in self.table.borrow_mut().iter_mut() {
             let Some(pool) = entry else { continue };
-            pool.idle.borrow_mut().retain(|idle| now.since(idle.since) < keep_alive && idle.stream.is_quiet(false));
+            pool.sites.borrow_mut().sweep(&pool.backend.addresses, now, keep_alive, |stream| stream.is_quiet(false));
             if changed && !snapshot.backends().any(|backend| backend.id == pool.backend.id) {
                 *entry = None;
             }
@@ -120,14 +111,14 @@ impl<W: World> Pools<W> {
     /// when none is idle.
     pub fn close_oldest_idle(&self) -> bool {
         let table = self.table.borrow();
-        let since = |pool: &Pool<W>| pool.idle.borrow().front().map_or(Instant::NEVER, |idle| idle.since);
+        let since = |pool: &Pool<W>| pool.sites.borrow().oldest().unwrap_or(Instant::NEVER);
         let oldest = table.iter().flatten().min_by_key(|pool| since(pool));
-        oldest.is_some_and(|pool| pool.idle.borrow_mut().pop_front().is_some())
+        oldest.is_some_and(|pool| pool.sites.borrow_mut().take_oldest().is_some())
     }
 
     /// Idle connections over all pools.
     pub fn idle(&self) -> usize {
-        self.table.borrow().iter().flatten().map(|pool| pool.idle.borrow().len()).sum()
+        self.table.borrow().iter().flatten().map(|pool| pool.sites.borrow().idle()).sum()
     }
 }
 
@@ -159,28 +150,32 @@ impl<W: World> Visit<W> {
         self.in_flight.observe(worker, seen, now_ns, tell);
     }
 
-    /// The most recently used idle connection whose server has not closed it as far as can be seen; a look at the
-    /// socket itself only when `thorough`.
+    /// The most recently used idle connection, to the address whose turn it is, whose server has not closed it as far as can
+    /// be seen; a look at the socket itself only when `thorough`.
     pub fn lease_idle(&self, thorough: bool) -> Option<Lease<W>> {
         let pool = self.pool();
         loop {
-            let idle = pool.idle.borrow_mut().pop_back()?;
-            if idle.stream.is_quiet(thorough) {
-                return Some(Lease { stream: idle.stream, reused: true, pool: Rc::clone(pool) });
+            let (stream, site) = pool.sites.borrow_mut().take_idle()?;
+            if stream.is_quiet(thorough) {
+                return Some(Lease { stream, reused: true, missed: false, pool: Rc::clone(pool), site });
             }
         }
     }
 
-    /// A new connection, by `deadline`, unless `client` resets its own meanwhile.
+    /// A new connection, by `deadline`, unless `client` resets its own meanwhile. Of several addresses that one is asked first
+    /// whose turn it is.
     ///
     /// # Errors
     /// See [`connect`].
     pub fn lease_new(&self, world: &W, client: &W::Stream, deadline: Instant) -> Result<Lease<W>, ConnectError> {
         let pool = self.pool();
-        let addresses: Arc<Vec<SocketAddr>> = pool.backend.addresses.load_full();
-        let (stream, number) = connect(world, &addresses, pool.address.get(), client, deadline)?;
-        pool.address.set(number);
-        Ok(Lease { stream, reused: false, pool: Rc::clone(pool) })
+        let candidates = pool.sites.borrow_mut().candidates(&pool.backend.addresses);
+        let (stream, number) = connect(world, candidates.iter().map(|(_, at)| *at), client, deadline)?;
+        let missed = number > 0;
+        if missed {
+            pool.sites.borrow_mut().avoid(&candidates[..number], world.now());
+        }
+        Ok(Lease { stream, reused: false, missed, pool: Rc::clone(pool), site: candidates[number].0 })
     }
 
     fn pool(&self) -> &Rc<Pool<W>> {
@@ -189,12 +184,9 @@ impl<W: World> Visit<W> {
 }
 
 impl<W: World> Lease<W> {
-    /// Returns the connection to its pool: its last exchange was whole and left nothing behind.
+    /// Returns the connection to its pool: its last exchange was whole and left nothing behind. It is closed where its address
+    /// has left the backend's name, or is ill.
     pub fn give_back(self, now: Instant) {
-        let mut idle = self.pool.idle.borrow_mut();
-        if idle.len() == IDLE_MAX {
-            idle.pop_front();
-        }
-        idle.push_back(Idle { stream: self.stream, since: now });
+        self.pool.sites.borrow_mut().keep(self.stream, self.site, now);
     }
 }

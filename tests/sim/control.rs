@@ -226,7 +226,7 @@ impl Control {
 
     fn resolve(&self, member: &Member, addresses: Vec<SocketAddr>) {
         if let Some(entry) = self.registry.find(Which::Name(&member.config.name)) {
-            entry.backend.addresses.store(sync::Arc::new(addresses));
+            entry.backend.addresses.set(addresses);
         }
     }
 }

@@ -23,7 +23,7 @@ type Script = dyn Fn(&mut Exchange) + Send + Sync;
 
 /// An HTTP server on a loopback port, until it is dropped or stopped. It records every request that reaches it.
 pub struct Origin {
-    port: u16,
+    at: SocketAddr,
     stage: Arc<Stage>,
 }
 
@@ -61,20 +61,26 @@ impl Origin {
 
     /// As [`Origin::start`], with a small receive window: the proxy soon feels when this side doesn't read.
     pub fn with_small_window(script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
-        Self::listen(free_port(), Some(SMALL_WINDOW_BYTES), script)
+        Self::listen(on_loopback(free_port()), Some(SMALL_WINDOW_BYTES), script)
     }
 
     /// As [`Origin::start`], on a port of the test's choice.
     #[track_caller]
     pub fn start_on(port: u16, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
-        Self::listen(port, None, script)
+        Self::listen(on_loopback(port), None, script)
+    }
+
+    /// As [`Origin::start`], at an address of the test's choice.
+    #[track_caller]
+    pub fn start_at(at: SocketAddr, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
+        Self::listen(at, None, script)
     }
 
     #[track_caller]
-    fn listen(port: u16, window: Option<usize>, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
+    fn listen(at: SocketAddr, window: Option<usize>, script: impl Fn(&mut Exchange) + Send + Sync + 'static) -> Self {
         let mut listener = None;
         eventually("the port is free", || {
-            listener = TcpListener::bind(("127.0.0.1", port)).ok();
+            listener = TcpListener::bind(at).ok();
             listener.is_some()
         });
         let listener = listener.expect("bound");
@@ -93,17 +99,17 @@ impl Origin {
         });
         let on_stage = Arc::clone(&stage);
         std::thread::spawn(move || on_stage.accept(&listener));
-        Self { port, stage }
+        Self { at, stage }
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.at.port()
     }
 
     /// As a backend's URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.at)
     }
 
     /// The requests so far, but for probes, in the order of their heads. A body is there once the script has read it.
@@ -141,10 +147,10 @@ impl Origin {
 
     /// Stops listening and resets every connection, as a killed process does; returns the port for a successor.
     pub fn stop(self) -> u16 {
-        let port = self.port;
+        let at = self.at;
         drop(self);
-        eventually("nobody listens any more", || TcpStream::connect(("127.0.0.1", port)).is_err());
-        port
+        eventually("nobody listens any more", || TcpStream::connect(at).is_err());
+        at.port()
     }
 }
 
@@ -152,7 +158,7 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.stage.stopped.store(true, Ordering::SeqCst);
         // Wakes the accepting thread; it sees the flag, and its listener closes before this connection does.
-        if let Ok(mut last) = TcpStream::connect(("127.0.0.1", self.port)) {
+        if let Ok(mut last) = TcpStream::connect(self.at) {
             let _ = last.set_read_timeout(Some(PATIENCE));
             let _ = last.read(&mut [0]);
         }
@@ -161,6 +167,10 @@ impl Drop for Origin {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
+}
+
+fn on_loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 impl Stage {

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use crate::balance::Totals;
 use crate::control::circuit::CircuitState;
-use crate::control::entry::{Change, Entry, Source, State};
+use crate::control::entry::{AddressSeen, Change, Entry, NOT_PROBED, Source, State};
 use crate::control::health::{Health, LastProbe};
 use crate::control::timestamp::rfc3339;
 use crate::observe::{Counts, Reason};
@@ -119,9 +119,18 @@ pub(super) struct FullBackend {
     totals: FullTotals,
     latency_ms: Quantiles,
     addresses: Vec<SocketAddr>,
+    address_health: Vec<AddressHealth>,
     last_probe: Option<Probe>,
     changes: Vec<FullChange>,
     circuit_breaker: Option<FullCircuit>,
+}
+
+#[derive(Debug, Serialize)]
+struct AddressHealth {
+    address: SocketAddr,
+    health: &'static str,
+    since: Option<String>,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +186,7 @@ impl From<&Entry> for FullBackend {
     fn from(entry: &Entry) -> Self {
         let totals = entry.backend.totals();
         let ineligible_reason = entry.ineligible_because();
+        let addresses = entry.backend.addresses.list();
         Self {
             name: entry.config.name.clone(),
             url: entry.config.url.written.clone(),
@@ -189,11 +199,7 @@ impl From<&Entry> for FullBackend {
                 State::Drain => "drain",
                 State::Down => "down",
             },
-            health: match entry.health {
-                Health::Unknown => "unknown",
-                Health::Up => "up",
-                Health::Down => "down",
-            },
+            health: health(entry.health),
             health_since: rfc3339(entry.health_since),
             health_reason: entry.health_reason.clone(),
             eligible: ineligible_reason.is_none(),
@@ -206,7 +212,11 @@ impl From<&Entry> for FullBackend {
             in_flight: entry.backend.in_flight(),
             latency_ms: Quantiles::of(&totals),
             totals: FullTotals::from(&totals),
-            addresses: entry.backend.addresses.load().to_vec(),
+            address_health: addresses
+                .iter()
+                .map(|address| AddressHealth::of(*address, &entry.addresses_seen))
+                .collect(),
+            addresses,
             last_probe: entry.last_probe.as_ref().map(Probe::from),
             changes: changes(&entry.changes),
             circuit_breaker: entry.circuit.as_ref().map(|circuit| FullCircuit {
@@ -217,6 +227,26 @@ impl From<&Entry> for FullBackend {
                 ejections: circuit.ejections(Instant::now()),
                 consecutive_failures: entry.backend.consecutive_failures(),
             }),
+        }
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Down => "down",
+    }
+}
+
+impl AddressHealth {
+    fn of(address: SocketAddr, seen: &[AddressSeen]) -> Self {
+        let seen = seen.iter().find(|seen| seen.address == address);
+        Self {
+            address,
+            health: health(seen.map_or(Health::Unknown, |seen| seen.health)),
+            since: seen.map(|seen| rfc3339(seen.since)),
+            reason: seen.map_or(NOT_PROBED, |seen| &seen.reason).to_owned(),
         }
     }
 }

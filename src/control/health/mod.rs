@@ -5,8 +5,9 @@
 mod judge;
 mod probe;
 mod schedule;
+mod targets;
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use std::{io, thread};
@@ -18,6 +19,7 @@ pub use self::judge::Health;
 use self::judge::Rules;
 use self::probe::{Finding, Probe};
 use self::schedule::{PROBERS_MAX, Probed, Schedule, Verdict, spread};
+use self::targets::{Renewed, Targets};
 use super::crew::Crew;
 use super::random::Random;
 use crate::balance::{Backend, Report, Turn};
@@ -35,13 +37,16 @@ const RECENT: Duration = Duration::from_secs(60);
 
 /// Where the health thread's findings go.
 pub(super) trait Audience: Send + Sync + 'static {
-    /// A probe has ended, and may have changed the backend's health. It is called once a probe, in order.
+    /// A probe has ended that speaks for the backend, and may have changed its health. Called in order.
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>);
+
+    /// A probe of one of the backend's addresses has ended; the health of that one now.
+    fn address_probed(&self, id: u64, address: SocketAddr, health: Health, probe: &LastProbe);
 
     /// The backend refused a connection of a worker's, and is down for it.
     fn refused(&self, id: u64);
 
-    /// A worker found none of the backend's addresses reachable.
+    /// None of the backend's addresses can be reached, or it has gone down: its name may lead elsewhere by now.
     fn unreachable(&self, id: u64);
 
     /// A worker has turned the backend's circuit breaker; when [`Self::elapse`] is due next. `chance` is from 0 to 1.
@@ -93,12 +98,12 @@ enum Command {
 }
 
 impl Checker {
-    /// Starts the thread. `recovered` brings the ids of backends whose names have come to resolve: they are probed at
+    /// Starts the thread. `moved` brings the ids of backends whose addresses have changed: the new ones are probed at
     /// once. Fails if the system has no thread to give.
     pub(super) fn start(
         check: &HealthCheck,
         reports: Receiver<Report>,
-        recovered: Receiver<u64>,
+        moved: Receiver<u64>,
         audience: Arc<dyn Audience>,
         random: Random,
     ) -> io::Result<Self> {
@@ -110,7 +115,7 @@ impl Checker {
             interval: check.interval,
             probe: Arc::new(Probe::new(check)),
             crew: Crew::new("maypole-probe", PROBERS_MAX, PROBER_STACK_BYTES),
-            backends: HashMap::new(),
+            targets: Targets::default(),
             circuits_due: None,
             audience,
             finish,
@@ -118,7 +123,7 @@ impl Checker {
             lateness: Clerk::new(Arc::clone(&lateness), Instant::now()),
             random,
         };
-        thread::Builder::new().name("maypole-health".into()).spawn(move || thread.run(&orders, reports, recovered))?;
+        thread::Builder::new().name("maypole-health".into()).spawn(move || thread.run(&orders, reports, moved))?;
         Ok(Self { commands, lateness })
     }
 
@@ -158,7 +163,7 @@ struct Thread {
     interval: Duration,
     probe: Arc<Probe>,
     crew: Crew,
-    backends: HashMap<u64, Arc<Backend>>,
+    targets: Targets,
     /// When circuit breakers need a look.
     circuits_due: Option<Instant>,
     audience: Arc<dyn Audience>,
@@ -176,7 +181,7 @@ struct Finished {
 }
 
 impl Thread {
-    fn run(mut self, orders: &Receiver<Command>, mut reports: Receiver<Report>, mut recovered: Receiver<u64>) {
+    fn run(mut self, orders: &Receiver<Command>, mut reports: Receiver<Report>, mut moved: Receiver<u64>) {
         loop {
             self.start_due();
             if self.circuits_due.is_some_and(|due| due <= Instant::now()) {
@@ -196,9 +201,9 @@ impl Thread {
                     Ok(report) => self.hear(&report),
                     Err(_) => reports = never(), // the workers have gone
                 },
-                recv(recovered) -> id => match id {
-                    Ok(id) => self.schedule.probe_now(id, Instant::now()),
-                    Err(_) => recovered = never(), // no name is resolved any more
+                recv(moved) -> id => match id {
+                    Ok(id) => self.follow(id, Instant::now()),
+                    Err(_) => moved = never(), // no name is resolved any more
                 },
                 recv(alarm) -> _ => {}
             }
@@ -216,23 +221,51 @@ impl Thread {
             }
             Command::Add(backend) => self.add(backend, now, now),
             Command::Remove(id) => {
-                self.schedule.remove(id);
-                self.backends.remove(&id);
+                for target in self.targets.remove(id) {
+                    self.schedule.remove(target);
+                }
             }
             Command::Stop => {}
         }
     }
 
     fn add(&mut self, backend: Arc<Backend>, first: Instant, now: Instant) {
-        self.schedule.add(backend.id, first, now);
-        self.backends.insert(backend.id, backend);
+        for target in self.targets.add(backend) {
+            self.schedule.add(target, first, now);
+        }
+    }
+
+    /// Takes in that a backend's addresses have changed.
+    fn follow(&mut self, id: u64, now: Instant) {
+        let Renewed { gone, new, kept } = self.targets.renew(id);
+        for target in gone {
+            self.schedule.remove(target);
+        }
+        for target in new {
+            self.schedule.add(target, now, now);
+        }
+        // The backend may be down now without those that have gone.
+        for target in kept {
+            self.schedule.probe_now(target, now);
+        }
     }
 
     fn hear(&mut self, report: &Report) {
         match report {
             Report::Refused(backend) => {
-                if self.schedule.refuse(backend.id, Instant::now()) {
+                let now = Instant::now();
+                for target in self.targets.of(backend.id) {
+                    self.schedule.refuse(target, now);
+                }
+                if self.targets.refuse(backend.id) {
                     self.audience.refused(backend.id);
+                    self.audience.unreachable(backend.id);
+                }
+            }
+            Report::Missed(backend) => {
+                let now = Instant::now();
+                for target in self.targets.of(backend.id) {
+                    self.schedule.probe_now(target, now);
                 }
             }
             Report::Unreachable(backend) => self.audience.unreachable(backend.id),
@@ -245,11 +278,12 @@ impl Thread {
     fn start_due(&mut self) {
         let now = Instant::now();
         while let Some(id) = self.schedule.start(now) {
-            let Some(backend) = self.backends.get(&id).map(Arc::clone) else { continue };
+            let Some((backend, address, _)) = self.targets.find(id) else { continue };
+            let backend = Arc::clone(backend);
             let (probe, finish) = (Arc::clone(&self.probe), self.finish.clone());
             let submitted = self.crew.submit(move || {
                 let started = Instant::now();
-                let Finding { passed, reason, of_shortage } = probe.run(&backend);
+                let Finding { passed, reason, of_shortage } = probe.run(&backend, address);
                 let probed = Probed { started, ended: Instant::now(), passed };
                 let _ = finish.send(Finished { id, probed, reason, of_shortage });
             });
@@ -279,7 +313,23 @@ impl Thread {
             took: probed.ended.saturating_duration_since(probed.started),
             late: verdict.late,
         };
-        self.audience.probed(id, probe, verdict.changed);
+        if let Some(health) = verdict.changed {
+            self.targets.turn(id, health);
+        }
+        let Some(meaning) = self.targets.weigh(id, probe.passed) else { return };
+        let Some((backend, address, health)) = self.targets.find(id) else { return };
+        if let Some(address) = address {
+            if verdict.changed.is_some() && !meaning.speaks {
+                log::info!("backend {}: its address {address} is passed over: {}", backend.name, probe.reason);
+            }
+            self.audience.address_probed(backend.id, address, health, &probe);
+        }
+        if meaning.speaks {
+            self.audience.probed(backend.id, probe, meaning.changed);
+        }
+        if meaning.changed == Some(Health::Down) {
+            self.audience.unreachable(backend.id);
+        }
     }
 }
 

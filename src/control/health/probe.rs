@@ -68,19 +68,18 @@ impl Probe {
         }
     }
 
-    /// Asks the backend, at the addresses that requests go to as well. Blocks for up to the timeout.
-    pub(super) fn run(&self, backend: &Backend) -> Finding {
-        match self.ask(backend) {
+    /// Asks the backend, at one of the addresses that requests go to as well. Blocks for up to the timeout.
+    pub(super) fn run(&self, backend: &Backend, address: Option<SocketAddr>) -> Finding {
+        match self.ask(backend, address) {
             Ok(finding) => finding,
             Err(error) => Finding { passed: false, reason: self.explain(&error), of_shortage: is_of_shortage(&error) },
         }
     }
 
-    fn ask(&self, backend: &Backend) -> Result<Finding, Error> {
-        let addresses = Known(backend.addresses.load().to_vec());
+    fn ask(&self, backend: &Backend, address: Option<SocketAddr>) -> Result<Finding, Error> {
         let connector = ().chain(TcpConnector::default());
         // An agent for each probe: it keeps no connection, and its resolver answers for this backend alone.
-        let agent = Agent::with_parts(self.config.clone(), connector, addresses);
+        let agent = Agent::with_parts(self.config.clone(), connector, Known(address));
         let mut request = Request::builder()
             .method(&self.method)
             .uri(format!("http://{}{}", authority(backend), self.path))
@@ -157,14 +156,12 @@ fn ranges(expect: &[RangeInclusive<u16>]) -> String {
 /// Answers with what the names room has resolved: probes and requests go to the same addresses, and no prober ever
 /// waits for a name server.
 #[derive(Debug)]
-struct Known(Vec<SocketAddr>);
+struct Known(Option<SocketAddr>);
 
 impl Resolver for Known {
     fn resolve(&self, _: &ureq::http::Uri, _: &AgentConfig, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut resolved = self.empty();
-        for address in self.0.iter().take(16) {
-            resolved.push(*address);
-        }
-        if self.0.is_empty() { Err(Error::HostNotFound) } else { Ok(resolved) }
+        resolved.push(self.0.ok_or(Error::HostNotFound)?);
+        Ok(resolved)
     }
 }

@@ -26,6 +26,8 @@ impl Audience for Listener {
         let _ = self.0.send(Told::Probed(id, probe, changed));
     }
 
+    fn address_probed(&self, _: u64, _: SocketAddr, _: Health, _: &LastProbe) {}
+
     fn refused(&self, id: u64) {
         let _ = self.0.send(Told::Refused(id));
     }
@@ -51,17 +53,17 @@ struct Scene {
     checker: Checker,
     told: Receiver<Told>,
     reports: Sender<Report>,
-    recovered: Sender<u64>,
+    moved: Sender<u64>,
 }
 
 impl Scene {
     fn start(check: &HealthCheck) -> Self {
         let (tell, told) = unbounded();
         let (reports, reported) = bounded(16);
-        let (recovered, recoveries) = unbounded();
+        let (moved, followed) = unbounded();
         let audience = Arc::new(Listener(tell));
-        let checker = Checker::start(check, reported, recoveries, audience, Random::seeded(1)).unwrap();
-        Self { checker, told, reports, recovered }
+        let checker = Checker::start(check, reported, followed, audience, Random::seeded(1)).unwrap();
+        Self { checker, told, reports, moved }
     }
 
     /// The next thing that is told; of a probe its id, whether it passed, and its reason.
@@ -156,16 +158,28 @@ fn head(stream: &mut TcpStream) -> String {
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+fn probe(check: &HealthCheck, address: SocketAddr) -> Finding {
+    Probe::new(check).run(&backend(1, address), Some(address))
+}
+
+fn wait_for(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn finding(check: &HealthCheck, answer: &'static str) -> (bool, String) {
     let server = Server::answering(answer);
-    let finding = Probe::new(check).run(&backend(1, server.address));
+    let finding = probe(check, server.address);
     (finding.passed, finding.reason)
 }
 
 #[test]
 fn a_probe_asks_for_the_path_at_the_hosts_root_once_and_closes() {
     let server = Server::answering("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n");
-    let finding = Probe::new(&check()).run(&backend(1, server.address));
+    let finding = probe(&check(), server.address);
     assert_eq!(finding, Finding { passed: true, reason: "answered 302".into(), of_shortage: false });
     let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
     assert!(head.starts_with("get /health http/1.1\r\n"), "{head}");
@@ -183,7 +197,7 @@ fn method_host_and_expectation_are_the_configurations() {
         ..check()
     };
     let server = Server::answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
-    assert!(Probe::new(&check).run(&backend(1, server.address)).passed);
+    assert!(probe(&check, server.address).passed);
     let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
     assert!(head.starts_with("options /health "), "{head}");
     assert!(head.contains("\r\nhost: app.example\r\n"), "{head}");
@@ -207,26 +221,52 @@ fn a_reason_says_what_went_wrong() {
     assert!(!finding(&check(), "nonsense\r\n\r\n").0);
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let quick = HealthCheck { timeout: Duration::from_millis(50), ..check() };
-    let finding = Probe::new(&quick).run(&backend(1, hanging.local_addr().unwrap()));
+    let finding = probe(&quick, hanging.local_addr().unwrap());
     assert_eq!(finding, Finding { passed: false, reason: "no answer within 50ms".into(), of_shortage: false });
     let address = hanging.local_addr().unwrap();
     drop(hanging);
-    let finding = Probe::new(&check()).run(&backend(1, address));
+    let finding = probe(&check(), address);
     assert_eq!(finding, Finding { passed: false, reason: "connection refused".into(), of_shortage: false });
-    let nameless = backend(1, address);
-    nameless.addresses.store(Arc::default());
-    assert_eq!(Probe::new(&check()).run(&nameless).reason, "its name has no address");
+    assert_eq!(Probe::new(&check()).run(&backend(1, address), None).reason, "its name has no address");
 }
 
 #[test]
-fn a_name_with_a_dead_address_first_is_reached_at_its_next() {
+fn each_address_of_a_name_is_probed_and_one_that_is_dead_makes_no_backend_ill() {
     let server = Server::answering(OK);
-    let dead = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
     let dead_address = dead.local_addr().unwrap();
     drop(dead);
     let backend = backend(1, server.address);
-    backend.addresses.store(Arc::new(vec![dead_address, server.address]));
-    assert!(Probe::new(&check()).run(&backend).passed);
+    backend.addresses.set([dead_address, server.address]);
+    let scene = Scene::start(&check());
+    scene.checker.add(Arc::clone(&backend));
+    let (probe, changed) = scene.probed();
+    assert_eq!((probe.passed, changed), (true, Some(Health::Up)));
+    let health = |at| backend.addresses.load().iter().find(|address| address.at == at).map(|address| address.ill);
+    wait_for(|| health(dead_address) == Some(true));
+    assert_eq!(health(server.address), Some(false));
+    // Its own name for a moment: the only one that is left is the dead one.
+    backend.addresses.set([dead_address]);
+    scene.moved.send(1).unwrap();
+    let (probe, changed) = scene.probed();
+    assert_eq!((probe.passed, changed), (false, Some(Health::Down)));
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(1)), "its name is looked up again");
+    backend.addresses.set([server.address]);
+    scene.moved.send(1).unwrap();
+    while let (LastProbe { passed: false, .. }, changed) = scene.probed() {
+        assert_eq!(changed, None);
+    }
+}
+
+#[test]
+fn an_address_that_a_worker_missed_is_probed_at_once() {
+    let server = Server::answering(OK);
+    let backend = backend(1, server.address);
+    let scene = Scene::start(&check());
+    scene.checker.add(Arc::clone(&backend));
+    assert!(scene.probed().0.passed);
+    scene.reports.send(Report::Missed(backend)).unwrap();
+    assert!(scene.probed().0.passed, "with the interval at an hour");
 }
 
 #[test]
@@ -244,6 +284,7 @@ fn a_refused_connection_is_acted_upon_at_once_and_rise_brings_the_backend_back()
         scene.reports.send(Report::Refused(Arc::clone(&backend))).unwrap();
     }
     assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Refused(1)));
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(1)), "its name may lead elsewhere now");
     // A refusal that is heard of after it has come back would take it down again.
     let deadline = Instant::now() + SOON;
     while !scene.reports.is_empty() {
@@ -255,7 +296,7 @@ fn a_refused_connection_is_acted_upon_at_once_and_rise_brings_the_backend_back()
 }
 
 #[test]
-fn unreachable_is_passed_on_and_a_recovered_name_is_probed_at_once() {
+fn unreachable_is_passed_on_and_a_name_that_moved_is_probed_at_once() {
     let server = Server::answering(OK);
     let backend = backend(1, server.address);
     let scene = Scene::start(&check());
@@ -263,7 +304,7 @@ fn unreachable_is_passed_on_and_a_recovered_name_is_probed_at_once() {
     scene.probed();
     scene.reports.send(Report::Unreachable(backend)).unwrap();
     assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(1)));
-    scene.recovered.send(1).unwrap();
+    scene.moved.send(1).unwrap();
     assert!(scene.probed().0.passed);
 }
 
@@ -300,7 +341,7 @@ fn fifty_hanging_backends_of_two_hundred_delay_no_other_past_its_interval() {
     let mut probes = vec![0; 200];
     let mut worst = Duration::ZERO;
     while let Ok(told) = scene.told.recv_deadline(end) {
-        let Told::Probed(id, probe, _) = told else { panic!("was told {told:?}") };
+        let Told::Probed(id, probe, _) = told else { continue };
         probes[id as usize] += 1;
         assert_eq!(probe.passed, id >= 50, "{id}: {}", probe.reason);
         if id >= 50 {

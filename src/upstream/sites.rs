@@ -1,0 +1,272 @@
+//! One worker's idle connections to one backend, by the address that each of them leads to. Requests take the addresses in
+//! turn; those that are ill, or just took no connection, are passed over as long as there is another one. An address that
+//! has left its name takes its connections along.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::{Address, Addresses};
+use crate::runtime::world::Instant;
+
+/// Idle connections that a worker keeps to one address.
+const IDLE_MAX: usize = 16_384;
+/// How long an address that took no connection, where another one did, is asked last. Its health checks are told at once.
+const AVOIDED_FOR: Duration = Duration::from_secs(10);
+
+pub(super) struct Sites<S> {
+    list: Vec<Site<S>>,
+    /// What `list` was made of.
+    known: Arc<Vec<Address>>,
+    /// Where the next request begins to look.
+    turn: usize,
+    numbers_used: u32,
+}
+
+struct Site<S> {
+    /// Tells it from the same address before it left and came back.
+    number: u32,
+    at: SocketAddr,
+    /// It is ill, and another one isn't.
+    passed_over: bool,
+    avoided_until: Option<Instant>,
+    /// The most recently used last: the others age and are closed in order.
+    idle: VecDeque<Idle<S>>,
+}
+
+pub(super) struct Idle<S> {
+    pub(super) stream: S,
+    since: Instant,
+}
+
+/// Which site, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SiteId(u32);
+
+impl<S> Sites<S> {
+    pub(super) fn new() -> Self {
+        Self { list: Vec::new(), known: Arc::default(), turn: 0, numbers_used: 0 }
+    }
+
+    /// The most recently used idle connection to the address whose turn it is.
+    #[inline]
+    pub(super) fn take_idle(&mut self) -> Option<(S, SiteId)> {
+        let at = if self.list.len() == 1 { 0 } else { self.next()? };
+        let site = &mut self.list[at];
+        let idle = site.idle.pop_back()?;
+        self.turn = at + 1;
+        Some((idle.stream, SiteId(site.number)))
+    }
+
+    /// Keeps a connection that has become idle; it is closed where its address has left, or is passed over.
+    #[inline]
+    pub(super) fn keep(&mut self, stream: S, site: SiteId, since: Instant) {
+        let Some(site) = self.list.iter_mut().find(|known| known.number == site.0) else { return };
+        if site.passed_over {
+            return;
+        }
+        if site.idle.len() == IDLE_MAX {
+            site.idle.pop_front();
+        }
+        site.idle.push_back(Idle { stream, since });
+    }
+
+    /// The addresses to connect to, one after the other until one takes the connection. The turn goes on.
+    pub(super) fn candidates(&mut self, addresses: &Addresses) -> Vec<(SiteId, SocketAddr)> {
+        self.follow(addresses);
+        let count = self.list.len();
+        let first = self.next().unwrap_or(0);
+        self.turn = first + 1;
+        let in_turn = (0..count).map(|n| &self.list[(first + n) % count]).filter(|site| !site.passed_over);
+        let (asked_last, asked): (Vec<&Site<S>>, Vec<_>) = in_turn.partition(|site| site.avoided_until.is_some());
+        asked.into_iter().chain(asked_last).map(|site| (SiteId(site.number), site.at)).collect()
+    }
+
+    /// These took no connection, and another one did.
+    pub(super) fn avoid(&mut self, missed: &[(SiteId, SocketAddr)], now: Instant) {
+        let was_missed = |number| missed.iter().any(|(id, _)| id.0 == number);
+        for site in self.list.iter_mut().filter(|site| was_missed(site.number)) {
+            site.avoided_until = Some(now + AVOIDED_FOR);
+        }
+    }
+
+    /// Closes what has been idle for `keep_alive`, what isn't quiet, and what leads to an address that has left or is passed
+    /// over.
+    pub(super) fn sweep(
+        &mut self,
+        addresses: &Addresses,
+        now: Instant,
+        keep_alive: Duration,
+        is_quiet: impl Fn(&S) -> bool,
+    ) {
+        self.follow(addresses);
+        for site in &mut self.list {
+            site.avoided_until = site.avoided_until.filter(|&until| until > now);
+            site.idle.retain(|idle| now.since(idle.since) < keep_alive && is_quiet(&idle.stream));
+        }
+    }
+
+    /// Since when the connection has been idle that has been so for longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.list.iter().filter_map(|site| site.idle.front()).map(|idle| idle.since).min()
+    }
+
+    /// Takes that one out.
+    pub(super) fn take_oldest(&mut self) -> Option<Idle<S>> {
+        let oldest = self.list.iter_mut().filter(|site| !site.idle.is_empty());
+        let oldest = oldest.min_by_key(|site| site.idle.front().map(|idle| idle.since));
+        oldest?.idle.pop_front()
+    }
+
+    /// Idle connections over all addresses.
+    pub(super) fn idle(&self) -> usize {
+        self.list.iter().map(|site| site.idle.len()).sum()
+    }
+
+    /// The place in the list of the address whose turn it is.
+    fn next(&self) -> Option<usize> {
+        let count = self.list.len();
+        let in_turn = |n: usize| (self.turn + n) % count;
+        let able = |at: &usize| !self.list[*at].passed_over;
+        let liked = |at: &usize| able(at) && self.list[*at].avoided_until.is_none();
+        (0..count).map(in_turn).find(liked).or_else(|| (0..count).map(in_turn).find(able))
+    }
+
+    /// Takes in what has become of the backend's addresses.
+    fn follow(&mut self, addresses: &Addresses) {
+        if addresses.are(&self.known) {
+            return;
+        }
+        self.known = addresses.load();
+        let any_well = self.known.iter().any(|address| !address.ill);
+        let mut before = std::mem::take(&mut self.list);
+        for address in self.known.iter() {
+            let known = before.iter().position(|site| site.at == address.at);
+            let mut site =
+                known.map_or_else(|| Site::new(address.at, &mut self.numbers_used), |n| before.swap_remove(n));
+            site.passed_over = address.ill && any_well;
+            if site.passed_over {
+                site.idle.clear();
+            }
+            self.list.push(site);
+        }
+    }
+}
+
+impl<S> Site<S> {
+    fn new(at: SocketAddr, numbers_used: &mut u32) -> Self {
+        *numbers_used = numbers_used.wrapping_add(1);
+        Self { number: *numbers_used, at, passed_over: false, avoided_until: None, idle: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant(1_000_000_000);
+    const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn addresses(lasts: &[u8]) -> Addresses {
+        lasts.iter().map(|&last| at(last)).collect()
+    }
+
+    /// Where the next request is sent: over an idle connection, or over the new one that it makes.
+    fn request(sites: &mut Sites<SocketAddr>, addresses: &Addresses) -> (SocketAddr, SiteId) {
+        sites.take_idle().unwrap_or_else(|| {
+            let (site, at) = sites.candidates(addresses)[0];
+            (at, site)
+        })
+    }
+
+    /// Where so many requests are sent, one after the other.
+    fn requests(sites: &mut Sites<SocketAddr>, addresses: &Addresses, count: usize) -> Vec<u8> {
+        let one = |sites: &mut Sites<SocketAddr>| {
+            let (at, site) = request(sites, addresses);
+            sites.keep(at, site, NOW);
+            let SocketAddr::V4(at) = at else { panic!("of IPv4") };
+            at.ip().octets()[3]
+        };
+        (0..count).map(|_| one(sites)).collect()
+    }
+
+    #[test]
+    fn requests_one_after_the_other_take_all_addresses_in_turn_and_a_connection_each() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2, 3]));
+        assert_eq!(requests(&mut sites, &addresses, 7), [1, 2, 3, 1, 2, 3, 1]);
+        assert_eq!(sites.idle(), 3);
+    }
+
+    #[test]
+    fn an_address_that_left_takes_its_connections_along_those_in_use_included() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2]));
+        requests(&mut sites, &addresses, 2);
+        let (in_use, site) = request(&mut sites, &addresses);
+        assert_eq!(in_use, at(1));
+        addresses.set([at(2)]);
+        sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
+        sites.keep(in_use, site, NOW);
+        assert_eq!((sites.idle(), requests(&mut sites, &addresses, 3)), (1, vec![2, 2, 2]));
+        addresses.set([at(2), at(1)]);
+        sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
+        sites.keep(in_use, site, NOW);
+        assert_eq!(sites.idle(), 1, "the address came back, not the connection");
+    }
+
+    #[test]
+    fn what_is_new_is_connected_to_before_any_sweep() {
+        let (mut sites, addresses) = (Sites::<SocketAddr>::new(), addresses(&[1]));
+        sites.candidates(&addresses);
+        addresses.set([at(2)]);
+        assert_eq!(sites.candidates(&addresses).iter().map(|(_, at)| *at).collect::<Vec<_>>(), [at(2)]);
+    }
+
+    #[test]
+    fn an_ill_address_is_passed_over_as_long_as_another_one_is_well() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2, 3]));
+        requests(&mut sites, &addresses, 3);
+        addresses.set_ill(at(2), true);
+        sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
+        assert_eq!(requests(&mut sites, &addresses, 4), [1, 3, 1, 3]);
+        assert_eq!(sites.idle(), 2);
+        assert!(sites.candidates(&addresses).iter().all(|(_, address)| *address != at(2)));
+        addresses.set_ill(at(1), true);
+        addresses.set_ill(at(3), true);
+        sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
+        assert_eq!(sites.candidates(&addresses).len(), 3, "where all are ill, each is as good as the others");
+    }
+
+    #[test]
+    fn an_address_that_took_no_connection_is_asked_last_for_a_while() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2]));
+        let candidates = sites.candidates(&addresses);
+        sites.avoid(&candidates[..1], NOW);
+        assert_eq!(requests(&mut sites, &addresses, 3), [2, 2, 2]);
+        let order: Vec<_> = sites.candidates(&addresses).iter().map(|(_, at)| *at).collect();
+        assert_eq!(order, [at(2), at(1)]);
+        sites.sweep(&addresses, NOW + AVOIDED_FOR, KEEP_ALIVE, |_| true);
+        let mut seen = requests(&mut sites, &addresses, 2);
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2]);
+    }
+
+    #[test]
+    fn what_has_been_idle_for_too_long_or_is_not_quiet_goes_and_the_oldest_first_when_descriptors_are_short() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2, 3]));
+        let taken: Vec<_> = (0..3).map(|_| request(&mut sites, &addresses)).collect();
+        for (n, (at, site)) in (0..).zip(taken) {
+            sites.keep(at, site, NOW + Duration::from_secs(n));
+        }
+        assert_eq!(sites.oldest(), Some(NOW));
+        assert_eq!(sites.take_oldest().map(|idle| idle.stream), Some(at(1)));
+        sites.sweep(&addresses, NOW + KEEP_ALIVE, KEEP_ALIVE, |stream| *stream != at(2));
+        assert_eq!((sites.idle(), sites.oldest()), (1, Some(NOW + Duration::from_secs(2))));
+        sites.sweep(&addresses, NOW + Duration::from_secs(2) + KEEP_ALIVE, KEEP_ALIVE, |_| true);
+        assert_eq!(sites.idle(), 0);
+    }
+}
