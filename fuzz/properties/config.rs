@@ -67,7 +67,7 @@ fn is_within_bounds(config: &Config) {
     for time in [times.tunnel_idle, times.write, config.request_timeout] {
         assert!((tick..=YEAR).contains(&time));
     }
-    assert!(times.half_closed <= YEAR && times.drain <= YEAR);
+    assert!(times.half_closed <= YEAR && times.grace <= YEAR && times.drain <= YEAR);
 
     let limits = &config.limits;
     assert!((1024..=65536).contains(&limits.head_bytes) && (1..=1000).contains(&limits.headers));
@@ -210,6 +210,7 @@ fn written(config: &Config) -> Value {
             "tunnel_idle": time(times.tunnel_idle),
             "write": time(times.write),
             "half_closed": time(times.half_closed),
+            "grace": time(times.grace),
             "drain": time(times.drain),
         },
         "limits": {

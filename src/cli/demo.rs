@@ -17,17 +17,15 @@ const SPARE: &str = "demo-4";
 
 /// Runs the proxy, the admin API and the backends, all on loopback, until a signal ends them.
 pub(super) fn run(port: u16, admin_port: u16) -> ExitCode {
-    let backends = match NAMES.map(Demo::bind).into_iter().collect::<io::Result<Vec<_>>>() {
-        Ok(backends) => backends,
-        Err(error) => return super::bad_usage(&format!("no port for a backend: {error}")),
-    };
-    let Some(config) = config(port, admin_port, &backends) else {
-        return super::bad_usage("no URL for a backend"); // loopback addresses with a port are always URLs
+    let load = || {
+        let backends = NAMES.map(Demo::bind).into_iter().collect::<io::Result<Vec<_>>>();
+        let backends = backends.map_err(|error| super::bad_usage(&format!("no port for a backend: {error}")))?;
+        // Loopback addresses with a port are always URLs.
+        let config = config(port, admin_port, &backends).ok_or_else(|| super::bad_usage("no URL for a backend"))?;
+        Ok((config, backends))
     };
     let mut serving = Vec::new();
-    // Their threads start only now that signals are blocked: one sent to the process must reach the thread that waits
-    // for it. Until then the system holds their first connections.
-    run::serve(config, |running| {
+    run::serve(load, |running, backends| {
         let text = walk_through(running, &backends);
         serving.extend(backends.into_iter().filter_map(Demo::serve));
         // On a thread of its own, since nobody may be reading it.

@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod log;
 mod run;
+mod stop;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -67,10 +68,7 @@ fn with_config(named: Option<PathBuf>, command: fn(&Path) -> ExitCode) -> ExitCo
 }
 
 fn run_file(path: &Path) -> ExitCode {
-    match config::load(path) {
-        Ok(config) => run::run(config),
-        Err(errors) => bad_config(&errors),
-    }
+    run::run(|| config::load(path).map_err(|errors| bad_config(&errors)))
 }
 
 /// A result, on stdout. A reader that has gone is no failure: `maypole --help | head -1` is fine.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::stop::Stop;
 use crate::balance::Fleet;
 use crate::config::Config;
 use crate::control::ControlPlane;
@@ -15,7 +16,6 @@ use crate::observe::Counts;
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::descriptors::Shares;
 use crate::runtime::listen::{Listeners, listen};
-use crate::runtime::signals::StopSignals;
 use crate::runtime::{self, Counter, Counters, Mailboxes, Options, descriptors};
 
 /// The admin API's part of the control plane's descriptors, for its connections; as many may be on their way out.
@@ -33,37 +33,46 @@ pub(super) struct Running {
     pub(super) admin: SocketAddr,
 }
 
-/// Runs the proxy until a signal ends it. Exit codes: 0 drained; 1 failed, or ended by a second signal; 2 an address
-/// can't be listened on.
-pub(super) fn run(config: Config) -> ExitCode {
-    serve(config, |running| {
-        let proxy: Vec<String> = running.proxy.iter().map(ToString::to_string).collect();
-        log::info!("listening on {}, admin API on {}", proxy.join(" and "), running.admin);
-    })
+/// Runs the proxy of the configuration that `load` reads, until a signal ends it. Exit codes: 0 drained; 1 failed, or cut
+/// by a later signal; 2 an address can't be listened on; any that `load` gives.
+pub(super) fn run(load: impl FnOnce() -> Result<Config, ExitCode>) -> ExitCode {
+    serve(
+        || Ok((load()?, ())),
+        |running, ()| {
+            let proxy: Vec<String> = running.proxy.iter().map(ToString::to_string).collect();
+            log::info!("listening on {}, admin API on {}", proxy.join(" and "), running.admin);
+        },
+    )
 }
 
-/// The same, and calls `ready` once connections are accepted.
-pub(super) fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
-    // Before any thread is started, so that all of them leave signals to the one that waits for them.
-    let signals = StopSignals::block();
-    if let Err(error) = super::log::start() {
-        super::tell(&format!("can't start: {error}"));
-        return ExitCode::FAILURE;
-    }
+/// The same, and calls `ready` once connections are accepted, with what `load` gave beside the configuration.
+pub(super) fn serve<T>(
+    load: impl FnOnce() -> Result<(Config, T), ExitCode>,
+    ready: impl FnOnce(&Running, T),
+) -> ExitCode {
+    // Before any thread is started, and before anything that takes time.
+    let stop = match Stop::listen() {
+        Ok(stop) => stop,
+        Err(error) => {
+            super::tell(&format!("can't start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let (config, beside) = match load() {
+        Ok(loaded) => loaded,
+        Err(ended) => return ended,
+    };
+    stop.starting();
     let (listeners, admin) = match bind(&config) {
         Ok(bound) => bound,
         Err(taken) => return super::bad_usage(&taken),
     };
     match start(config, listeners, admin) {
         Ok((parts, running)) => {
-            ready(&running);
-            signals.wait();
-            // A second one doesn't wait for anything.
-            thread::spawn(move || {
-                signals.wait();
-                super::log::flush();
-                std::process::exit(1);
-            });
+            ready(&running, beside);
+            stop.wait();
+            parts.give_notice();
+            stop.wait_for_grace(parts.shared.config.timeouts.grace);
             parts.drain()
         }
         Err(error) => {
@@ -150,11 +159,19 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
 }
 
 impl Parts {
+    /// Says that it will stop, to balancers that ask, and goes on serving.
+    fn give_notice(&self) {
+        self.control.set_draining();
+        let grace = self.shared.config.timeouts.grace;
+        if !grace.is_zero() {
+            log::info!("not ready any more, and serving for another {grace:?} (timeouts.grace)");
+        }
+    }
+
     /// Stops accepting, lets what is in flight finish, and ends.
     fn drain(&self) -> ExitCode {
         let deadline = Instant::now() + self.shared.config.timeouts.drain;
         log::info!("draining: {} connections are open", self.shared.connections());
-        self.control.set_draining();
         self.shared.drain();
         self.mailboxes.stop_accepting();
         // The first has the workers told, the second has them done: what was queued at the listeners is accepted then.

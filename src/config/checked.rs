@@ -184,7 +184,9 @@ pub struct Timeouts {
     pub write: Duration,
     /// How long a client that closed its sending side is still served.
     pub half_closed: Duration,
-    /// From the signal to stop to the end.
+    /// From the signal to stop until no connection is accepted any more.
+    pub grace: Duration,
+    /// From then to the end.
     pub drain: Duration,
 }
 
@@ -363,6 +365,7 @@ impl Default for Timeouts {
             tunnel_idle: Duration::from_secs(3600),
             write: Duration::from_secs(30),
             half_closed: Duration::from_secs(1),
+            grace: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }

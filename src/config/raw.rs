@@ -66,6 +66,7 @@ const TIMEOUTS: &[&str] = &[
     "tunnel_idle",
     "write",
     "half_closed",
+    "grace",
     "drain",
 ];
 const LIMITS: &[&str] = &[
@@ -296,8 +297,9 @@ fn timeouts(root: &mut Fields, timeouts: &mut Timeouts) {
     ] {
         fields.duration(name, SHORTEST..=LONGEST, into);
     }
-    // At these two zero has a meaning: don't wait at all.
+    // At these three zero has a meaning: don't wait at all.
     fields.duration("half_closed", Duration::ZERO..=LONGEST, &mut timeouts.half_closed);
+    fields.duration("grace", Duration::ZERO..=LONGEST, &mut timeouts.grace);
     fields.duration("drain", Duration::ZERO..=LONGEST, &mut timeouts.drain);
 }
 

@@ -325,7 +325,8 @@ fn every_field_arrives_where_it_belongs() {
             "expect": "204", "body_contains": null, "rise": 3, "fall": 4, "fast_interval": "2s", "jitter": 0},
         "request_timeout": "6s",
         "timeouts": {"connect": "1ms", "head": "2ms", "body_idle": "3ms", "keep_alive": "4ms",
-            "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s", "drain": "0"},
+            "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s",
+            "grace": "8ms", "drain": "0"},
         "limits": {"connections": 1, "connections_per_client": 7, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
             "requests_per_connection": 6, "min_body_rate": 8, "max_in_flight": 9},
         "retries": {"attempts": 1, "budget_percent": 7, "on": ["reset", "503"]},
@@ -366,6 +367,7 @@ fn every_field_arrives_where_it_belongs() {
         tunnel_idle: ms(6),
         write: ms(7),
         half_closed: ms(0),
+        grace: ms(8),
         drain: ms(0),
     };
     assert_eq!(config.timeouts, timeouts);
