@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use crate::net::SocketId;
 use crate::origin::chunk;
 use crate::peer::{Peer, Unsent};
 use crate::plan::{ClientMisdeed, Exchange, RequestFraming};
@@ -40,9 +41,12 @@ pub struct Log {
     pub sent_whole: Cell<usize>,
     /// Requests of which at least one byte was sent.
     pub begun: Cell<usize>,
-    /// When each request's last byte was sent.
+    /// When each request's first byte was, and its last.
+    pub begun_at: RefCell<Vec<Time>>,
     pub sent_at: RefCell<Vec<Time>>,
     pub started: Cell<Time>,
+    /// Its end of the connection.
+    pub socket: Cell<Option<SocketId>>,
     /// How the connection ended, and when.
     pub end: RefCell<Option<(Cut, Time)>>,
     /// What came where nothing was due.
@@ -61,6 +65,8 @@ pub struct Answer {
     /// When its head was there.
     pub head_at: Time,
     pub at: Time,
+    /// How many bytes had come on the connection at its end.
+    pub through: usize,
 }
 
 impl Client {
@@ -94,6 +100,7 @@ impl Client {
             let Ok(peer) = peer else {
                 return sim.wrong(Promise::Answered, "a client couldn't connect at all");
             };
+            session.log.socket.set(Some(peer.id()));
             let (peer, session) = (Rc::new(peer), Rc::new(session));
             let (writer, line) = (session.clone(), peer.clone());
             sim.spawn("client's writer", move || writer.write(&line));
@@ -158,6 +165,7 @@ impl Session {
             RequestFraming::Chunked => chunk(&exchange.body, &mut body, &peer.sim),
         }
         self.log.begun.set(number + 1);
+        self.log.begun_at.borrow_mut().push(peer.sim.now());
         if let Some(spoilt) = exchange.spoilt() {
             spoilt.strike(&peer.sim);
         }
@@ -292,8 +300,8 @@ impl Session {
         let closing = head.lists("Connection", "close")
             || (head.line.starts_with("HTTP/1.0") && !head.lists("Connection", "keep-alive"));
         let failed = end.clone().err();
-        let at = wire.peer.sim.now();
-        self.log.answers.borrow_mut().push(Answer { head, status, informational, body, end, head_at, at });
+        let (at, through) = (wire.peer.sim.now(), wire.consumed());
+        self.log.answers.borrow_mut().push(Answer { head, status, informational, body, end, head_at, at, through });
         self.news.raise(&wire.peer.sim);
         match failed {
             Some(cut) => Err(cut),

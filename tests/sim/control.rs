@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam::channel::Receiver;
 use maypole::balance::{Backend, Report};
 use maypole::config::{BackendChange, BackendConfig, BackendUrl};
-use maypole::control::entry::{Source, State, Which};
+use maypole::control::entry::{Entry, Source, State, Which};
 use maypole::control::health::{Health, LastProbe};
 use maypole::control::registry::Registry;
 use maypole::proxy::Shared;
@@ -20,6 +20,7 @@ use crate::peer::Peer;
 use crate::sessions::Absences;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::tally::{Fault, Promise};
+use crate::trail::{self, Roll};
 
 /// When a removed backend's requests in flight are looked at.
 const LOOKS: [Time; 5] = [0, MILLISECOND, 30 * MILLISECOND, SECOND, 4 * SECOND];
@@ -101,7 +102,7 @@ impl Control {
     }
 
     /// A backend by name, with the addresses that it resolves to.
-    pub fn add(&self, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
+    pub fn add(&self, sim: &Sim, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
         let name = format!("origin{}", self.members.borrow().len());
         let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
         let member = Member {
@@ -111,6 +112,7 @@ impl Control {
         };
         self.enter(&member);
         self.members.borrow_mut().push(member);
+        self.call_roll(sim);
     }
 
     fn enter(&self, member: &Member) -> bool {
@@ -124,6 +126,27 @@ impl Control {
     /// Requests in flight, over all backends that somebody still holds.
     pub fn in_flight(&self) -> usize {
         self.ever.borrow().iter().filter_map(sync::Weak::upgrade).map(|backend| backend.in_flight()).sum()
+    }
+
+    /// Some backend may have only so many requests at once, or might.
+    pub fn are_bounded(&self) -> bool {
+        self.members.borrow().iter().any(|member| member.config.max_connections > 0)
+    }
+
+    /// What is the case in the proxy now.
+    pub fn state(&self, shared: &Shared) -> trail::State {
+        let all_max = shared.config.limits.max_in_flight;
+        let takes_one = |entry: &Entry| {
+            let (bound, backend) = (entry.config.max_connections, &entry.backend);
+            entry.is_eligible() && backend.is_open() && (bound == 0 || backend.in_flight() < bound)
+        };
+        trail::State {
+            seated: shared.connections(),
+            waiting: shared.fleet.queue.waiting(),
+            has_room: (all_max == 0 || self.in_flight() < all_max)
+                && self.registry.read(|entries| entries.iter().any(takes_one)),
+            may_have_room: shared.fleet.snapshot.load().may_have_room(),
+        }
     }
 
     /// What the workers have reported.
@@ -143,6 +166,16 @@ impl Control {
             self.breakers.turned(sim, &self.registry, &report);
             self.heard.borrow_mut().push(report);
         }
+        self.call_roll(sim);
+    }
+
+    /// Notes who there is to be asked from now on.
+    pub fn call_roll(&self, sim: &Sim) {
+        let roll = self.registry.read(|entries| Roll {
+            eligible: entries.iter().filter(|entry| entry.is_eligible()).map(|entry| entry.backend.id).collect(),
+            unresolved: entries.iter().any(|entry| entry.backend.addresses.load().is_empty()),
+        });
+        sim.trail.called(sim.now(), roll);
     }
 
     /// When which backends could serve no session.
@@ -153,6 +186,7 @@ impl Control {
     /// Has circuit breakers feel that time has passed, and looks where they are.
     pub fn look_at_breakers(&self, sim: &Sim, shared: &Shared) {
         self.breakers.look(sim, &self.registry, shared);
+        self.call_roll(sim);
     }
 
     pub fn upset(&self, sim: &Sim, upset: Upset) {
@@ -192,6 +226,7 @@ impl Control {
                 }
             }
         }
+        self.call_roll(sim);
     }
 
     fn set_state(&self, sim: &Sim, member: &Member, state: State) {

@@ -6,17 +6,14 @@ use std::time::Duration;
 use maypole::config::Config;
 
 use crate::client::Log;
-use crate::exchanges::{STRICT, house, house_with};
+use crate::exchanges::{house, house_with};
 use crate::house::House;
 use crate::net::Connecting;
 use crate::origin::Origin;
 use crate::plan::{AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND, Time};
 use crate::temper::Temper;
-use crate::verdict::Excuses;
 use crate::wire::Cut;
-
-const STALLS: Excuses = Excuses { origins_stall: true, ..STRICT };
 
 /// The status and Proxy-Status error of a connection's last answer, and when it came.
 fn last_answer(log: &Log) -> (u16, String, Time) {
@@ -44,7 +41,7 @@ fn half_a_head_costs_no_coroutine_and_gets_a_408_when_its_time_is_over() {
     let house = house(0, 1);
     let log = house.play(house.client(vec![stalls(30, Exchange::get(1, Answering::plain("never")))]), 0);
     let parked = house.count_parked(5 * SECOND);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(parked.take(), Some((1, vec!["client"])));
     let (status, error, at) = last_answer(&log);
     assert_eq!((status, error.as_str()), (408, "http_request_error"));
@@ -55,7 +52,7 @@ fn half_a_head_costs_no_coroutine_and_gets_a_408_when_its_time_is_over() {
 fn a_connection_without_a_word_ends_without_one() {
     let house = house(0, 1);
     let log = house.play(house.client(vec![stalls(0, Exchange::get(1, Answering::plain("never")))]), 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     let (end, at) = log.end.take().expect("an end");
     assert_eq!((end, log.answers.borrow().len()), (Cut::End, 0));
     expect_at(at, log.started.get() + 10 * SECOND);
@@ -68,7 +65,7 @@ fn an_idle_connection_ends_without_a_word_after_keep_alive() {
     client.lingers = 200 * SECOND;
     let log = house.play(client, 0);
     let parked = house.count_parked(30 * SECOND);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(parked.take(), Some((1, vec!["client", "origin"])));
     let (end, at) = log.end.take().expect("an end");
     assert_eq!((end, log.stray.take()), (Cut::End, Vec::new()));
@@ -84,7 +81,7 @@ fn a_body_that_stops_coming_gets_a_408_after_body_idle() {
         client.piece = 500;
         client.rest = 5 * SECOND;
         let log = house.play(client, 0);
-        house.finish(STRICT).expect_fine();
+        house.finish().expect_fine();
         let (status, error, at) = last_answer(&log);
         assert_eq!((status, error.as_str()), (408, "http_request_error"));
         // The last piece left one rest before the client noticed that it stalls.
@@ -103,7 +100,7 @@ fn a_backend_that_does_not_answer_gives_a_504_one_request_timeout_after_the_last
     client.rest = 10 * SECOND;
     let upload = house.play(client, 0);
     let get = house.play(house.client(vec![Exchange::get(2, stalls)]), 0);
-    house.finish(STALLS).expect_fine();
+    house.finish().expect_fine();
     for log in [upload, get] {
         let (status, error, at) = last_answer(&log);
         assert_eq!((status, error.as_str()), (504, "http_response_timeout"));
@@ -122,7 +119,7 @@ fn a_backend_that_takes_no_connection_gives_a_504_after_each_try_had_its_time() 
     let mut house = house_with(0, 0, config);
     house.add_origin(Origin::brisk(0), || Connecting::BlackHole);
     let log = house.play(house.client(vec![Exchange::get(1, Answering::plain("never"))]), 0);
-    house.finish(STALLS).expect_fine();
+    house.finish().expect_fine();
     let (status, error, at) = last_answer(&log);
     assert_eq!((status, error.as_str()), (504, "connection_timeout"));
     expect_at(at, log.started.get() + 2 * SECOND);
@@ -136,7 +133,7 @@ fn an_answer_that_stops_coming_is_cut_after_body_idle() {
             let misdeed = OriginMisdeed::StallsInBody { after: 50 };
             let answer = Answering { framing, misdeed, ..Answering::plain(vec![7; 100]) };
             let log = house.play(house.client(vec![Exchange { old, ..Exchange::get(1, answer) }]), 0);
-            house.finish(STALLS).expect_fine();
+            house.finish().expect_fine();
             let (_, at) = log.end.take().expect("an end");
             expect_at(at, log.started.get() + 30 * SECOND);
         }
@@ -155,7 +152,7 @@ fn a_client_that_does_not_read_is_cut_after_the_write_timeout() {
     let before = house.sample(29 * SECOND, |sim| sim.net.service_streams());
     let after = house.sample(31 * SECOND, |sim| sim.net.service_streams());
     let streams = (before, after);
-    let finished = house.finish(STRICT);
+    let finished = house.finish();
     assert_eq!((streams.0.take(), streams.1.take()), (Some(2), Some(0)), "{:?}", finished.wrongs);
     assert!(log.answers.borrow().iter().all(|answer| answer.end.is_err()));
 }
@@ -169,7 +166,7 @@ fn a_client_that_closed_its_sending_side_is_served_for_half_closed_and_then_no_m
         let exchange = Exchange { misdeed: ClientMisdeed::FinishesAfter(length), ..get };
         let log = house.play(house.client(vec![exchange]), 0);
         let streams = house.sample(1_100 * MILLISECOND, |sim| sim.net.service_streams());
-        house.finish(STRICT).expect_fine();
+        house.finish().expect_fine();
         assert_eq!(log.answers.borrow().len(), usize::from(served));
         if !served {
             assert_eq!(streams.take(), Some(0), "the request to the backend isn't cancelled");
@@ -188,7 +185,7 @@ fn a_client_that_resets_cancels_its_request_at_the_backend_at_once() {
     client.rest = 100 * MILLISECOND;
     house.play(client, 0);
     let streams = house.sample(150 * MILLISECOND, |sim| sim.net.service_streams());
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(streams.take(), Some(0));
 }
 
@@ -202,7 +199,7 @@ fn after_a_100_a_slow_body_has_body_idle_and_the_answer_its_whole_request_timeou
     client.piece = 200;
     client.rest = 4 * SECOND;
     let log = house.play(client, 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(last_answer(&log).0, 200);
     assert!(log.sent_at.borrow()[0] > log.started.get() + 12 * SECOND, "the body was too quick for this test");
 
@@ -211,7 +208,7 @@ fn after_a_100_a_slow_body_has_body_idle_and_the_answer_its_whole_request_timeou
     let post = Exchange::post(1, vec![7; 100], RequestFraming::Length, Answering::plain("never"));
     let head = post.head_bytes().len() + "Expect: 100-continue\r\n".len();
     let log = house.play(house.client(vec![stalls(head, Exchange { expects: true, ..post })]), 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     let (status, _, at) = last_answer(&log);
     assert_eq!(status, 408);
     assert!(at >= log.started.get() + 30 * SECOND, "{at}");
@@ -226,7 +223,7 @@ fn an_early_answer_is_not_cut_because_its_client_sends_no_more() {
         let answer = Answering { early: true, ..Answering::plain(vec![7; 3_000]) };
         let post = Exchange::post(1, vec![7; 2_000], RequestFraming::Length, answer);
         let log = house.play(house.client(vec![Exchange { expects, ..stalls(1_000, post) }]), 0);
-        house.finish(STRICT).expect_fine();
+        house.finish().expect_fine();
         let answers = log.answers.borrow();
         assert_eq!((answers[0].status, answers[0].body.len(), &answers[0].end), (200, 3_000, &Ok(())));
         assert!(answers[0].at > log.started.get() + 35 * SECOND, "the answer was too quick for this test");
@@ -239,7 +236,7 @@ fn an_idle_backend_connection_is_closed_after_upstream_keep_alive() {
     house.play(house.client(vec![Exchange::get(1, Answering::plain("hello"))]), 0);
     let before = house.sample(29 * SECOND, |sim| sim.net.service_streams());
     let after = house.sample(32 * SECOND, |sim| sim.net.service_streams());
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!((before.take(), after.take()), (Some(1), Some(0)));
 }
 
@@ -254,7 +251,7 @@ fn a_tunnel_in_which_nothing_moves_ends_after_tunnel_idle() {
     config.timeouts.tunnel_idle = Duration::from_secs(7);
     let house = house_with(0, 1, config);
     let log = house.play(house.client(vec![stalls(usize::MAX, tunnel(1, vec![7; 500]))]), 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     expect_at(log.end.take().expect("an end").1, log.started.get() + 7 * SECOND);
     assert_eq!(log.answers.borrow()[0].body.len(), 500);
 }
@@ -268,7 +265,7 @@ fn a_tunnel_delivers_all_to_a_client_that_reads_slowly_after_its_own_end() {
     client.pace.piece = 2_000;
     client.pace.rest = 4 * SECOND;
     let log = house.play(client, 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     let answers = log.answers.borrow();
     assert_eq!((answers[0].body.len(), &answers[0].end), (30_000, &Ok(())));
 }
@@ -280,7 +277,7 @@ fn a_connection_between_requests_holds_no_coroutine_and_takes_the_next_one_up() 
     client.think = 40 * SECOND;
     let log = house.play(client, 0);
     let parked: Vec<_> = (1..60).map(|second| house.count_parked(second * SECOND)).collect();
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(log.answers.borrow().len(), 5);
     let coroutines = parked.iter().filter_map(|sample| sample.take());
     assert!(coroutines.filter(|(parked, tasks)| *parked == 1 && !tasks.contains(&"resumed")).count() > 25);
@@ -295,7 +292,7 @@ fn a_head_that_trickles_in_is_parked_between_its_pieces_and_served_when_it_is_wh
     client.rest = SECOND / 2;
     let log = house.play(client, 0);
     let parked: Vec<_> = (1..20).map(|n| house.count_parked(n * SECOND / 5)).collect();
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     assert_eq!(log.answers.borrow().len(), 2);
     assert!(parked.iter().filter_map(|sample| sample.take()).filter(|(parked, _)| *parked == 1).count() > 10);
 }
@@ -322,7 +319,7 @@ fn draining_finishes_what_is_in_flight_and_ends_the_idle_at_once() {
     let house = house(0, 1);
     let [busy, idle, half] = drained(&house);
     house.drain_after(SECOND / 10);
-    let finished = house.finish(Excuses { drained: true, ..STRICT });
+    let finished = house.finish();
     finished.expect_fine();
     let answers = busy.answers.borrow();
     assert_eq!((answers.len(), answers[0].status), (1, 200));

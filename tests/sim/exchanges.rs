@@ -9,26 +9,10 @@ use crate::origin::Origin;
 use crate::plan::{Afterwards, AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
-use crate::verdict::{Excuses, is_own};
+use crate::verdict::is_own;
 
 /// Worlds that each behaviour is tried in: number 0 is calm.
 pub const WORLDS: u64 = 40;
-
-pub const STRICT: Excuses = Excuses {
-    breakers: false,
-    origins_leave: false,
-    origins_stall: false,
-    origins_crash: false,
-    system_lacks: false,
-    no_backend: false,
-    turns_away: false,
-    rate_limited: false,
-    bounded: false,
-    crowded: false,
-    drained: false,
-    panics: false,
-    tries_max: 3,
-};
 
 pub fn house(seed: u64, origins: usize) -> House {
     house_with(seed, origins, Config::default())
@@ -82,7 +66,7 @@ fn requests_and_answers_of_every_framing_share_one_connection_on_either_hop() {
             ]),
             0,
         );
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         assert_eq!(log.answers.borrow().len(), 7);
         assert_eq!(finished.taps.len(), 1, "connections to the backend");
         finished
@@ -104,7 +88,7 @@ fn pipelined_requests_are_answered_in_order() {
         let mut client = house.client(exchanges.collect());
         client.pipelines = true;
         let log = house.play(client, 0);
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         assert_eq!(log.answers.borrow().len(), 8);
         finished
     };
@@ -132,7 +116,7 @@ fn an_http10_client_gets_what_it_understands() {
             }]),
             0,
         );
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         assert_eq!((kept.answers.borrow().len(), closed.answers.borrow().len()), (3, 1));
         for answer in kept.answers.borrow().iter().chain(closed.answers.borrow().iter()) {
             assert!(answer.head.field("Transfer-Encoding").is_none(), "{:?}", answer.head);
@@ -158,7 +142,7 @@ fn interim_answers_come_before_the_final_one_and_a_100_releases_the_body() {
             ]),
             0,
         );
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         let answers = log.answers.borrow();
         let interim: Vec<_> = answers.iter().map(|answer| answer.informational.clone()).collect();
         assert_eq!(interim, [vec![103, 103], vec![100], vec![100, 103, 103]]);
@@ -176,7 +160,7 @@ fn an_early_answer_reaches_a_client_that_is_still_sending() {
         client.piece = 300;
         client.rest = 10 * MILLISECOND;
         let log = house.play(client, 0);
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         assert_eq!(log.answers.borrow()[0].body, body);
         finished
     };
@@ -196,7 +180,7 @@ fn an_upgrade_becomes_a_tunnel_both_ways_and_a_refused_one_stays_http() {
             Exchange { framing: RequestFraming::Upgrade, ..Exchange::get(2, Answering::plain("no tunnel here")) };
         let through = house.play(house.client(vec![tunnel]), 0);
         let plain = house.play(house.client(vec![refused, Exchange::get(3, Answering::plain("as ever"))]), 0);
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         assert_eq!(through.answers.borrow()[0].status, 101);
         assert_eq!(through.answers.borrow()[0].body, bytes);
         assert_eq!(plain.answers.borrow().len(), 2);
@@ -226,7 +210,7 @@ fn a_body_that_its_backend_cuts_never_looks_whole() {
                 let exchange = Exchange { old: true, ..Exchange::get(2 * id as u64 + 1, cut(after)) };
                 house.play(house.client(vec![exchange]), 0);
             }
-            house.finish(Excuses { origins_leave: true, ..STRICT })
+            house.finish()
         };
         in_every_world(play, 1);
     }
@@ -249,7 +233,7 @@ fn a_body_that_lasts_until_the_close_is_cut_when_the_request_could_not_be_sent_t
         client.piece = 100;
         client.rest = 60_000;
         house.play(client, 0);
-        let finished = house.finish(Excuses { origins_leave: true, ..STRICT });
+        let finished = house.finish();
         assert!(finished.wrongs.is_empty(), "world {seed}: {}", finished.complaints());
     }
 }
@@ -269,7 +253,7 @@ fn a_request_that_its_client_cuts_never_looks_whole() {
                 house.play(house.client(vec![exchange]), 0);
             }
         }
-        house.finish(STRICT)
+        house.finish()
     };
     in_every_world(play, 1);
 }
@@ -297,7 +281,7 @@ fn a_dead_pooled_connection_costs_an_idempotent_request_nothing_and_no_other_is_
             client.think = 10 * MILLISECOND;
             logs.push(house.play(client, 0));
         }
-        house.finish(Excuses { origins_leave: true, ..STRICT }).expect_fine();
+        house.finish().expect_fine();
         for log in logs {
             let answers = log.answers.borrow();
             assert!(answers.iter().take(4).all(|answer| answer.status == 200), "{answers:?}");
@@ -315,7 +299,7 @@ fn a_refused_connection_is_reported_and_any_method_goes_elsewhere() {
         let post = |id| Exchange::post(id, "once", RequestFraming::Length, Answering::plain("done"));
         let log = house.play(house.client((1..=4).map(post).collect()), 0);
         let _tells = Tells(seed);
-        let finished = house.finish(STRICT);
+        let finished = house.finish();
         finished.expect_fine();
         assert!(log.answers.borrow().iter().all(|answer| answer.status == 200));
         assert!(!finished.reports.is_empty());
@@ -333,7 +317,7 @@ fn round_robin_is_exact_over_two_workers() {
         house.play(house.client(vec![exchange]), id * SECOND);
     }
     let seen = house.book.seen.clone();
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     let origins: Vec<usize> = seen.borrow().iter().map(|seen| seen.origin).collect();
     assert_eq!(origins, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
 }
@@ -354,7 +338,7 @@ fn no_new_request_reaches_a_backend_that_was_swapped_out() {
         // What was picked just before may still be on its way.
         let longest_trip = 2 * SECOND;
         let _tells = Tells(seed);
-        house.finish(STRICT).expect_fine();
+        house.finish().expect_fine();
         let late = seen.borrow().iter().filter(|seen| seen.origin == 0 && seen.at > removed_at + longest_trip).count();
         assert_eq!(late, 0, "world {seed}");
     }
@@ -368,7 +352,7 @@ fn connections_over_the_limit_get_a_503_that_says_why() {
     let served: Vec<_> = (1..=2).map(|id| house.play(house.client(vec![slow(id)]), 0)).collect();
     let turned_away = house.play(house.client(vec![slow(3)]), SECOND / 2);
     let later = house.play(house.client(vec![slow(4)]), 5 * SECOND);
-    house.finish(Excuses { turns_away: true, ..STRICT }).expect_fine();
+    house.finish().expect_fine();
     assert!(served.iter().all(|log| log.answers.borrow()[0].status == 200));
     let answers = turned_away.answers.borrow();
     assert_eq!((answers[0].status, is_own(&answers[0])), (503, true));

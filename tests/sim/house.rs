@@ -15,15 +15,18 @@ use crate::breakers;
 use crate::chance::Chance;
 use crate::client::{Client, Log};
 use crate::control::{Control, Upset};
+use crate::excuse::Circumstances;
 use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
 use crate::sessions;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
+use crate::story::Stories;
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
-use crate::verdict::{Excuses, Judge, Played};
+use crate::trail::State;
+use crate::verdict::{Judge, Played};
 use crate::world::SimWorld;
 
 /// Where clients connect.
@@ -40,6 +43,7 @@ pub struct House {
     pub worlds: Vec<SimWorld<Parked>>,
     proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
     origins: u8,
+    connections_max: usize,
     played: RefCell<Vec<Played>>,
     mutants: RefCell<Vec<OwnAnswers>>,
     next_client: Cell<u8>,
@@ -82,11 +86,15 @@ impl House {
         }
         let book = Book::default();
         book.places.bound_all(shared.config.limits.max_in_flight);
+        let (control, of_all) = (Rc::new(control), Arc::clone(&shared));
+        let looked_at = Rc::downgrade(&control);
+        sim.trail.look_with(move || looked_at.upgrade().map_or_else(State::default, |control| control.state(&of_all)));
         let house = Self {
+            connections_max,
             sim,
             book,
             shared,
-            control: Rc::new(control),
+            control,
             worlds,
             proxies,
             origins: 0,
@@ -125,7 +133,7 @@ impl House {
             self.sim.listen(address, origin.clone().listener(&self.sim, &self.book, move || outcome()));
             addresses.push(address);
         }
-        self.control.add(addresses, &origin.site);
+        self.control.add(&self.sim, addresses, &origin.site);
     }
 
     /// A client's connection with these exchanges, all plain until the caller says otherwise.
@@ -201,20 +209,27 @@ impl House {
         let (shared, worlds) = (self.shared.clone(), self.worlds.clone());
         self.sim.after(delay, move |sim| {
             sim.struck(Fault::ProxyDrains);
+            sim.trail.drained(sim.now());
             shared.drain();
             worlds.iter().for_each(World::resume_parked);
         });
     }
 
     /// Runs to the end and judges.
-    pub fn finish(self, excuses: Excuses) -> Finished {
+    pub fn finish(self) -> Finished {
         self.sim.run(RUN_ENDS, PATIENCE);
         let taps = self.sim.net.take_taps();
         let mut tally = self.sim.take_tally();
-        let mut judge = Judge::new(&self.book, &taps, excuses, &mut tally);
+        let circumstances = Circumstances {
+            config: &self.shared.config,
+            connections_max: self.connections_max,
+            stories: Stories::new(&self.sim.trail, &self.sim.temper),
+        };
+        let mut judge = Judge::new(&self.book, &taps, &circumstances, &mut tally);
         judge.judge(&self.played.borrow());
-        let (config, absences) = (&self.shared.config, self.control.absences());
-        sessions::judge(&mut judge, config, excuses, &self.book, &self.played.borrow(), absences);
+        let are_bounded = self.control.are_bounded() || self.shared.config.limits.max_in_flight > 0;
+        let absences = self.control.absences();
+        sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
         self.judge_what_is_left(&mut judge);
         let mut wrongs = self.sim.take_wrongs();
         wrongs.extend(judge.wrongs);

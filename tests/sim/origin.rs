@@ -10,6 +10,7 @@ use crate::peer::{Peer, Unsent};
 use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, Seen};
 use crate::sim::{SECOND, Sim, Time};
 use crate::tally::{Fault, Promise};
+use crate::trail::Deed;
 use crate::wire::{Cut, Head, Pace, Wire};
 
 /// How one origin behaves apart from what exchanges ask of it.
@@ -114,7 +115,7 @@ impl Connection {
         }
         if answering.early {
             self.peer.sim.struck(Fault::BackendAnswersEarly);
-            self.answer(&exchange, &answering, attempt)?;
+            self.answer_whole(&exchange, &answering, attempt)?;
             busy = None;
             self.note_body(wire, &head, place)?;
         } else {
@@ -122,7 +123,7 @@ impl Connection {
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             self.note_body(wire, &head, place)?;
-            self.answer(&exchange, &answering, attempt)?;
+            self.answer_whole(&exchange, &answering, attempt)?;
         }
         if answering.status == 101 {
             return self.echo(wire, place, answering.misdeed);
@@ -130,8 +131,14 @@ impl Connection {
         drop(busy);
         match answering.misdeed {
             OriginMisdeed::AddsBytes => self.add_bytes()?,
-            OriginMisdeed::Mutates(_) => return Err(Over),
+            OriginMisdeed::Mutates(_) => {
+                self.peer.note(Deed::Babbles);
+                return Err(Over);
+            }
             _ => {}
+        }
+        if answering.then == Afterwards::ClosesAsSaid || answering.framing == AnswerFraming::UntilClose {
+            self.peer.note(Deed::SaysClose);
         }
         match answering.then {
             Afterwards::Stays if answering.framing != AnswerFraming::UntilClose => Ok(()),
@@ -149,6 +156,7 @@ impl Connection {
         seen.push(Seen {
             id: exchange.id,
             origin: self.origin.number,
+            way: self.peer.opposite(),
             head: head.clone(),
             body: Vec::new(),
             trailers: Vec::new(),
@@ -182,6 +190,15 @@ impl Connection {
         }
     }
 
+    /// Answers as planned; Ok only where nothing of the answer is missing.
+    fn answer_whole(&self, exchange: &Exchange, answering: &Answering, attempt: usize) -> Result<(), Over> {
+        self.answer(exchange, answering, attempt)?;
+        if matches!(answering.misdeed, OriginMisdeed::Nothing | OriginMisdeed::AddsBytes) && answering.status != 101 {
+            self.peer.note(Deed::Answers);
+        }
+        Ok(())
+    }
+
     fn answer(&self, exchange: &Exchange, answering: &Answering, attempt: usize) -> Result<(), Over> {
         let sim = &self.peer.sim;
         if answering.delay > 0 {
@@ -190,17 +207,17 @@ impl Connection {
         match answering.misdeed {
             OriginMisdeed::StallsBeforeAnswer => return self.stall(),
             OriginMisdeed::Babbles => {
-                sim.struck(Fault::BackendBabbles);
+                self.babble(Fault::BackendBabbles);
                 self.send(b"this is no answer at all\r\n\r\n")?;
                 return Err(Over);
             }
             OriginMisdeed::Switches => {
-                sim.struck(Fault::BackendSwitches);
+                self.babble(Fault::BackendSwitches);
                 self.send(b"HTTP/1.1 101 Unasked\r\nConnection: upgrade\r\nUpgrade: sim-echo\r\n\r\n")?;
                 return Err(Over);
             }
             OriginMisdeed::Floods(times) => {
-                sim.struck(Fault::BackendFloods);
+                self.babble(Fault::BackendFloods);
                 (0..times).try_for_each(|_| self.send(b"HTTP/1.1 102 Still here\r\n\r\n"))?;
                 return self.stall();
             }
@@ -221,7 +238,7 @@ impl Connection {
         let mut bytes = head;
         let head_bytes = bytes.len();
         if let OriginMisdeed::BreaksChunks { after } = answering.misdeed {
-            sim.struck(Fault::BackendBreaksChunks);
+            self.babble(Fault::BackendBreaksChunks);
             let part = &answering.body[..after.min(answering.body.len())];
             if !part.is_empty() {
                 bytes.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
@@ -256,19 +273,19 @@ impl Connection {
         let sim = &self.peer.sim;
         let fields = match misdeed {
             OriginMisdeed::Conflicts => {
-                sim.struck(Fault::BackendConflicts);
+                self.babble(Fault::BackendConflicts);
                 "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n".to_owned()
             }
             OriginMisdeed::OverdoesFields(count) => {
-                sim.struck(Fault::BackendOverdoesHead);
+                self.babble(Fault::BackendOverdoesHead);
                 "a: 1\r\n".repeat(count)
             }
             OriginMisdeed::OverdoesBytes(bytes) => {
-                sim.struck(Fault::BackendOverdoesHead);
+                self.babble(Fault::BackendOverdoesHead);
                 format!("x-long: {}\r\n", "l".repeat(bytes))
             }
             OriginMisdeed::Mutates(changes) => {
-                sim.struck(Fault::BackendMutates);
+                self.babble(Fault::BackendMutates);
                 return mutate_head(&sim.chance, head, changes);
             }
             _ => return,
@@ -279,8 +296,15 @@ impl Connection {
 
     /// Sends what nobody asked for.
     fn add_bytes(&self) -> Result<(), Over> {
-        self.peer.sim.struck(Fault::BackendAddsBytes);
-        self.send(b"and one more thing")
+        self.send(b"and one more thing")?;
+        self.babble(Fault::BackendAddsBytes);
+        Ok(())
+    }
+
+    /// What is sent is none of an answer's.
+    fn babble(&self, fault: Fault) {
+        self.peer.sim.struck(fault);
+        self.peer.note(Deed::Babbles);
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Over> {
@@ -309,6 +333,7 @@ impl Connection {
     fn stall(&self) -> Result<(), Over> {
         let sim = &self.peer.sim;
         sim.struck(Fault::BackendStalls);
+        self.peer.note(Deed::Stalls);
         let until = sim.now() + 300 * SECOND;
         let mut rest = Vec::new();
         while let crate::peer::Got::Bytes(_) = self.peer.receive(&mut rest, 4_096, until) {

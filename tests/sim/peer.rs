@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::net::{Holder, SocketId};
 use crate::sim::{Sim, Time};
+use crate::trail::Deed;
 
 /// Dropping it closes the connection.
 pub struct Peer {
@@ -39,6 +40,22 @@ pub enum Unsent {
 impl Peer {
     pub fn new(sim: &Sim, id: SocketId) -> Self {
         Self { sim: sim.clone(), id, closed: Cell::new(false), piece: RefCell::new(Box::new([0; PIECE_BYTES_MAX])) }
+    }
+
+    pub fn id(&self) -> SocketId {
+        self.id
+    }
+
+    /// The other end of its connection.
+    pub fn opposite(&self) -> Option<SocketId> {
+        self.sim.peer_of(self.id)
+    }
+
+    /// Notes what an origin did on its connection.
+    pub fn note(&self, deed: Deed) {
+        if let Some(way) = self.opposite() {
+            self.sim.trail.done(self.sim.now(), way, deed);
+        }
     }
 
     /// The other side has closed, whether this one can know of it yet or not.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::net::SocketId;
 use crate::places::Places;
 use crate::sessions::Claim;
 use crate::sim::Time;
@@ -252,6 +253,8 @@ pub struct Book {
 pub struct Seen {
     pub id: u64,
     pub origin: usize,
+    /// The proxy's end of the connection that it came by.
+    pub way: Option<SocketId>,
     pub head: crate::wire::Head,
     pub body: Vec<u8>,
     pub trailers: Vec<(String, String)>,

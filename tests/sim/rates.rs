@@ -4,7 +4,6 @@ use maypole::config::Config;
 use maypole::observe::Reason;
 
 use crate::client::Client;
-use crate::exchanges::STRICT;
 use crate::house::House;
 use crate::net::Connecting;
 use crate::origin::Origin;
@@ -27,7 +26,7 @@ fn house(bytes_per_second: u64, origin: Origin) -> House {
 fn outcome(house: House, client: Client) -> (u16, Time) {
     let shared = house.shared.clone();
     let log = house.play(client, 0);
-    house.finish(STRICT).expect_fine();
+    house.finish().expect_fine();
     let answers = log.answers.borrow();
     let answer = answers.last().expect("an answer");
     assert_eq!(shared.failures.of(Reason::BodyTooSlow), u64::from(answer.status == 408));

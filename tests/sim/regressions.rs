@@ -3,14 +3,13 @@
 use maypole::config::Config;
 
 use crate::chance::Chance;
-use crate::exchanges::{STRICT, Tells};
+use crate::exchanges::Tells;
 use crate::house::House;
 use crate::net::Connecting;
 use crate::origin::Origin;
 use crate::plan::{AnswerFraming, Answering, Exchange, OriginMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
-use crate::verdict::Excuses;
 
 const WORLDS: u64 = 60;
 
@@ -36,7 +35,7 @@ fn a_panic_never_makes_an_answer_without_framing_look_whole() {
         let tunnel = Answering { status: 101, ..Answering::plain("") };
         let tunnel = Exchange { framing: RequestFraming::Upgrade, body, ..Exchange::get(2, tunnel) };
         house.play(house.client(vec![tunnel]), 0);
-        house.finish(Excuses { panics: true, origins_leave: true, ..STRICT }).expect_fine();
+        house.finish().expect_fine();
     }
 }
 
@@ -48,7 +47,7 @@ fn a_connection_over_the_limit_gets_its_whole_answer_through_a_narrow_window() {
     let slow = |id| Exchange::get(id, Answering { delay: 5 * SECOND, ..Answering::plain("slow") });
     house.play(house.client(vec![slow(1)]), 0);
     let turned_away = house.play(house.client(vec![slow(2)]), SECOND);
-    house.finish(Excuses { turns_away: true, ..STRICT }).expect_fine();
+    house.finish().expect_fine();
     let answers = turned_away.answers.borrow();
     assert_eq!((answers[0].status, &answers[0].end), (503, &Ok(())));
 }
@@ -67,7 +66,7 @@ fn an_answer_that_ends_a_connection_survives_the_request_that_was_already_on_its
         client.pace.piece = 40;
         client.pace.rest = MILLISECOND;
         let log = house.play(client, 0);
-        house.finish(STRICT).expect_fine();
+        house.finish().expect_fine();
         assert_eq!(log.answers.borrow()[0].body.len(), 400);
     }
 }
@@ -93,6 +92,6 @@ fn a_body_that_lasts_until_the_close_is_cut_where_a_failed_write_took_the_reset(
             client.rest = MILLISECOND;
             house.play(client, 0);
         }
-        house.finish(Excuses { origins_leave: true, ..STRICT }).expect_fine();
+        house.finish().expect_fine();
     }
 }

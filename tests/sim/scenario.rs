@@ -16,7 +16,6 @@ use crate::plan::{ClientMisdeed, RequestFraming};
 use crate::sessions::{any_claim, any_sticky};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
-use crate::verdict::Excuses;
 
 /// All there are; that of `hash` differs from `ip-hash` in nothing but what it looks at.
 const STRATEGIES: &[Strategy] =
@@ -83,25 +82,6 @@ impl Trouble {
         }
     }
 
-    fn excuses(self, config: &Config, patient: bool) -> Excuses {
-        Excuses {
-            origins_leave: self.leaving,
-            origins_stall: self.stalling,
-            origins_crash: self.crashes,
-            system_lacks: self.lacking,
-            // A refused connection takes its backend out of rotation.
-            no_backend: self.control || self.crashes || config.circuit_breaker.as_ref().is_some_and(may_eject_all),
-            breakers: self.breakers,
-            turns_away: self.crowd,
-            rate_limited: config.rate_limit.is_some(),
-            bounded: self.rush || patient,
-            crowded: self.rush,
-            drained: self.drains,
-            panics: self.panics,
-            tries_max: config.retries.attempts as usize,
-        }
-    }
-
     fn temper(self, chance: &Chance) -> Temper {
         let panics = if self.panics { chance.pick(&[20, 200, 1_000]) } else { 0 };
         Temper { panics, ..Temper::any(chance) }
@@ -115,7 +95,6 @@ pub fn run(seed: u64) -> Finished {
     // Requests wait now and then even where every one of them must succeed.
     let patient = trouble == Trouble::default() && chance.percent(30);
     let config = any_config(&chance, trouble, patient);
-    let excuses = trouble.excuses(&config, patient);
     let workers = chance.pick(&[1, 1, 2]);
     let by_client = config.limits.connections_per_client > 0;
     let connections_max = if trouble.crowd && !by_client { FEW_CONNECTIONS } else { 10_000 };
@@ -145,7 +124,7 @@ pub fn run(seed: u64) -> Finished {
     if trouble.drains {
         house.drain_after(chance.below(3 * SECOND));
     }
-    house.finish(excuses)
+    house.finish()
 }
 
 fn any_config(chance: &Chance, trouble: Trouble, patient: bool) -> Config {
@@ -204,10 +183,6 @@ fn any_breaker(chance: &Chance) -> CircuitBreaker {
         max_ejected_percent: chance.pick(&[0, 50, 100]),
         on: vec![500..=599],
     }
-}
-
-fn may_eject_all(breaker: &CircuitBreaker) -> bool {
-    breaker.max_ejected_percent == 100
 }
 
 fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize) {

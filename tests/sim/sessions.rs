@@ -9,10 +9,11 @@ use maypole::config::{self, Config, Sticky};
 
 use crate::chance::Chance;
 use crate::control::Upset;
+use crate::excuse::Circumstances;
 use crate::plan::{Book, Seen};
 use crate::sim::Time;
 use crate::tally::Promise;
-use crate::verdict::{Excuses, Judge, Played, is_own};
+use crate::verdict::{Judge, Played, is_own};
 
 const SECRET: &str = "known to every test of it";
 
@@ -108,26 +109,25 @@ impl Absences {
     }
 }
 
-/// Judges what became of the sessions of a run.
+/// Judges what became of the sessions of a run, where backends may have `are_bounded` room.
 pub fn judge(
     judge: &mut Judge<'_>,
-    config: &Config,
-    excuses: Excuses,
+    circumstances: &Circumstances<'_>,
+    are_bounded: bool,
     book: &Book,
     played: &[Played],
     absences: &Absences,
 ) {
+    let config = circumstances.config;
     // Where every try reaches its backend, and none is left out for its answers or for want of room.
-    let undisturbed = !(excuses.origins_leave
-        || excuses.origins_stall
-        || excuses.origins_crash
-        || excuses.system_lacks
-        || excuses.breakers
-        || excuses.bounded);
+    let all_resolved = circumstances.stories.trail.all_resolved();
+    let undisturbed =
+        circumstances.stories.are_all_smooth() && all_resolved && config.circuit_breaker.is_none() && !are_bounded;
+    let all_stayed = circumstances.stories.trail.stayed_as_it_was();
     let seen = book.seen.borrow();
     let mut of_addresses: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for connection in played {
-        judge_what_is_told(judge, config, excuses, connection, &seen);
+        judge_what_is_told(judge, config, are_bounded, connection, &seen);
         for exchange in connection.exchanges.iter().filter(|_| undisturbed) {
             let Some(first) = seen.iter().find(|seen| seen.id == exchange.id) else { continue };
             let at = first.origin;
@@ -138,7 +138,7 @@ pub fn judge(
                         format!("exchange {}: its session is at origin {origin}, it went to {at}", exchange.id)
                     });
                 }
-                (Some(Sticky::Ip { .. }), _) if !excuses.no_backend => {
+                (Some(Sticky::Ip { .. }), _) if all_stayed => {
                     let bound_to = *of_addresses.entry(connection.from).or_insert(at);
                     judge.expect(Promise::SessionsStay, at == bound_to, || {
                         format!("exchange {}: its client is at origin {bound_to}, it went to {at}", exchange.id)
@@ -151,7 +151,7 @@ pub fn judge(
 }
 
 /// An answer sets the cookie if it comes from another origin than its client believes, and not otherwise.
-fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, excuses: Excuses, connection: &Played, seen: &[Seen]) {
+fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, are_bounded: bool, connection: &Played, seen: &[Seen]) {
     let answers = connection.log.answers.borrow();
     for (exchange, answer) in connection.exchanges.iter().zip(answers.iter()) {
         let told: Vec<_> = answer.head.values("Set-Cookie").collect();
@@ -166,7 +166,7 @@ fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, excuses: Excuses, 
             }
             _ => None,
         };
-        let stays_bound = excuses.bounded && told.is_empty() && matches!(exchange.claim, Some(Claim::At(_)));
+        let stays_bound = are_bounded && told.is_empty() && matches!(exchange.claim, Some(Claim::At(_)));
         judge.expect(
             Promise::SessionsTold,
             stays_bound || told == want.as_deref().into_iter().collect::<Vec<_>>(),

@@ -16,6 +16,7 @@ use crate::net::{Net, SocketId};
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
 use crate::trace::Trace;
+use crate::trail::Trail;
 
 /// Nanoseconds of virtual time.
 pub type Time = u64;
@@ -35,6 +36,7 @@ pub struct Inner {
     pub temper: Temper,
     pub chance: Chance,
     pub trace: Trace,
+    pub trail: Trail,
     pub net: Net,
     now: Cell<Time>,
     sequence: Cell<u64>,
@@ -44,7 +46,7 @@ pub struct Inner {
     tasks: RefCell<Vec<Task>>,
     unfinished: Cell<usize>,
     ready: RefCell<Vec<TaskId>>,
-    running: Cell<Option<TaskId>>,
+    pub running: Cell<Option<TaskId>>,
     idle_runners: RefCell<Vec<Runner>>,
     ending: Cell<bool>,
     wrongs: RefCell<Vec<Wrong>>,
@@ -57,7 +59,7 @@ pub struct Inner {
     pub pipes: Cell<usize>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId(usize);
 
 /// Names one pause of one task, so that a wake meant for an earlier one is told apart.
@@ -169,6 +171,7 @@ impl Sim {
             temper,
             chance,
             trace: Trace::new(),
+            trail: Trail::default(),
             net: Net::default(),
             now: Cell::new(SECOND),
             sequence: Cell::new(0),
@@ -368,6 +371,7 @@ impl Sim {
     /// Unwinds the running coroutine as a defect in the code under test would, without a word on stderr.
     pub fn inject_panic(&self) -> ! {
         self.struck(Fault::CoroutinePanics);
+        self.trail.panicked(self.now(), self.running.get());
         resume_unwind(Box::new(InjectedPanic))
     }
 

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::client::{Answer, Log};
+use crate::excuse::{Case, Circumstances};
 use crate::net::Tap;
 use crate::plan::{AnswerFraming, Answering, Book, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming, Seen};
 use crate::spoilt::Spoilt;
+use crate::story::{Story, Try};
 use crate::tally::{Promise, Tally, Wrong};
+use crate::trail::Line;
 use crate::wire::Cut;
 
 /// One client connection, planned and happened.
@@ -17,42 +20,20 @@ pub struct Played {
     pub log: Rc<Log>,
 }
 
-/// What a run may have had that excuses an answer of the proxy's own.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Excuses {
-    /// Origins leave, babble, refuse, or close connections that wait in a pool: 502.
-    pub origins_leave: bool,
-    /// Origins or their networks say nothing: 504.
-    pub origins_stall: bool,
-    /// Origins crash and take every connection with them: 502, and answers that are cut.
-    pub origins_crash: bool,
-    /// The system lacks ports or descriptors towards backends: 502, 503.
-    pub system_lacks: bool,
-    /// There may be no backend that gets traffic: 503.
-    pub no_backend: bool,
-    /// There are more connections than allowed: 503.
-    pub turns_away: bool,
-    /// Circuit breakers have requests tried again whose answers are failures.
-    pub breakers: bool,
-    /// Clients may send only so many requests: 429.
-    pub rate_limited: bool,
-    /// Backends may have no room, so that requests go elsewhere or wait.
-    pub bounded: bool,
-    /// Requests may find no room, or wait for it in vain: 503.
-    pub crowded: bool,
-    /// The proxy was told to stop: connections may end instead of serving another request.
-    pub drained: bool,
-    /// Coroutines panic: their connections end.
-    pub panics: bool,
-    /// Tries that a request may take.
-    pub tries_max: usize,
+/// One client connection, and what the network saw of it.
+struct Life<'p> {
+    played: &'p Played,
+    exchanges: &'p [Rc<Exchange>],
+    line: Option<Line>,
+    /// One for each exchange.
+    stories: Vec<Story>,
 }
 
 /// Judges a run.
 pub struct Judge<'r> {
     book: &'r Book,
     taps: &'r [Tap],
-    excuses: Excuses,
+    circumstances: &'r Circumstances<'r>,
     tally: &'r mut Tally,
     /// Which exchange is being judged.
     about: Option<u64>,
@@ -62,8 +43,8 @@ pub struct Judge<'r> {
 }
 
 impl<'r> Judge<'r> {
-    pub fn new(book: &'r Book, taps: &'r [Tap], excuses: Excuses, tally: &'r mut Tally) -> Self {
-        Self { book, taps, excuses, tally, about: None, wrongs: Vec::new(), own_answers: 0 }
+    pub fn new(book: &'r Book, taps: &'r [Tap], circumstances: &'r Circumstances<'r>, tally: &'r mut Tally) -> Self {
+        Self { book, taps, circumstances, tally, about: None, wrongs: Vec::new(), own_answers: 0 }
     }
 
     /// Counts a look at `promise`, and notes `what` unless it holds.
@@ -83,21 +64,26 @@ impl<'r> Judge<'r> {
             self.tally.exchanges += connection.log.begun.get() as u64;
             let answers = connection.log.answers.borrow();
             self.tally.answers += answers.len() as u64;
-            for (exchange, answer) in connection.exchanges.iter().zip(answers.iter()) {
-                self.about = Some(exchange.id);
-                self.judge_answer(connection, exchange, answer);
+            let ids: Vec<_> = connection.exchanges.iter().map(|exchange| exchange.id).collect();
+            let ends: Vec<_> = answers.iter().map(|answer| answer.through).collect();
+            let (proxys_end, stories) = self.circumstances.stories.of(connection.log.socket.get(), &ids, &ends);
+            let life = Life { played: connection, exchanges: &connection.exchanges, line: proxys_end, stories };
+            for (number, answer) in answers.iter().enumerate() {
+                self.about = Some(life.exchanges[number].id);
+                self.judge_answer(&life, number, answer);
             }
             self.about = None;
-            self.judge_connection(connection, &answers);
-            for (number, exchange) in connection.exchanges.iter().enumerate() {
+            self.judge_connection(&life, &answers);
+            for (number, exchange) in life.exchanges.iter().enumerate() {
                 self.about = Some(exchange.id);
-                self.judge_at_origins(connection, number, exchange, &answers);
+                self.judge_at_origins(&life, number, &answers);
             }
             self.about = None;
         }
     }
 
-    fn judge_connection(&mut self, connection: &Played, answers: &[Answer]) {
+    fn judge_connection(&mut self, life: &Life<'_>, answers: &[Answer]) {
+        let connection = life.played;
         let stray = connection.log.stray.borrow();
         let end = connection.log.end.borrow();
         let ended = end.is_some();
@@ -109,7 +95,7 @@ impl<'r> Judge<'r> {
             exchange.method == "HEAD" && is_own(answer) && (answer.status == 408 || exchange.spoilt().is_some())
         });
         let turned_away = last.is_some_and(|(answer, exchange)| {
-            exchange.method == "HEAD" && is_own(answer) && answer.status == 503 && self.excuses.turns_away
+            exchange.method == "HEAD" && is_own(answer) && answer.status == 503 && self.is_turned_away(life)
         });
         let malformed = matches!(end, Cut::Malformed(_)) && !unheard && !turned_away;
         self.expect(Promise::WellFormed, !malformed, || {
@@ -121,27 +107,34 @@ impl<'r> Judge<'r> {
         let said_close = answers.last().is_some_and(says_close);
         let was_cut = answers.last().is_some_and(|answer| answer.end.is_err());
         // The reset that tells of a cut body may overtake the answer's head, and whole answers before it.
-        let mut later = connection.exchanges[answers.len()..].iter().flat_map(|exchange| &exchange.answers);
-        let cuts = self.excuses.origins_crash || later.any(may_break_off);
+        let cuts = life.stories[answers.len()..].iter().any(Story::met_any);
         let cut_with_its_head = *end == Cut::Reset && cuts;
         // Of those over the limit only some are waited for; the others get what the network takes at once.
         let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
-        let turned_away_at_once = self.excuses.turns_away && answers.is_empty() && !stray.is_empty() && begins_refusal;
-        let excused = self.excuses.drained || self.excuses.panics || cut_with_its_head || turned_away_at_once;
-        let left = begun && !misbehaves(connection) && !said_close && !was_cut && !excused;
+        let turned_away_at_once =
+            answers.is_empty() && !stray.is_empty() && begins_refusal && self.is_turned_away(life);
+        let drained = life.stories[answers.len()].end >= self.circumstances.stories.trail.drained_at();
+        let excused = drained || life.panicked() || cut_with_its_head || turned_away_at_once;
+        let left = begun && !misbehaves(life.exchanges) && !said_close && !was_cut && !excused;
         self.expect(Promise::Answered, !left, || format!("no answer, the connection ended with {end:?}"));
         let hangs = *end == Cut::Late && begun && !said_close;
         self.expect(Promise::Answered, !hangs, || "its client was left waiting".to_owned());
     }
 
-    fn judge_answer(&mut self, connection: &Played, exchange: &Exchange, answer: &Answer) {
+    /// Nobody had a seat for it.
+    fn is_turned_away(&self, life: &Life<'_>) -> bool {
+        self.circumstances.is_turned_away(&life.stories[0], life.line.as_ref(), true)
+    }
+
+    fn judge_answer(&mut self, life: &Life<'_>, number: usize, answer: &Answer) {
+        let exchange = &life.exchanges[number];
         self.expect(Promise::Answered, answer.end != Err(Cut::Late), || "its answer was left hanging".to_owned());
         let malformed = matches!(answer.end, Err(Cut::Malformed(_)));
         self.expect(Promise::WellFormed, !malformed, || format!("its answer has {:?}", answer.end));
         let unasked = exchange.old && !answer.informational.is_empty();
         self.expect(Promise::Heads, !unasked, || "an HTTP/1.0 client got an interim answer".to_owned());
         if is_own(answer) {
-            return self.judge_own_answer(connection, exchange, answer);
+            return self.judge_own_answer(life, number, answer);
         }
         let spoilt_in_head = exchange.spoilt().is_some_and(Spoilt::shows_in_head);
         self.expect(Promise::RefusedStaysOut, !spoilt_in_head, || "a backend answered it".to_owned());
@@ -157,11 +150,14 @@ impl<'r> Judge<'r> {
         let attempt = answer.head.field("x-sim-try").and_then(|attempt| attempt.parse().ok());
         self.expect(Promise::Heads, attempt.is_some(), || format!("its answer lost a field: {:?}", answer.head));
         if let Some(attempt) = attempt {
-            self.judge_planned_answer(connection, exchange, answer, exchange.answering(attempt));
+            self.judge_planned_answer(life, number, answer, attempt);
         }
     }
 
-    fn judge_planned_answer(&mut self, connection: &Played, exchange: &Exchange, answer: &Answer, planned: &Answering) {
+    fn judge_planned_answer(&mut self, life: &Life<'_>, number: usize, answer: &Answer, attempt: usize) {
+        let exchange = &life.exchanges[number];
+        let planned = exchange.answering(attempt);
+        let met_any = self.met_any(life, number, attempt);
         self.expect(Promise::AnswersBelong, answer.status == planned.status, || {
             format!("planned {}, got {}", planned.status, answer.status)
         });
@@ -172,11 +168,11 @@ impl<'r> Judge<'r> {
         match &answer.end {
             Ok(()) => {
                 // Who ends a connection hears no more of it, and takes that for its end.
-                let left = connection.exchanges.iter().any(leaves);
+                let left = life.exchanges.iter().any(leaves);
                 let looks_whole = is_cut(exchange, planned, expected) && !left;
                 self.expect(Promise::CutAnswers, !looks_whole, || "a body that was cut looks whole".to_owned());
                 // A tunnel has no framing that would show its end.
-                let broken = may_break_off(planned) || misbehaves(connection) || self.excuses.origins_crash;
+                let broken = met_any || misbehaves(life.exchanges);
                 let ends_anywhere = left || (planned.status == 101 && broken);
                 let same = got == expected || (ends_anywhere && expected.starts_with(got));
                 // What is right so far, but stops short, was cut.
@@ -188,10 +184,7 @@ impl<'r> Judge<'r> {
                 self.expect(Promise::AnswerBodies, expected.starts_with(got), || {
                     difference("the part of its answer's body", got, expected)
                 });
-                let excused = may_break_off(planned)
-                    || misbehaves(connection)
-                    || self.excuses.origins_crash
-                    || self.excuses.panics;
+                let excused = met_any || misbehaves(life.exchanges) || life.panicked();
                 self.expect(Promise::Answered, excused, || {
                     format!("its answer broke off after {} bytes ({cut:?})", got.len())
                 });
@@ -204,36 +197,39 @@ impl<'r> Judge<'r> {
         });
     }
 
-    fn judge_own_answer(&mut self, connection: &Played, exchange: &Exchange, answer: &Answer) {
+    /// Whether that try met anything whose request was the `attempt`-th of its exchange to reach an origin.
+    fn met_any(&self, life: &Life<'_>, number: usize, attempt: usize) -> bool {
+        let seen = self.book.seen.borrow();
+        let this = seen.iter().filter(|seen| seen.id == life.exchanges[number].id).nth(attempt);
+        this.is_some_and(|this| self.circumstances.stories.met_any(&life.stories[number], this.way))
+    }
+
+    fn judge_own_answer(&mut self, life: &Life<'_>, number: usize, answer: &Answer) {
         self.own_answers += 1;
-        let excuses = self.excuses;
-        let spoilt = exchange.spoilt().map(Spoilt::status);
-        let slow = matches!(
-            exchange.misdeed,
-            ClientMisdeed::StallsAfter(_) | ClientMisdeed::FinishesAfter(_) | ClientMisdeed::Trickles(_)
-        );
-        let allowed = match answer.status {
-            408 => slow,
-            413 => exchange.too_large,
-            429 => excuses.rate_limited,
-            502 => excuses.origins_leave || excuses.origins_crash || excuses.system_lacks,
-            503 => excuses.turns_away || excuses.no_backend || excuses.system_lacks || excuses.crowded,
-            504 => excuses.origins_stall,
-            status => spoilt == Some(status),
+        let log = &life.played.log;
+        let case = Case {
+            exchange: &life.exchanges[number],
+            answer,
+            story: &life.stories[number],
+            line: life.line.as_ref(),
+            is_first: number == 0,
+            begun_at: log.begun_at.borrow().get(number).copied().unwrap_or_default(),
         };
+        let allowed = self.circumstances.excuse(&case);
         let status = answer.head.field("Proxy-Status").unwrap_or_default();
         self.expect(Promise::OwnAnswers, allowed, || {
-            format!("the proxy answered {} ({status}) without need", answer.status)
+            format!("the proxy answered {} ({status}) without need, {}", answer.status, case.story)
         });
-        let turned_away = answer.status == 503 && excuses.turns_away && connection.exchanges[0].id == exchange.id;
-        let broke_off = answer.end.is_err() && !misbehaves(connection) && !excuses.panics && !turned_away;
+        let turned_away = answer.status == 503 && number == 0 && self.is_turned_away(life);
+        let broke_off = answer.end.is_err() && !misbehaves(life.exchanges) && !life.panicked() && !turned_away;
         self.expect(Promise::Answered, !broke_off, || format!("the proxy's own answer broke off: {:?}", answer.end));
     }
 
-    fn judge_at_origins(&mut self, connection: &Played, number: usize, exchange: &Exchange, answers: &[Answer]) {
+    fn judge_at_origins(&mut self, life: &Life<'_>, number: usize, answers: &[Answer]) {
+        let exchange = &life.exchanges[number];
         let all = self.book.seen.borrow();
         let seen: Vec<&Seen> = all.iter().filter(|seen| seen.id == exchange.id).collect();
-        let sent_whole = connection.log.sent_whole.get() > number;
+        let sent_whole = life.played.log.sent_whole.get() > number;
         for seen in &seen {
             self.judge_seen(exchange, seen, sent_whole);
         }
@@ -246,7 +242,7 @@ impl<'r> Judge<'r> {
                 format!("{} was submitted {submitted} times", exchange.method)
             });
         }
-        let tries_max = self.excuses.tries_max;
+        let tries_max = self.circumstances.config.retries.attempts as usize;
         self.expect(Promise::TriesBounded, submitted <= tries_max, || {
             format!("{submitted} tries, allowed {tries_max}")
         });
@@ -254,10 +250,22 @@ impl<'r> Judge<'r> {
         self.expect(Promise::AnswersBelong, !answered || !seen.is_empty(), || {
             "answered, but no origin saw it".to_owned()
         });
-        let troubled = self.excuses.origins_leave || self.excuses.origins_crash || self.excuses.breakers;
-        self.expect(Promise::TriesBounded, troubled || seen.len() <= 1, || {
-            format!("reached origins {} times without need", seen.len())
+        let tries = &life.stories[number].tries;
+        let needless = tries.iter().rev().skip(1).filter(|tried| !self.is_tried_again(exchange, tried)).count();
+        self.expect(Promise::TriesBounded, needless == 0, || {
+            format!("{needless} of its tries had no reason, {}", life.stories[number])
         });
+    }
+
+    /// Whether there was need to try again after this try.
+    fn is_tried_again(&self, exchange: &Exchange, tried: &Try) -> bool {
+        let seen = self.book.seen.borrow();
+        let mut of_exchange = seen.iter().filter(|seen| seen.id == exchange.id);
+        let of_try =
+            |seen: &&Seen| seen.way.and_then(|way| self.circumstances.stories.trail.way_of(way)) == Some(tried.way);
+        let attempt = of_exchange.position(|seen| of_try(&seen));
+        let status = attempt.map(|attempt| exchange.answering(attempt).status);
+        !tried.met.is_empty() || status.is_some_and(|status| self.circumstances.is_failing(status))
     }
 
     fn judge_seen(&mut self, exchange: &Exchange, seen: &Seen, sent_whole: bool) {
@@ -294,9 +302,16 @@ impl<'r> Judge<'r> {
     }
 }
 
+impl Life<'_> {
+    /// Its coroutine was unwound.
+    fn panicked(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.panicked.is_some())
+    }
+}
+
 /// A client that leaves, or sends what can't be served, may have any answer of its connection cut.
-fn misbehaves(connection: &Played) -> bool {
-    connection.exchanges.iter().any(|exchange| exchange.misdeed != ClientMisdeed::Nothing || exchange.too_large)
+fn misbehaves(exchanges: &[Rc<Exchange>]) -> bool {
+    exchanges.iter().any(|exchange| exchange.misdeed != ClientMisdeed::Nothing || exchange.too_large)
 }
 
 fn leaves(exchange: &Rc<Exchange>) -> bool {

@@ -12,6 +12,7 @@ const HEAD_BYTES_MAX: usize = 100_000;
 pub struct Wire {
     pub peer: Rc<Peer>,
     held: Vec<u8>,
+    received: usize,
     pub pace: Pace,
 }
 
@@ -72,7 +73,7 @@ impl Head {
 
 impl Wire {
     pub fn new(peer: Rc<Peer>, pace: Pace) -> Self {
-        Self { peer, held: Vec::new(), pace }
+        Self { peer, held: Vec::new(), received: 0, pace }
     }
 
     /// What has been received and belongs to no message yet.
@@ -80,11 +81,17 @@ impl Wire {
         &self.held
     }
 
+    /// How many bytes have come that belong to a message.
+    pub fn consumed(&self) -> usize {
+        self.received - self.held.len()
+    }
+
     fn fill(&mut self) -> Result<(), Cut> {
         let deadline = self.peer.sim.now() + self.pace.patience;
         let got = self.peer.receive(&mut self.held, self.pace.piece, deadline);
         match got {
-            Got::Bytes(_) => {
+            Got::Bytes(bytes) => {
+                self.received += bytes;
                 if self.pace.rest > 0 {
                     let rest = self.peer.sim.chance.below(self.pace.rest);
                     self.peer.sim.sleep(rest);

@@ -91,7 +91,8 @@ impl<P: 'static> SimWorld<P> {
         let accept = move |id: SocketId, peer: SocketAddr| {
             let stream = SimStream { sim: world.sim.clone(), id };
             if let Some(service) = world.service() {
-                world.sim.spawn("accepted", move || service.accepted(stream, peer));
+                let task = world.sim.spawn("accepted", move || service.accepted(stream, peer));
+                world.sim.trail.serves(task, id);
             }
         };
         Listener { outcome: Rc::new(outcome), accept: Rc::new(accept), holder: Holder::Service }
@@ -122,7 +123,9 @@ impl<P: 'static> SimWorld<P> {
             self.sim.unwatch(also);
         }
         self.sim.trace.note(self.sim.now(), "resume", &[stream.id.number()], || format!("{wake:?}"));
-        self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
+        let id = stream.id;
+        let task = self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
+        self.sim.trail.serves(task, id);
         true
     }
 

@@ -61,6 +61,9 @@ impl Sim {
         {
             self.struck(fault);
         }
+        if holder == Holder::Service {
+            self.trail.dialled(self.now(), self.running.get(), address, outcome);
+        }
         if let Connecting::Impossible(errno) = outcome {
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -73,6 +76,9 @@ impl Sim {
             taps.push(Tap { written: Vec::new() });
         }
         let id = self.net.add(socket);
+        if holder == Holder::Service {
+            self.trail.dials_as(id);
+        }
         self.trace.note(self.now(), "dial", &[id.number()], || format!("{address} {outcome:?}"));
         let there = self.latency();
         match (outcome, listener) {
@@ -124,6 +130,9 @@ impl Sim {
                 sim.arrive_in_order(accepted, move |sim| sim.break_off(accepted, ErrorKind::ConnectionReset));
             }
         });
+        if listener.holder == Holder::Service {
+            self.trail.accepted(self.now(), accepted, dialer, from.ip());
+        }
         self.trace.note(self.now(), "accept", &[accepted.number(), dialer.number()], || from.to_string());
         (listener.accept)(accepted, from);
     }

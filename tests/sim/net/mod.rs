@@ -18,6 +18,7 @@ use maypole::runtime::world::PeerState;
 pub use self::connecting::{Connecting, Listener};
 use crate::sim::{Pause, Sim, Time, Woken};
 use crate::tally::Fault;
+use crate::trail::Deed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SocketId(usize);
@@ -234,7 +235,9 @@ impl Sim {
             };
             (socket.peer, verdict)
         });
+        let head = from.first().map_or(&[][..], |slice| slice);
         if let Some(verdict) = verdict {
+            self.trail.written(self.now(), id, head, 0);
             return verdict;
         }
         let Some(peer) = peer else { return blocked };
@@ -255,6 +258,7 @@ impl Sim {
                 self.after(delay, move |sim| sim.tell_space(id));
             }
         }
+        self.trail.written(self.now(), id, head, fits);
         if fits == 0 {
             return blocked;
         }
@@ -414,6 +418,7 @@ impl Sim {
             if first { socket.peer } else { None }
         });
         if let Some(peer) = peer {
+            self.trail.done(self.now(), peer, Deed::Closes);
             self.arrive_in_order(peer, move |sim| sim.take_in_fin(peer));
             self.tell_hangup(id);
         }
@@ -436,6 +441,7 @@ impl Sim {
         self.trace.note(self.now(), "close", &[id.number()], || if rudely { "reset" } else { "" }.to_owned());
         if holder == Holder::Service {
             self.net.service_streams.set(self.net.service_streams.get() - 1);
+            self.trail.closed(self.now(), id);
         }
         if !rudely {
             self.finish(id);
@@ -445,6 +451,7 @@ impl Sim {
             self.wake_actors(id);
         }
         if let (true, Some(peer)) = (rudely, peer) {
+            self.trail.done(self.now(), peer, Deed::Resets);
             if self.chance.percent(50) {
                 let lost = self.net.with(peer, |socket| {
                     socket.flight += 1;
@@ -456,6 +463,11 @@ impl Sim {
             }
             self.arrive_in_order(peer, move |sim| sim.break_off(peer, ErrorKind::ConnectionReset));
         }
+    }
+
+    /// The other end of a connection.
+    pub fn peer_of(&self, id: SocketId) -> Option<SocketId> {
+        self.net.with(id, |socket| socket.peer)
     }
 
     /// Whether the other end has been closed.

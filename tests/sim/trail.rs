@@ -1,0 +1,251 @@
+//! What the network and the control plane saw of a run, in order: who asked whom for what, and who did what to whom. The
+//! judge takes from it what each exchange met (`story.rs`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use crate::net::{Connecting, SocketId};
+use crate::sim::{TaskId, Time};
+
+/// A place in the order of all that was noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    number: u64,
+    pub at: Time,
+}
+
+impl Moment {
+    pub const NEVER: Self = Self { number: u64::MAX, at: Time::MAX };
+}
+
+/// A client's connection, as the proxy holds it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The client's end.
+    client: SocketId,
+    pub from: IpAddr,
+    pub accepted: Moment,
+    /// Each write to the client: how many bytes have been written then, and what was the case.
+    pub written: Vec<(Moment, usize, State)>,
+    pub closed: Option<Moment>,
+    pub panicked: Option<Moment>,
+}
+
+/// What is the case in the proxy at some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct State {
+    /// Client connections that have a seat.
+    pub seated: usize,
+    /// Requests that wait for room.
+    pub waiting: usize,
+    /// Some backend may get a request now.
+    pub has_room: bool,
+    /// Some may get one now or when it has room again.
+    pub may_have_room: bool,
+}
+
+/// An attempt to connect to a backend, and the connection that came of it.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub dialled: Moment,
+    /// The connection of the client for whose request it was made.
+    pub by: Option<SocketId>,
+    pub address: SocketAddr,
+    pub outcome: Connecting,
+    /// Which requests the proxy wanted to write to it.
+    pub offers: Vec<(Moment, u64)>,
+    pub deeds: Vec<(Moment, Deed)>,
+    /// The proxy closed it.
+    pub closed: Option<Moment>,
+}
+
+/// What an origin did on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// It sent the last byte of a whole answer.
+    Answers,
+    /// It said that it will close, and nothing is to follow.
+    SaysClose,
+    /// It sent what no answer may be or have.
+    Babbles,
+    /// It fell silent.
+    Stalls,
+    /// It closed its sending side.
+    Closes,
+    Resets,
+}
+
+/// Who there was to be asked, from a moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roll {
+    /// The eligible backends' ids.
+    pub eligible: Vec<u64>,
+    /// Some backend's name had no address.
+    pub unresolved: bool,
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Trail {
+    last: Cell<u64>,
+    lines: RefCell<BTreeMap<SocketId, Line>>,
+    ways: RefCell<Vec<Way>>,
+    ways_of: RefCell<BTreeMap<SocketId, usize>>,
+    serving: RefCell<BTreeMap<TaskId, SocketId>>,
+    rolls: RefCell<Vec<(Moment, Roll)>>,
+    drained: Cell<Option<Moment>>,
+    look: RefCell<Option<Rc<dyn Fn() -> State>>>,
+}
+
+impl Trail {
+    fn now(&self, at: Time) -> Moment {
+        self.last.set(self.last.get() + 1);
+        Moment { number: self.last.get(), at }
+    }
+
+    /// How the state of the proxy is looked at.
+    pub fn look_with(&self, look: impl Fn() -> State + 'static) {
+        *self.look.borrow_mut() = Some(Rc::new(look));
+    }
+
+    /// `task` serves the client's connection whose end at the proxy is `line`.
+    pub fn serves(&self, task: TaskId, line: SocketId) {
+        self.serving.borrow_mut().insert(task, line);
+    }
+
+    fn served_by(&self, task: Option<TaskId>) -> Option<SocketId> {
+        self.serving.borrow().get(&task?).copied()
+    }
+
+    /// The proxy has taken a client's connection.
+    pub fn accepted(&self, now: Time, socket: SocketId, client: SocketId, from: IpAddr) {
+        let accepted = self.now(now);
+        let line = Line { client, from, accepted, written: Vec::new(), closed: None, panicked: None };
+        self.lines.borrow_mut().insert(socket, line);
+    }
+
+    /// The running task was unwound in the middle of its work.
+    pub fn panicked(&self, now: Time, task: Option<TaskId>) {
+        let moment = self.now(now);
+        let Some(served_by) = self.served_by(task) else { return };
+        if let Some(line) = self.lines.borrow_mut().get_mut(&served_by) {
+            line.panicked = Some(moment);
+        }
+    }
+
+    /// The running task wants to connect.
+    pub fn dialled(&self, now: Time, task: Option<TaskId>, address: SocketAddr, outcome: Connecting) {
+        let dialled = self.now(now);
+        let (by, offers, deeds) = (self.served_by(task), Vec::new(), Vec::new());
+        self.ways.borrow_mut().push(Way { dialled, by, address, outcome, offers, deeds, closed: None });
+    }
+
+    /// The last attempt to connect goes on as this socket of the proxy's.
+    pub fn dials_as(&self, socket: SocketId) {
+        self.ways_of.borrow_mut().insert(socket, self.ways.borrow().len() - 1);
+    }
+
+    /// The proxy wants to write `bytes`, of which `taken` are taken.
+    pub fn written(&self, now: Time, socket: SocketId, bytes: &[u8], taken: usize) {
+        let moment = self.now(now);
+        if let Some(line) = self.lines.borrow_mut().get_mut(&socket) {
+            let before = line.written.last().map_or(0, |(_, bytes, _)| *bytes);
+            let state = self.look.borrow().as_ref().map_or_else(State::default, |look| look());
+            line.written.push((moment, before + taken, state));
+        }
+        let (Some(&way), Some(id)) = (self.ways_of.borrow().get(&socket), exchange_in(bytes)) else { return };
+        let offers = &mut self.ways.borrow_mut()[way].offers;
+        if offers.last().is_none_or(|(_, last)| *last != id) {
+            offers.push((moment, id));
+        }
+    }
+
+    /// The proxy closed a socket.
+    pub fn closed(&self, now: Time, socket: SocketId) {
+        let moment = self.now(now);
+        if let Some(line) = self.lines.borrow_mut().get_mut(&socket) {
+            line.closed = Some(moment);
+        }
+        if let Some(&way) = self.ways_of.borrow().get(&socket) {
+            self.ways.borrow_mut()[way].closed = Some(moment);
+        }
+    }
+
+    /// An origin did something on the connection whose end at the proxy is `socket`.
+    pub fn done(&self, now: Time, socket: SocketId, deed: Deed) {
+        let moment = self.now(now);
+        if let Some(&way) = self.ways_of.borrow().get(&socket) {
+            self.ways.borrow_mut()[way].deeds.push((moment, deed));
+        }
+    }
+
+    /// The control plane has published who there is.
+    pub fn called(&self, now: Time, roll: Roll) {
+        let mut rolls = self.rolls.borrow_mut();
+        if rolls.last().is_none_or(|(_, last)| *last != roll) {
+            rolls.push((self.now(now), roll));
+        }
+    }
+
+    /// Since the first backend was there, nobody came, went or turned.
+    pub fn stayed_as_it_was(&self) -> bool {
+        let rolls = self.rolls.borrow();
+        rolls.iter().all(|(moment, _)| moment.at == rolls[0].0.at)
+    }
+
+    /// At no time was a backend without an address.
+    pub fn all_resolved(&self) -> bool {
+        !self.rolls.borrow().iter().any(|(_, roll)| roll.unresolved)
+    }
+
+    /// The proxy was told to stop.
+    pub fn drained(&self, now: Time) {
+        self.drained.set(Some(self.now(now)));
+    }
+
+    /// The proxy's end of a client's connection.
+    pub fn line_of(&self, client: SocketId) -> Option<SocketId> {
+        self.lines.borrow().iter().find(|(_, line)| line.client == client).map(|(socket, _)| *socket)
+    }
+
+    pub fn line(&self, socket: SocketId) -> Option<Line> {
+        self.lines.borrow().get(&socket).cloned()
+    }
+
+    pub fn ways(&self) -> Vec<Way> {
+        self.ways.borrow().clone()
+    }
+
+    /// The number of the way whose end at the proxy is `socket`.
+    pub fn way_of(&self, socket: SocketId) -> Option<usize> {
+        self.ways_of.borrow().get(&socket).copied()
+    }
+
+    pub fn drained_at(&self) -> Moment {
+        self.drained.get().unwrap_or(Moment::NEVER)
+    }
+
+    /// Client connections from `from` at a moment, as far as they were accepted before it.
+    pub fn lines_at(&self, moment: Moment, from: IpAddr) -> usize {
+        let lines = self.lines.borrow();
+        let open = |line: &&Line| line.accepted <= moment && line.closed.is_none_or(|closed| closed > moment);
+        lines.values().filter(|line| line.from == from).filter(open).count()
+    }
+
+    /// Whether the roll was like this at any time from `from` to `to`.
+    pub fn was_called(&self, from: Moment, to: Moment, like: impl Fn(&Roll) -> bool) -> bool {
+        let rolls = self.rolls.borrow();
+        let ends = rolls.iter().skip(1).map(|(moment, _)| *moment).chain([Moment::NEVER]);
+        rolls.iter().zip(ends).any(|((begin, roll), end)| like(roll) && *begin <= to && from <= end)
+    }
+}
+
+/// The number in the target of the request that `bytes` begin with.
+fn exchange_in(bytes: &[u8]) -> Option<u64> {
+    let target = memchr::memmem::find(&bytes[..bytes.len().min(24)], b" /exchange/")?;
+    let digits = &bytes[target + " /exchange/".len()..];
+    let length = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&digits[..length]).ok()?.parse().ok()
+}
