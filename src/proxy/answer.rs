@@ -7,6 +7,7 @@ use super::error::Failure;
 use super::exchange::After;
 use super::forward::{self, ResponseForwarding};
 use super::pump::{Pump, PumpError};
+use super::respond::write_on;
 use super::transfer::{Body, Transfer};
 use crate::http1::{self, Framing, Parsed, Response, Version};
 use crate::runtime::buffer::Buffer;
@@ -43,21 +44,14 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         scratch: &mut Vec<u8>,
     ) -> Result<Option<Answer<W::Stream>>, Failure> {
         loop {
-            if !self.course.lease.stream.is_readable() {
-                return Ok(None);
-            }
-            match self.course.lease.stream.try_read(buffer.spare()) {
-                Ok(0) => return Err(Failure::ClosedBeforeHead),
-                Ok(n) => buffer.fill(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(_) => return Err(Failure::ClosedBeforeHead),
-            }
+            // More than one head may have come: after an interim one that its client was slow to take, the rest is here.
             while let Some((head, head_bytes)) = self.parse_answer(buffer, scratch)? {
                 buffer.consume(head_bytes);
                 match head.status {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
                     101 => return Err(Failure::UnaskedSwitch),
-                    100..=199 => self.pass_interim_on(scratch)?,
+                    100..=199 if self.pass_interim_on(scratch)? => {}
+                    100..=199 => return Ok(None),
                     status => {
                         let answered = self.proxy.world.now();
                         if self.passes_over(status, answered) {
@@ -72,6 +66,15 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             }
             if buffer.is_full() {
                 return Err(Failure::BadResponse(http1::ResponseError::HeadTooLarge));
+            }
+            if !self.course.lease.stream.is_readable() {
+                return Ok(None);
+            }
+            match self.course.lease.stream.try_read(buffer.spare()) {
+                Ok(0) => return Err(Failure::ClosedBeforeHead),
+                Ok(n) => buffer.fill(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(_) => return Err(Failure::ClosedBeforeHead),
             }
         }
     }
@@ -112,7 +115,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         Head { status: response.status, framing: response.framing, keep_alive: response.keep_alive, to_client, close }
     }
 
-    fn pass_interim_on(&mut self, head: &[u8]) -> Result<(), Failure> {
+    /// False when its client takes no more: the rest goes before all that follows.
+    fn pass_interim_on(&mut self, head: &[u8]) -> Result<bool, Failure> {
         self.course.interim += 1;
         if self.course.interim > INTERIM_MAX {
             return Err(Failure::BadResponse(http1::ResponseError::Malformed("too many interim answers")));
@@ -121,7 +125,32 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             self.course.continued_at = Some(self.proxy.world.now());
         }
         // RFC 9110 §15.2: never to an HTTP/1.0 client.
-        if self.facts.version == Version::Http10 { Ok(()) } else { self.proxy.write_all(&self.client.stream, head) }
+        if self.facts.version == Version::Http10 {
+            return Ok(true);
+        }
+        let written = write_on(&self.client.stream, head).map_err(|_| Failure::ClientGone)?;
+        if written < head.len() {
+            self.course.unsent = head[written..].to_vec();
+            self.course.down.since = self.proxy.world.now();
+        }
+        Ok(written == head.len())
+    }
+
+    /// Writes what is left of an interim answer; false when the client takes no more now. Meanwhile nothing is asked of the
+    /// backend, so that its time doesn't run.
+    pub(super) fn send_interim_on(&mut self) -> Result<bool, Failure> {
+        if self.course.unsent.is_empty() {
+            return Ok(true);
+        }
+        let written = write_on(&self.client.stream, &self.course.unsent).map_err(|_| Failure::ClientGone)?;
+        if written > 0 {
+            self.course.unsent.drain(..written);
+            let now = self.proxy.world.now();
+            let waited = now.since(self.course.down.since);
+            self.course.head_deadline = self.course.head_deadline.map(|at| at + waited);
+            self.course.down.since = now;
+        }
+        Ok(self.course.unsent.is_empty())
     }
 
     fn begin_body(

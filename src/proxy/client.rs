@@ -52,7 +52,7 @@ pub(super) enum Stage {
     Waiting(Waiting),
     /// Its last answer is written.
     Closing(Closing),
-    /// In the middle of an exchange: an [`Aside`](super::aside::Aside), whose type knows the world.
+    /// In the middle of something: an [`Aside`](super::aside::Aside), whose type knows the world.
     Aside(Box<dyn Any>),
 }
 

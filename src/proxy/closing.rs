@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::Proxy;
 use super::client::{Client, Parked, Stage};
 use super::error::{self, Failure, Representation};
+use super::respond;
 use super::seats::Seat;
-use crate::runtime::world::{Instant, Stream, Wake, World};
+use crate::runtime::world::{Instant, Need, Stream, Wake, World};
 
 /// How long and how much a closing connection is still read.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,9 +27,11 @@ const TURNED_AWAY_PARTS: usize = 16;
 /// A connection that only has to be read to its end.
 #[derive(Debug)]
 pub(super) struct Closing {
+    /// What it has not taken of the answer; only of one that was turned away.
+    unsent: Option<Box<[u8]>>,
     until: Instant,
     read_bytes: usize,
-    _place: Place,
+    place: Place,
 }
 
 /// What a closing connection counts against.
@@ -62,22 +65,37 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let _ = stream.try_write(&[io::IoSlice::new(&scratch.bytes)]);
             return;
         };
-        if self.write_all(&stream, &scratch.bytes).is_ok() {
+        let Ok(written) = respond::write_on(&stream, &scratch.bytes) else { return };
+        let place = Place::TurnedAway(ticket);
+        if written == scratch.bytes.len() {
             drop(scratch);
-            self.begin_closing(stream, Place::TurnedAway(ticket));
+            return self.begin_closing(stream, place);
         }
+        let until = self.world.now() + self.shared.config.timeouts.write;
+        let closing = Closing { unsent: Some(scratch.bytes[written..].into()), until, read_bytes: 0, place };
+        self.world.park_for(Need::Write, stream, Parked(Stage::Closing(closing)), until);
     }
 
     fn begin_closing(&self, stream: W::Stream, place: Place) {
         stream.shutdown_write();
         let until = self.world.now() + PATIENCE;
-        self.go_on_closing(stream, Closing { until, read_bytes: 0, _place: place });
+        self.go_on_closing(stream, Closing { unsent: None, until, read_bytes: 0, place });
     }
 
     /// Goes on with a closing connection that was parked.
-    pub(super) fn resume_closing(&self, stream: W::Stream, closing: Closing, wake: Wake) {
-        if wake != Wake::Deadline {
-            self.go_on_closing(stream, closing);
+    pub(super) fn resume_closing(&self, stream: W::Stream, mut closing: Closing, wake: Wake) {
+        if wake == Wake::Deadline {
+            return;
+        }
+        let Some(unsent) = closing.unsent.take() else { return self.go_on_closing(stream, closing) };
+        match respond::write_on(&stream, &unsent) {
+            Ok(n) if n == unsent.len() => self.begin_closing(stream, closing.place),
+            Ok(n) => {
+                let (until, unsent) = (closing.until, Some(unsent[n..].into()));
+                let closing = Closing { unsent, ..closing };
+                self.world.park_for(Need::Write, stream, Parked(Stage::Closing(closing)), until);
+            }
+            Err(_) => {}
         }
     }
 

@@ -30,10 +30,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// The same, after what `turn` says of the exchange that it is in.
     pub(super) fn go_on(&self, mut client: Client<W::Stream>, mut turn: Option<Turn<W>>) {
         loop {
-            let turn = turn.take().map_or_else(|| self.next_turn(&mut client), Ok);
-            let after = match turn {
-                Ok(Turn::Over(after)) => after,
-                Ok(Turn::Aside(aside)) => return self.lay_aside(client, aside),
+            let turn = match turn.take().map_or_else(|| self.next_turn(&mut client), Ok) {
+                Ok(turn) => turn,
                 Err(Pause::Park(since)) => {
                     let deadline = client.deadline.instant();
                     let half_head = matches!(client.deadline, Deadline::Head(_));
@@ -47,6 +45,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 }
                 Err(Pause::Gone) => return,
                 Err(Pause::Refused(failure)) => self.refuse(&mut client, failure),
+            };
+            let after = match turn {
+                Turn::Over(after) => after,
+                Turn::Aside(aside) => return self.lay_aside(client, aside),
             };
             client.deadline = Deadline::Unset;
             match after {
@@ -64,20 +66,19 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, directions, scratch)))
     }
 
-    /// Takes a parked connection up again. None when it ended while it was parked.
-    pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, wake: Wake) -> Option<Client<W::Stream>> {
+    /// Goes on with a parked connection, unless it ended while it was parked.
+    pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, wake: Wake) {
         let mut client = Client::unpark(stream, waiting, self.world.now(), || self.buffers.take());
         let half_head = client.buffer.is_some();
         match wake {
-            Wake::Event => Some(client),
+            Wake::Event => self.serve(client),
             // An idle connection ends without a word; half a head gets its answer when its time is over.
             Wake::Deadline if half_head => {
-                self.refuse(&mut client, Failure::RequestHeadTimeout);
-                self.close(client);
-                None
+                let turn = self.refuse(&mut client, Failure::RequestHeadTimeout);
+                self.go_on(client, Some(turn));
             }
-            Wake::Recalled if half_head => Some(client),
-            Wake::Deadline | Wake::Recalled => None,
+            Wake::Recalled if half_head => self.serve(client),
+            Wake::Deadline | Wake::Recalled => {}
         }
     }
 

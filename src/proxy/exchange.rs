@@ -23,8 +23,9 @@ use super::transfer::{Course, Cut, Transfer, Upload, upload_failure};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
 use crate::balance::{Backend, Report};
-use crate::http1::{Framing, Method, Request, RequestError, Version};
+use crate::http1::{self, Framing, Method, Parsed, Request, RequestError, Version};
 use crate::policy::{Charge, Quota};
+use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
@@ -90,6 +91,31 @@ pub(super) enum Halt {
     Full,
 }
 
+/// An exchange that was laid aside.
+pub(super) struct Exchange<W: World> {
+    pub(super) facts: Facts,
+    /// The backends that have been asked, the present one included.
+    pub(super) tried: Box<[u64]>,
+    pub(super) course: Course<W>,
+}
+
+/// The tries of one request.
+struct Tries {
+    count: usize,
+    /// The backends that have been asked, as many as there were tries.
+    ids: [u64; TRIES_MAX],
+    /// When the answer's head must be there, whoever gives it; set once a try has sent the request.
+    head_deadline: Option<Instant>,
+    /// The length of the request's head in the client's buffer.
+    head_bytes: usize,
+}
+
+/// What an exchange goes on with.
+enum Next<W: World> {
+    Visit(Result<Visit<W>, Halt>),
+    After(Miss),
+}
+
 /// Why a try came to nothing.
 enum Miss {
     Failed {
@@ -109,6 +135,17 @@ enum Again {
     /// By the retry rule, whatever the budget: a kept connection turned out to be closed, as they do, which says nothing of
     /// the backend.
     AtAnyRate,
+}
+
+impl Tries {
+    fn tried(&self) -> &[u64] {
+        &self.ids[..self.count]
+    }
+
+    fn add(&mut self, id: u64) {
+        self.ids[self.count] = id;
+        self.count += 1;
+    }
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -201,38 +238,76 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         directions: Directions<W>,
         mut scratch: Scratch,
     ) -> Turn<W> {
-        let Directions { head_bytes, mut facts, mut visit } = directions;
+        let Directions { head_bytes, facts, visit } = directions;
         client.whole_bytes = client.whole_request(head_bytes, facts.framing);
-        let mut tried = [0; TRIES_MAX];
-        let mut head_deadline = None;
-        for tries in 1.. {
-            let placed = visit.or_else(|halt| match halt {
-                Halt::Failed(failure) => Err(failure),
-                Halt::Full => self.wait_for_room(client, &mut facts, &tried[..tries - 1], head_deadline, &mut scratch),
-            });
-            let result = match placed {
-                Ok(visit) => {
-                    tried[tries - 1] = visit.backend().id;
-                    self.attempt(client, &facts, head_bytes, visit, &tried[..tries], &mut scratch, &mut head_deadline)
+        let tries = Tries { count: 0, ids: [0; TRIES_MAX], head_deadline: None, head_bytes };
+        self.go_through(client, facts, tries, Next::Visit(visit), &mut scratch)
+    }
+
+    /// Goes on with an exchange that was laid aside while its client or its backend was waited for.
+    pub(super) fn resume_exchange(
+        &self,
+        client: &mut Client<W::Stream>,
+        exchange: Exchange<W>,
+        held: Option<Buffer>,
+    ) -> Turn<W> {
+        let Exchange { facts, tried, mut course } = exchange;
+        course.held = held;
+        let mut scratch = self.scratch();
+        let mut tries = Tries { count: 0, ids: [0; TRIES_MAX], head_deadline: None, head_bytes: 0 };
+        for &id in &tried {
+            tries.add(id);
+        }
+        // Who was slow once doesn't get a coroutine to wait with again.
+        match self.transfer(client, &facts, course, self.world.now(), &mut tries, &mut scratch) {
+            Ok(turn) => turn,
+            Err(miss) => self.go_through(client, facts, tries, Next::After(miss), &mut scratch),
+        }
+    }
+
+    /// Try after try, until one has come to something.
+    fn go_through(
+        &self,
+        client: &mut Client<W::Stream>,
+        mut facts: Facts,
+        mut tries: Tries,
+        mut next: Next<W>,
+        scratch: &mut Scratch,
+    ) -> Turn<W> {
+        loop {
+            let miss = match next {
+                Next::After(miss) => miss,
+                Next::Visit(visit) => {
+                    let placed = visit.or_else(|halt| match halt {
+                        Halt::Failed(failure) => Err(failure),
+                        Halt::Full => {
+                            self.wait_for_room(client, &mut facts, tries.tried(), tries.head_deadline, scratch)
+                        }
+                    });
+                    let result = match placed {
+                        Ok(visit) => {
+                            tries.add(visit.backend().id);
+                            self.attempt(client, &facts, visit, &mut tries, scratch)
+                        }
+                        Err(failure) => Err(Miss::Failed { failure, again: Again::No }),
+                    };
+                    match result {
+                        Ok(turn) => return turn,
+                        Err(miss) => miss,
+                    }
                 }
-                Err(failure) => Err(Miss::Failed { failure, again: Again::No }),
-            };
-            let miss = match result {
-                Ok(turn) => return turn,
-                Err(miss) => miss,
             };
             if let Miss::Failed { failure, again } = miss {
-                if !self.may_try_again(again, tries) {
-                    return Turn::Over(self.answer_failure(client, &facts, failure, &mut scratch));
+                if !self.may_try_again(again, tries.count) {
+                    return self.answer_failure(client, &facts, failure, scratch);
                 }
                 // A kept connection that was closed says nothing of its backend: a session stays there.
                 if again == Again::AtAnyRate && self.shared.stickiness.is_some() {
-                    tried[tries - 1] = NOBODY;
+                    tries.ids[tries.count - 1] = NOBODY;
                 }
             }
-            visit = self.direct_again(client, &mut scratch, &tried[..tries], &mut facts);
+            next = Next::Visit(self.direct_again(client, scratch, &mut tries, &mut facts));
         }
-        Turn::Over(After::Cut)
     }
 
     fn may_try_again(&self, again: Again, tries: usize) -> bool {
@@ -258,15 +333,19 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         &self,
         client: &Client<W::Stream>,
         scratch: &mut Scratch,
-        tried: &[u64],
+        tries: &mut Tries,
         facts: &mut Facts,
     ) -> Result<Visit<W>, Halt> {
-        let again = self.look_again(client, |request| {
-            let directions = self.direct(client, request, &mut scratch.bytes, tried, Some(facts.id));
-            facts.cookie = directions.facts.cookie;
-            directions.visit
+        let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
+        let parsed = http1::parse_request(bytes, &self.limits, |request| {
+            self.direct(client, request, &mut scratch.bytes, tries.tried(), Some(facts.id))
         });
-        again.unwrap_or(Err(Halt::Failed(Failure::NoBackend)))
+        let Ok(Parsed::Complete { head_bytes, value: directions }) = parsed else {
+            return Err(Halt::Failed(Failure::NoBackend));
+        };
+        tries.head_bytes = head_bytes;
+        facts.cookie = directions.facts.cookie;
+        directions.visit
     }
 
     /// Parses the request at the front of the client's buffer again.
@@ -276,25 +355,22 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         look: impl FnOnce(&Request<'_, '_>) -> R,
     ) -> Option<R> {
         let bytes = client.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
-        match crate::http1::parse_request(bytes, &self.limits, look) {
-            Ok(crate::http1::Parsed::Complete { value, .. }) => Some(value),
+        match http1::parse_request(bytes, &self.limits, look) {
+            Ok(Parsed::Complete { value, .. }) => Some(value),
             _ => None,
         }
     }
 
     /// One try: lease a connection, send the request, and bring its answer back.
-    #[expect(clippy::too_many_arguments, reason = "what one try needs of its exchange, named")]
     fn attempt(
         &self,
         client: &mut Client<W::Stream>,
         facts: &Facts,
-        head_bytes: usize,
         visit: Visit<W>,
-        tried: &[u64],
+        tries: &mut Tries,
         scratch: &mut Scratch,
-        head_deadline: &mut Option<Instant>,
     ) -> Result<Turn<W>, Miss> {
-        let again = tried.len() > 1;
+        let again = tries.count > 1;
         let leased = self.lease(client, facts, &visit, again);
         let began = self.world.now();
         if !again {
@@ -302,17 +378,31 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let lease = leased?;
         let reused = lease.reused;
-        let upload = self.send(client, facts, head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
+        let upload = self.send(client, facts, tries.head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             if let Miss::Failed { failure, .. } = miss {
                 let reached = if reused { Reached::KeptConnection } else { Reached::NewConnection };
                 self.note_failure(&visit, failure, reached);
             }
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
-        let course = Course::new(lease, visit, began, upload, pace, *head_deadline);
-        let transfer = Transfer::new(self, client, facts, course, began + SLOW_AFTER, tried);
+        let course = Course::new(lease, visit, began, upload, pace, tries.head_deadline);
+        self.transfer(client, facts, course, began + SLOW_AFTER, tries, scratch)
+    }
+
+    /// The rest of a try, from the moment when its request was sent as far as it went.
+    fn transfer(
+        &self,
+        client: &mut Client<W::Stream>,
+        facts: &Facts,
+        course: Course<W>,
+        slow_at: Instant,
+        tries: &mut Tries,
+        scratch: &mut Scratch,
+    ) -> Result<Turn<W>, Miss> {
+        let reused = course.lease.reused;
+        let transfer = Transfer::new(self, client, facts, course, slow_at, tries.tried());
         transfer.run(&mut scratch.bytes).map_err(|interrupted| {
-            *head_deadline = interrupted.head_deadline;
+            tries.head_deadline = interrupted.head_deadline;
             let Cut::Failed { failure, replayable } = interrupted.cut else { return Miss::PassedOver };
             let again = replayable && facts.method.is_idempotent();
             #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage

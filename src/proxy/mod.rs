@@ -139,11 +139,7 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
 
     fn resumed(&self, stream: W::Stream, parked: Parked, wake: Wake) {
         match parked.0 {
-            Stage::Waiting(waiting) => {
-                if let Some(client) = self.unpark(stream, waiting, wake) {
-                    self.serve(client);
-                }
-            }
+            Stage::Waiting(waiting) => self.unpark(stream, waiting, wake),
             Stage::Closing(closing) => self.resume_closing(stream, closing, wake),
             Stage::Aside(aside) => self.take_up(stream, aside),
         }

@@ -4,16 +4,24 @@ use std::io;
 
 use super::Proxy;
 use super::Scratch;
+use super::aside::{Aside, Work};
 use super::client::{Client, Parked};
 use super::error::{self, Failure, Representation};
-use super::exchange::{After, Facts};
+use super::exchange::{After, Facts, Turn};
 use super::throttle::Allowance;
 use crate::http1::Method;
-use crate::runtime::world::{Stream, Wake, World};
+use crate::runtime::world::{Instant, Need, Stream, World};
+
+/// What a client has not taken yet of an answer of the proxy's own.
+pub(super) struct Unsent {
+    bytes: Box<[u8]>,
+    /// What becomes of its connection then.
+    after: After,
+}
 
 impl<W: World<Parked = Parked>> Proxy<W> {
     /// Answers a request whose head could not be used, or did not come in time; the connection then ends.
-    pub(super) fn refuse(&self, client: &mut Client<W::Stream>, failure: Failure) -> After {
+    pub(super) fn refuse(&self, client: &mut Client<W::Stream>, failure: Failure) -> Turn<W> {
         let mut scratch = self.scratch();
         self.write_failure(client, &failure, Representation::Text, None, &mut scratch.bytes, true, false)
     }
@@ -25,7 +33,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         facts: &Facts,
         failure: Failure,
         scratch: &mut Scratch,
-    ) -> After {
+    ) -> Turn<W> {
         let representation = facts.representation.unwrap_or_else(|| self.representation(client));
         let whole_bytes = client.whole_bytes.take();
         if let (Some(whole_bytes), Some(buffer)) = (whole_bytes, client.buffer.as_mut()) {
@@ -53,46 +61,48 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     #[expect(clippy::too_many_arguments, reason = "what one answer is written with, named")]
     fn write_failure(
         &self,
-        client: &Client<W::Stream>,
+        client: &mut Client<W::Stream>,
         failure: &Failure,
         representation: Representation,
         allowance: Option<Allowance<'_>>,
         scratch: &mut Vec<u8>,
         close: bool,
         head_only: bool,
-    ) -> After {
+    ) -> Turn<W> {
         let view = failure.view();
         self.count(view.reason);
         if view.status.is_none() {
-            return After::Cut;
+            return Turn::Over(After::Cut);
         }
         let close = close || view.must_close;
         scratch.clear();
         error::write_error_answer(scratch, failure, representation, &self.date(), allowance, close, head_only);
-        match self.write_all(&client.stream, scratch) {
-            Ok(()) if close => After::Linger,
-            Ok(()) => After::Next,
-            Err(_) => After::Cut,
+        let after = if close { After::Linger } else { After::Next };
+        match write_on(&client.stream, scratch) {
+            Ok(n) if n == scratch.len() => Turn::Over(after),
+            Ok(n) => {
+                let deadline = self.world.now() + self.shared.config.timeouts.write;
+                Self::wait_to_send(client, Unsent { bytes: scratch[n..].into(), after }, deadline)
+            }
+            Err(_) => Turn::Over(After::Cut),
         }
     }
 
-    /// Writes all of `bytes`, waiting for room as long as `timeouts.write` allows.
-    pub(super) fn write_all(&self, stream: &W::Stream, mut bytes: &[u8]) -> Result<(), Failure> {
-        let mut deadline = None;
-        while !bytes.is_empty() {
-            match stream.try_write(&[io::IoSlice::new(bytes)]) {
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let until = self.shared.config.timeouts.write;
-                    let deadline = *deadline.get_or_insert_with(|| self.world.now() + until);
-                    if self.world.wait(stream, None, deadline) == Wake::Deadline {
-                        return Err(Failure::ClientWriteStalled);
-                    }
-                }
-                Err(_) => return Err(Failure::ClientGone),
+    /// A client that doesn't read is waited for without a coroutine.
+    fn wait_to_send(client: &mut Client<W::Stream>, unsent: Unsent, deadline: Instant) -> Turn<W> {
+        Turn::Aside(Aside::new(client, None, Work::Answer(unsent), Need::Write, deadline))
+    }
+
+    /// Goes on with an answer until `deadline`, that of all of it.
+    pub(super) fn send_rest(&self, client: &mut Client<W::Stream>, unsent: Unsent, deadline: Instant) -> Turn<W> {
+        let Unsent { bytes, after } = unsent;
+        match write_on(&client.stream, &bytes) {
+            Ok(n) if n == bytes.len() => Turn::Over(after),
+            Ok(n) if self.world.now() < deadline => {
+                Self::wait_to_send(client, Unsent { bytes: bytes[n..].into(), after }, deadline)
             }
+            _ => Turn::Over(After::Cut),
         }
-        Ok(())
     }
 
     /// What the request at the front of the client's buffer accepts.
@@ -100,4 +110,17 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let accepted = self.look_again(client, |request| Representation::of(request.field("accept")));
         accepted.unwrap_or(Representation::Text)
     }
+}
+
+/// Writes what the client takes now of `bytes`, and says how much that was.
+pub(super) fn write_on<S: Stream>(stream: &S, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.try_write(&[io::IoSlice::new(&bytes[written..])]) {
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }

@@ -11,12 +11,13 @@
 
 use super::Proxy;
 use super::answer::Answer;
-use super::aside::Aside;
-use super::client::{Client, Parked};
+use super::aside::{Aside, Work};
+use super::client::{Client, LINGER, Parked};
 use super::error::Failure;
-use super::exchange::{After, Facts, Turn};
+use super::exchange::{After, Exchange, Facts, Turn};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
+use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
 use crate::runtime::buffer::Buffer;
@@ -84,15 +85,17 @@ pub(super) struct Course<W: World> {
     /// Bytes of the answer that were read and not used up.
     pub(super) held: Option<Buffer>,
     up: Stillness,
-    down: Stillness,
+    pub(super) down: Stillness,
     pace: Option<Pace>,
     /// A failed write takes the error that the next read would have had: what looks like an end may be a reset.
     upstream_failed: bool,
-    head_deadline: Option<Instant>,
+    pub(super) head_deadline: Option<Instant>,
     /// The client closed its sending side at this moment.
     half_closed_at: Option<Instant>,
     /// Interim answers that were sent on.
     pub(super) interim: u32,
+    /// What the client has not taken yet of the last of them.
+    pub(super) unsent: Vec<u8>,
     /// When the client was told to go on with its body (100).
     pub(super) continued_at: Option<Instant>,
 }
@@ -138,8 +141,8 @@ enum Waited {
 }
 
 /// How long one direction has stood still.
-struct Stillness {
-    since: Instant,
+pub(super) struct Stillness {
+    pub(super) since: Instant,
     written: u64,
 }
 
@@ -167,6 +170,7 @@ impl<W: World> Course<W> {
             head_deadline,
             half_closed_at: None,
             interim: 0,
+            unsent: Vec::new(),
             continued_at: None,
         }
     }
@@ -264,7 +268,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 }
             }
             let interim = self.course.interim;
+            if !self.course.unsent.is_empty() && self.send_interim_on().is_err() {
+                return self.break_off(Failure::ClientGone);
+            }
             match &mut self.course.download {
+                Download::Head if !self.course.unsent.is_empty() => {
+                    wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
+                    let until = self.course.down.since + self.proxy.shared.config.timeouts.write;
+                    wants.until(until, Expiry::ClientWrite);
+                }
                 Download::Head => match self.read_answer(&mut buffer, scratch) {
                     Ok(Some(Answer::Body(body))) => {
                         self.course.down.since = body.answered;
@@ -275,8 +287,9 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     Ok(Some(Answer::Tunnel)) => {
                         self.proxy.note_answer(&self.course.visit, 101, world.now());
                         self.record(Outcome::Answered(101, world.now().since(self.course.began)));
-                        let after = self.proxy.tunnel(self.client, &self.course.lease.stream, buffer, scratch);
-                        return Ok(Turn::Over(after));
+                        let Course { lease, visit, .. } = self.course;
+                        let tunnel = Tunnel::new(self.facts.id, lease, visit, world.now());
+                        return Ok(self.proxy.open_tunnel(self.client, tunnel, buffer, scratch));
                     }
                     Ok(Some(Answer::PassedOver(status))) => {
                         self.record(Outcome::Answered(status, world.now().since(self.course.began)));
@@ -335,7 +348,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             let expiry = match self.wait(&wants) {
                 Waited::Woken => continue,
                 Waited::Expired(expiry) => expiry,
-                Waited::Aside(need, deadline) => return Ok(Turn::Aside(Aside::new(self, need, deadline))),
+                Waited::Aside(need, deadline) => return Ok(self.lay_aside(need, deadline)),
             };
             let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
             if of_upload && self.course.has_begun() {
@@ -352,6 +365,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             };
             return self.break_off(failure);
         }
+    }
+
+    /// What has to be kept while nothing moves.
+    #[cold]
+    fn lay_aside(self, need: Need, deadline: Instant) -> Turn<W> {
+        let Self { client, facts, mut course, tried, .. } = self;
+        let held = course.held.take();
+        let exchange = Exchange { facts: *facts, tried: tried.into(), course };
+        Turn::Aside(Aside::new(client, held, Work::Exchange(Box::new(exchange)), need, deadline))
     }
 
     fn head_deadline(&mut self) -> Instant {
@@ -382,27 +404,39 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             let (on, also) =
                 if wants.upstream { (upstream, Some((client, Watch::Everything))) } else { (client, None) };
             let Some(wake) = self.proxy.wait_until_slow(held, on, also, deadline, self.slow_at) else {
-                let tied = !wants.upstream || self.proxy.world.tie(client, upstream);
-                if !tied {
-                    return Waited::Woken;
-                }
-                self.settle();
-                return Waited::Aside(need, deadline);
+                return self.lay_aside_until(need, wants.upstream, deadline);
             };
             wake
         } else {
             let also = Some((client, Watch::Hangup));
             let soon = self.proxy.wait_for_backend_until_slow(held, upstream, also, deadline, self.slow_at);
-            soon.unwrap_or_else(|| self.wait_long_for_backend(deadline))
+            let Some(wake) = soon else { return self.wait_on_for_backend(deadline, expiry) };
+            wake
         };
         if wake == Wake::Deadline { Waited::Expired(expiry) } else { Waited::Woken }
     }
 
-    fn wait_long_for_backend(&mut self, deadline: Instant) -> Wake {
-        self.settle();
-        let also = Some((&self.client.stream, Watch::Hangup));
+    /// Waits for a backend that hasn't answered soon.
+    #[cold]
+    fn wait_on_for_backend(&mut self, deadline: Instant, expiry: Expiry) -> Waited {
+        // The moment may have passed before this wait began.
+        self.slow_at = self.proxy.world.now() + LINGER;
+        let (upstream, also) = (&self.course.lease.stream, Some((&self.client.stream, Watch::Hangup)));
         let held = &mut [&mut self.course.held, &mut self.client.buffer];
-        self.proxy.wait_long(held, &self.course.lease.stream, also, deadline, &mut self.slow_at)
+        match self.proxy.wait_for_backend_until_slow(held, upstream, also, deadline, self.slow_at) {
+            Some(Wake::Deadline) => Waited::Expired(expiry),
+            Some(_) => Waited::Woken,
+            None => self.lay_aside_until(Need::of_waiting(&self.client.stream), true, deadline),
+        }
+    }
+
+    /// The wait goes on without a coroutine, unless the backend has had an event meanwhile.
+    fn lay_aside_until(&mut self, need: Need, upstream: bool, deadline: Instant) -> Waited {
+        if upstream && !self.proxy.world.tie(&self.client.stream, &self.course.lease.stream) {
+            return Waited::Woken;
+        }
+        self.settle();
+        Waited::Aside(need, deadline)
     }
 
     /// Takes what is in pipes into buffers: a long wait keeps no pipe.

@@ -1,58 +1,108 @@
-//! Tunnels: after a 101 the two connections are joined byte for byte (RFC 9110 §7.8).
+//! Tunnels: after a 101 the two connections are joined byte for byte (RFC 9110 §7.8). One in which nothing moves needs no
+//! coroutine.
+
+use std::time::Duration;
 
 use super::Proxy;
-use super::client::{Client, Parked};
+use super::aside::{Aside, Work};
+use super::client::{Client, LINGER, Parked};
 use super::error::Failure;
-use super::exchange::After;
+use super::exchange::{After, Turn};
 use super::patience::SLOW_AFTER;
 use super::pump::{Pump, PumpError, Step};
+use super::request_id::RequestId;
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Stream, Wake, Watch, World};
+use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
+use crate::upstream::{Lease, Visit};
+
+/// What is known of a tunnel, its client's connection apart.
+pub(super) struct Tunnel<W: World> {
+    id: RequestId,
+    lease: Lease<W>,
+    /// In flight until it ends.
+    _visit: Visit<W>,
+    up: Pump<W::Stream>,
+    down: Pump<W::Stream>,
+    client_ended: bool,
+    /// Bytes moved so far, and when it last were more.
+    moved: u64,
+    since: Instant,
+}
+
+impl<W: World> Tunnel<W> {
+    pub(super) fn new(id: RequestId, lease: Lease<W>, visit: Visit<W>, since: Instant) -> Self {
+        let [up, down] = [(); 2].map(|()| Pump::new(Framing::UntilClose, false, 0, 0));
+        Self { id, lease, _visit: visit, up, down, client_ended: false, moved: 0, since }
+    }
+
+    pub(super) fn id(&self) -> RequestId {
+        self.id
+    }
+}
 
 impl<W: World<Parked = Parked>> Proxy<W> {
     /// Sends the 101's `head` and moves bytes both ways until the backend ends, the client ends and the backend has
     /// said its last within `timeouts.half_closed`, or nothing moves for `timeouts.tunnel_idle`. Buffered bytes of
     /// either side go first.
-    pub(super) fn tunnel(
+    pub(super) fn open_tunnel(
         &self,
         client: &mut Client<W::Stream>,
-        upstream: &W::Stream,
+        mut tunnel: Tunnel<W>,
         mut from_upstream: Buffer,
         head: &mut Vec<u8>,
-    ) -> After {
-        let timeouts = &self.shared.config.timeouts;
+    ) -> Turn<W> {
         let mut from_client = client.buffer.take().unwrap_or_else(|| self.buffers.take());
         if let Some(whole_bytes) = client.whole_bytes.take() {
             from_client.consume(whole_bytes);
         }
-        let mut up = Pump::new(Framing::UntilClose, false, 0, 0);
-        let mut down = Pump::new(Framing::UntilClose, false, 0, 0);
-        if down.begin(head, &mut from_upstream, &client.stream).is_err()
-            || up.begin(&mut Vec::new(), &mut from_client, upstream).is_err()
+        if tunnel.down.begin(head, &mut from_upstream, &client.stream).is_err()
+            || tunnel.up.begin(&mut Vec::new(), &mut from_client, &tunnel.lease.stream).is_err()
         {
-            return After::Cut;
+            return Turn::Over(After::Cut);
         }
-        let (mut from_client, mut from_upstream) = (Some(from_client), Some(from_upstream));
-        let mut client_ended = false;
-        let (mut moved, mut since) = (0, self.world.now());
-        let mut slow_at = since + SLOW_AFTER;
+        client.buffer = Some(from_client);
+        self.go_on_tunnelling(client, Box::new(tunnel), Some(from_upstream), SLOW_AFTER)
+    }
+
+    /// Goes on with a tunnel that was laid aside. Its bytes often come in a few pieces, or call for an answer at once.
+    pub(super) fn resume_tunnel(
+        &self,
+        client: &mut Client<W::Stream>,
+        tunnel: Box<Tunnel<W>>,
+        from_upstream: Option<Buffer>,
+    ) -> Turn<W> {
+        self.go_on_tunnelling(client, tunnel, from_upstream, LINGER)
+    }
+
+    /// Moves bytes, and keeps its coroutine for `lingers` after the last of them.
+    fn go_on_tunnelling(
+        &self,
+        client: &mut Client<W::Stream>,
+        mut tunnel: Box<Tunnel<W>>,
+        mut from_upstream: Option<Buffer>,
+        lingers: Duration,
+    ) -> Turn<W> {
+        let timeouts = &self.shared.config.timeouts;
+        let mut slow_at = self.world.now() + lingers;
         loop {
-            let outbound = from_client.get_or_insert_with(|| self.buffers.take());
+            let Tunnel { lease, up, down, client_ended, moved, since, .. } = &mut *tunnel;
+            let upstream = &lease.stream;
+            let outbound = client.buffer.get_or_insert_with(|| self.buffers.take());
             let inbound = from_upstream.get_or_insert_with(|| self.buffers.take());
             let steps = (
-                if client_ended { Ok(Step::Done) } else { up.step(&client.stream, outbound, upstream) },
+                if *client_ended { Ok(Step::Done) } else { up.step(&client.stream, outbound, upstream) },
                 down.step(upstream, inbound, &client.stream),
             );
             let (up_step, down_step) = match steps {
-                (_, Ok(Step::Done)) => return if client_ended { After::Close } else { After::Linger },
+                (_, Ok(Step::Done)) => return Turn::Over(if *client_ended { After::Close } else { After::Linger }),
                 (Ok(up_step), Ok(down_step)) => (up_step, down_step),
                 // The backend reads no more, but may have something to say.
                 (Err(PumpError::Write), Ok(down_step)) => (Step::Done, down_step),
-                _ => return After::Cut,
+                _ => return Turn::Over(After::Cut),
             };
-            if up_step == Step::Done && !client_ended {
-                client_ended = true;
+            if up_step == Step::Done && !*client_ended {
+                *client_ended = true;
                 upstream.shutdown_write();
             }
             if up_step == Step::Yields || down_step == Step::Yields {
@@ -60,25 +110,39 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 continue;
             }
             let now_moved = up.written() + down.written();
-            if now_moved != moved {
-                (moved, since) = (now_moved, self.world.now());
+            if now_moved != *moved {
+                (*moved, *since) = (now_moved, self.world.now());
+                slow_at = slow_at.max(*since + lingers);
             }
             let (patience, failure) = match down_step {
                 // The backend has said what it had to say.
-                Step::NeedsRead if client_ended => (timeouts.half_closed, None),
-                _ if client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
+                Step::NeedsRead if *client_ended => (timeouts.half_closed, None),
+                _ if *client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
                 _ => (timeouts.tunnel_idle, Some(Failure::TunnelIdle)),
             };
+            let need = match (up_step, down_step) {
+                (Step::NeedsRead, Step::NeedsWrite) => Need::Either,
+                (Step::NeedsRead, _) => Need::Read,
+                (_, Step::NeedsWrite) => Need::Write,
+                // Nothing can be brought to it any more.
+                _ if client.stream.peer_state() == PeerState::Reset => return Turn::Over(After::Cut),
+                _ => Need::of_waiting(&client.stream),
+            };
             let also = Some((&client.stream, Watch::Everything));
-            let deadline = since + patience;
-            let mut buffers = [&mut from_client, &mut from_upstream];
-            let soon = self.wait_until_slow(&mut buffers, upstream, also, deadline, slow_at);
-            let wake = soon.unwrap_or_else(|| self.wait_long(&mut buffers, upstream, also, deadline, &mut slow_at));
+            let deadline = *since + patience;
+            let mut buffers = [&mut client.buffer, &mut from_upstream];
+            let Some(wake) = self.wait_until_slow(&mut buffers, upstream, also, deadline, slow_at) else {
+                if !self.world.tie(&client.stream, upstream) {
+                    continue;
+                }
+                let aside = Aside::new(client, from_upstream, Work::Tunnel(tunnel), need, deadline);
+                return Turn::Aside(aside);
+            };
             if wake == Wake::Deadline {
                 if let Some(failure) = failure {
                     self.count(failure.view().reason);
                 }
-                return After::Close;
+                return Turn::Over(After::Close);
             }
         }
     }

@@ -75,13 +75,14 @@ impl Lot {
     pub(super) fn arm(&self, fd: RawFd, key: usize, from: Mode, to: Mode) -> io::Result<()> {
         let gone = libc::EPOLLRDHUP | libc::EPOLLET;
         let events = match to {
-            Mode::Absent | Mode::Disarmed => libc::EPOLLET | libc::EPOLLONESHOT,
             Mode::Hangup => gone,
             Mode::Everything => gone | libc::EPOLLIN | libc::EPOLLOUT,
             Mode::Parked => gone | libc::EPOLLIN,
             Mode::ParkedFor(Need::Read) => gone | libc::EPOLLIN | libc::EPOLLONESHOT,
             // A FIN that was seen would be reported again at once.
             Mode::ParkedFor(Need::Write) => libc::EPOLLET | libc::EPOLLOUT | libc::EPOLLONESHOT,
+            Mode::ParkedFor(Need::End) => gone | libc::EPOLLONESHOT,
+            Mode::Absent | Mode::Disarmed | Mode::ParkedFor(Need::Nothing) => libc::EPOLLET | libc::EPOLLONESHOT,
             Mode::ParkedFor(Need::Either) => gone | libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLONESHOT,
         };
         let events = events.cast_unsigned();

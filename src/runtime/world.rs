@@ -54,6 +54,17 @@ pub enum Need {
     Write,
     /// Either of them.
     Either,
+    /// The end of its peer's sending side, which must not have been seen yet.
+    End,
+    /// Only that its peer resets, or the connection breaks.
+    Nothing,
+}
+
+impl Need {
+    /// Of a stream whose peer is waited for only lest it goes unnoticed.
+    pub fn of_waiting(stream: &impl Stream) -> Self {
+        if stream.peer_state() == PeerState::Open { Self::End } else { Self::Nothing }
+    }
 }
 
 /// Why a wait came to an end. Spurious ends are allowed: look at the streams' readiness, and wait again.

@@ -147,8 +147,9 @@ impl<P: 'static> SimWorld<P> {
             Need::Read => Mask::READABLE,
             Need::Write => Mask::WRITABLE,
             Need::Either => Mask::ANYTHING,
+            Need::End | Need::Nothing => Mask::default(),
         };
-        wanted |= if need == Need::Write { Mask::RESET } else { Mask::HANGUP };
+        wanted |= if matches!(need, Need::Write | Need::Nothing) { Mask::RESET } else { Mask::HANGUP };
         for (id, wanted) in [(Some(id), wanted), (also, Mask::ANYTHING)] {
             let world = self.clone();
             let resume = move |_: &Sim| {

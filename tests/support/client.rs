@@ -38,6 +38,16 @@ impl Client {
         Self::over(socket.into())
     }
 
+    /// The same, in pieces as small as Ethernet's: what a server's socket holds unsent follows from the largest piece, and
+    /// loopback's of 64 KiB would let it hold megabytes.
+    pub fn with_small_pieces(port: u16) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_recv_buffer_size(SMALL_WINDOW_BYTES)?;
+        socket.set_tcp_mss(1460)?;
+        socket.connect(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port))))?;
+        Self::over(socket.into())
+    }
+
     /// Connects from another of this machine's loopback addresses: another client in the proxy's eyes.
     #[track_caller]
     pub fn connect_from(address: Ipv4Addr, port: u16) -> Self {

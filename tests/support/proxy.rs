@@ -303,10 +303,10 @@ impl Proxy {
         self.status_of(origin)["alive"] == true
     }
 
-    /// How many of its exchanges are laid aside: the parking lot, an epoll, waits for one event of each.
+    /// How many of its connections are laid aside: the parking lot, an epoll, waits for one event of each.
     pub fn laid_aside(&self) -> usize {
         const ONCE: u32 = libc::EPOLLONESHOT.cast_unsigned();
-        const WANTED: u32 = (libc::EPOLLIN | libc::EPOLLOUT).cast_unsigned();
+        const WANTED: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP).cast_unsigned();
         self.watches().filter(|events| events & ONCE != 0 && events & WANTED != 0).count()
     }
 
