@@ -203,6 +203,45 @@ fn a_bad_body_is_a_400_that_says_why_and_changes_nothing() {
     assert_eq!(proxy.status()["backends"], before);
 }
 
+#[test]
+fn a_body_is_read_as_the_configuration_file_is() {
+    let proxy = Proxy::over(&[]);
+    let mark = "\u{feff}";
+    let posted = |body: &str| proxy.admin("POST", "/backends", body);
+    let answer =
+        posted(&format!("{mark}{{\"url\": \"http://127.0.0.1:1\", \"weight\": 3.0, \"max_connections\": 1e3}}"));
+    assert_eq!(answer.status(), 201, "{answer:?}");
+    assert_eq!((&answer.json()["weight"], &answer.json()["max_connections"]), (&json!(3), &json!(1000)));
+    let url = r#""url": "http://127.0.0.1:1""#;
+    for (method, path, body, status) in [
+        ("PATCH", "/backends", format!("{mark}{{{url}, \"weight\": 20e-1}}"), 200),
+        ("PATCH", "/backends/127.0.0.1:1", format!("{mark}{{\"weight\": 0.2e1}}"), 200),
+        ("PATCH", "/backends", format!("{{{url}, \"weight\": 2.5}}"), 400),
+        ("PATCH", "/backends", format!("{{{url}, \"weight\": 2,}}"), 400),
+        ("PATCH", "/backends", format!("{{{url}, \"weight\": 2}} // two"), 400),
+        ("PATCH", "/backends", format!("{{{url}, \"weight\": null}}"), 400),
+        ("PATCH", "/backends", format!("{{{url}, \"weight\": 3, \"weight\": 3}}"), 400),
+        ("PATCH", "/backends", format!("{mark}{mark}{{{url}, \"weight\": 3}}"), 400),
+        ("PATCH", "/backends", format!("{{\"//\": 1, {url}, \"weight\": 2, \"//\": 2}}"), 200),
+    ] {
+        let answer = proxy.admin(method, path, &body);
+        assert_eq!(answer.status(), status, "{body}: {answer:?}");
+        if status == 200 {
+            assert_eq!(answer.json()["weight"], 2, "{body}");
+        }
+    }
+    assert_eq!(proxy.admin("DELETE", "/backends", &format!("{mark}{{{url}}}")).status(), 204);
+}
+
+#[test]
+fn a_query_parameter_that_is_given_twice_is_a_400() {
+    let origin = Origin::answering("a");
+    let proxy = Proxy::over(&[&origin]);
+    let path = format!("/backends/127.0.0.1:{}?wait=1s&wait=2s", origin.port());
+    problem(&proxy.admin("DELETE", &path, ""), 400);
+    assert_eq!(proxy.status()["total_backends"], 1);
+}
+
 /// Texts of so many levels, of each shape that nests; the last two never close.
 fn nested(levels: usize) -> [String; 6] {
     let of = |open: &str, inner: &str, close: &str| open.repeat(levels) + inner + &close.repeat(levels);

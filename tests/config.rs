@@ -116,7 +116,7 @@ fn bad_json_is_one_line_with_its_place() {
     let cases: [(&[u8], &str); 4] = [
         (b"{\n  \"port\": 8080,\n}", "p.json:2:15: not JSON: trailing commas are not allowed\n"),
         (b"{\n  // x\n}", "p.json:2:3: not JSON: comments are not allowed\n"),
-        (b"", "p.json:1:1: not JSON: the file is empty\n"),
+        (b"", "p.json:1:1: not JSON: there is nothing\n"),
         (b"{\"strategy\": \"\xff\"}", "p.json: not JSON: byte 14 isn't UTF-8\n"),
     ];
     for (content, line) in cases {

@@ -133,6 +133,49 @@ fn what_counts_as_healthy_is_the_operators_choice() {
     assert_eq!(proxy.get("/").text(), "ok");
 }
 
+#[test]
+fn a_probe_asks_below_the_backends_base_path() {
+    let (asked, questions) = std::sync::mpsc::channel();
+    let origin = Origin::start(move |exchange| {
+        let _ = asked.send(exchange.request.target().to_owned());
+        exchange.answer(if exchange.request.target().starts_with("/app/v1/") { 200 } else { 404 }, "ok");
+    });
+    for (base, path, wanted) in
+        [("/app/v1", "/alive?deep", "/app/v1/alive?deep"), ("/app/v1/", "/", "/app/v1/"), ("", "/app/v1/", "/app/v1/")]
+    {
+        let on_top = json!({ "backends": [format!("{}{base}", origin.url())], "health_check": { "path": path } });
+        let proxy = Proxy::with(&[], on_top);
+        assert_eq!(questions.recv_timeout(support::PATIENCE).as_deref(), Ok(wanted));
+        eventually("it is up", || proxy.admin("GET", "/backends", "").json()[0]["health"] == "up");
+    }
+}
+
+#[test]
+fn heads_that_the_limits_let_traffic_have_are_no_fault_to_a_probe() {
+    let origin = Origin::start(|exchange| {
+        let many = "X-Field: y\r\n".repeat(500);
+        let long = "a".repeat(40_000);
+        exchange.send(format!("HTTP/1.1 200 caf\u{e9}\r\n{many}X: {long}\r\nContent-Length: 2\r\n\r\nok"));
+    });
+    let limits = json!({ "head_bytes": 60_000, "headers": 600 });
+    let check = json!({ "path": "/" });
+    let proxy = Proxy::with(&[&origin], json!({ "limits": limits, "health_check": check }));
+    assert_eq!(proxy.get("/").text(), "ok");
+    eventually("it is up", || proxy.admin("GET", "/backends", "").json()[0]["health"] == "up");
+}
+
+#[test]
+fn an_answer_that_does_not_end_in_time_is_a_failure() {
+    let origin = Origin::start(|exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+        exchange.wait_for_end();
+    });
+    let check = json!({ "path": "/", "timeout": "200ms" });
+    let proxy = Proxy::with(&[&origin], json!({ "health_check": check }));
+    let reason = || proxy.admin("GET", "/backends", "").json()[0]["health_reason"].clone();
+    eventually("it is down", || reason() == "answered 200, but not to its end within 200ms");
+}
+
 /// A listener on every loopback address that plays many backends: it counts the probes of each, and never answers
 /// those whose address `hangs`.
 fn crowd(hangs: fn(IpAddr) -> bool) -> (u16, Arc<Mutex<Vec<IpAddr>>>) {

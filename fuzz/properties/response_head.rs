@@ -1,6 +1,9 @@
 //! A response's head, read and rewritten for a client.
 
-use maypole::http1::{Framing, HeadLimits, Method, Parsed, Response, ResponseError, Version, parse_response};
+use maypole::http1::{
+    Framing, HeadLimits, Method, Parsed, Response, ResponseError, ResponseFault, ResponseReader, Version,
+    parse_response,
+};
 use maypole::proxy::forward::{ResponseForwarding, client_framing, write_response_head};
 
 use super::strict::{self, Head};
@@ -19,6 +22,7 @@ pub fn check(bytes: &[u8]) {
             let part = outcome(&bytes[..cut], method);
             assert!(part == Ok(Parsed::Partial) || part == whole, "cut at {cut}: {part:?}, but whole {whole:?}");
         }
+        is_judged_alike_by_health_checks(bytes, method);
         let _ = parse_response(bytes, method, &LIMITS, |response| {
             is_what_the_grammar_reads(response, method, bytes);
             for client_version in [Version::Http10, Version::Http11] {
@@ -42,12 +46,52 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
+/// A health check takes and refuses the heads that the proxy does, and reads the same answer however it comes.
+fn is_judged_alike_by_health_checks(bytes: &[u8], method: Method) {
+    let read = |pieces: &[&[u8]]| {
+        let mut reader = ResponseReader::new(method, LIMITS);
+        let mut payload = Vec::new();
+        let outcome = pieces.iter().try_for_each(|piece| reader.take(piece, &mut payload));
+        (outcome.and_then(|()| reader.end()), reader.status(), payload)
+    };
+    let (whole, status, payload) = read(&[bytes]);
+    match outcome(bytes, method) {
+        Err(error) => match whole {
+            Err(ResponseFault::Head(found)) => assert_eq!(without_reason(found), error),
+            other => panic!("{other:?}, but the proxy refuses it: {error:?}"),
+        },
+        Ok(Parsed::Partial) => assert_eq!(whole, Err(ResponseFault::ClosedBeforeHead)),
+        Ok(Parsed::Complete { .. }) => {
+            let _ = parse_response(bytes, method, &LIMITS, |first| match first.status {
+                101 => assert_eq!(whole, Err(ResponseFault::UnaskedSwitch)),
+                100..200 => {} // another one follows
+                final_status => assert_eq!(status, Some(final_status), "{whole:?}"),
+            });
+        }
+    }
+    for cut in cuts(bytes, 2) {
+        let (outcome, its_status, its_payload) = read(&[&bytes[..cut], &bytes[cut..]]);
+        let kind = |outcome: Result<(), ResponseFault>| {
+            outcome.map_err(|fault| match fault {
+                ResponseFault::Head(error) => ResponseFault::Head(without_reason(error)),
+                other => other,
+            })
+        };
+        assert_eq!((kind(outcome), its_status), (kind(whole), status), "cut at {cut}");
+        assert!(whole.is_err() || its_payload == payload, "cut at {cut}");
+    }
+}
+
 /// What is to be the same however the bytes come. For what a head is malformed may depend on how much of it is there.
 fn outcome(bytes: &[u8], method: Method) -> Result<Parsed<String>, ResponseError> {
-    parse_response(bytes, method, &LIMITS, |response| format!("{response:?}")).map_err(|error| match error {
+    parse_response(bytes, method, &LIMITS, |response| format!("{response:?}")).map_err(without_reason)
+}
+
+fn without_reason(error: ResponseError) -> ResponseError {
+    match error {
         ResponseError::Malformed(_) => ResponseError::Malformed(""),
         other => other,
-    })
+    }
 }
 
 fn is_what_the_grammar_reads(response: &Response<'_, '_>, method: Method, bytes: &[u8]) {

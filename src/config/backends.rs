@@ -117,7 +117,7 @@ fn backend_change(root: &Field, fields: &mut Fields) -> Option<BackendChange> {
 /// Reads JSON that has to be an object. Its errors have no places but that of bad syntax: such texts are short, and to
 /// find the place of each of many errors takes time that a stranger shouldn't command.
 fn read_object<T>(text: &str, read: impl FnOnce(&Field, &mut Problems) -> Option<T>) -> Result<T, Vec<FieldError>> {
-    let node = json::parse(text).map_err(|error| vec![error])?;
+    let (node, _) = json::parse(text).map_err(|error| vec![error])?;
     let root = Field { path: String::new(), node: &node };
     let mut problems = Problems::new(None);
     let value = if matches!(node.value, Json::Object(_)) {

@@ -9,6 +9,7 @@ use super::duration::parse_duration;
 use super::error::{FieldError, Position, Problem};
 use super::json::{Json, Member, Node};
 use super::nearest::nearest;
+use super::number;
 
 /// What was found to be wrong so far.
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl<'n, 't> Fields<'n, '_, 't> {
     pub(super) fn whole<T: TryFrom<u64>>(&mut self, name: &str, bounds: RangeInclusive<u64>, into: &mut T) {
         let Some(field) = self.find(name) else { return };
         let number = match &field.node.value {
-            Json::Number(digits) => digits.parse::<u64>().ok(),
+            Json::Number(digits) => number::whole(digits),
             _ => None,
         };
         let fitting = number.filter(|number| bounds.contains(number)).and_then(|number| T::try_from(number).ok());

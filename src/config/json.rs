@@ -39,8 +39,10 @@ pub(super) struct Member {
 pub(super) const DEPTH_MAX: usize = 16;
 
 /// Parses strict JSON (RFC 8259); the first mistake ends it, since nothing after it can be trusted. The only door by which
-/// JSON from outside comes in: what nests too deep is refused before anything recurses.
-pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
+/// JSON from outside comes in: what nests too deep is refused before anything recurses. Also returns the text that places
+/// are counted in: that behind a byte order mark, which some programs put in front (RFC 8259 §8.1 lets a parser ignore it).
+pub(super) fn parse(text: &str) -> Result<(Node, &str), FieldError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let refused = |position, problem| FieldError { path: String::new(), position: Some(position), problem };
     let error = |position, message: String| refused(position, Problem::Syntax { message });
     if let Some(at) = too_deep(text) {
@@ -49,7 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
     let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT)
         .map_err(|found| error(Position::of(text, found.range().start), found.kind().to_string()))?;
     let Some(root) = parsed.value else {
-        return Err(error(Position::of(text, text.len()), "The file is empty".to_owned()));
+        return Err(error(Position::of(text, text.len()), "There is nothing".to_owned()));
     };
     // The parser above says best what is wrong, but lets some of it through (raw control characters in strings, odd
     // white space). What serde_json refuses is refused.
@@ -59,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Node, FieldError> {
         let told = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
         error(position, told.to_owned())
     })?;
-    Ok(root.into())
+    Ok((root.into(), text))
 }
 
 /// The first bracket or brace that opens one level too many. Goes by brackets outside of strings alone; where the text is

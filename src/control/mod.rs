@@ -36,6 +36,7 @@ use self::random::Random;
 use self::registry::{AddError, Registry};
 use crate::balance::{self, Backend, Fleet, KeySource, MarkKey, Report, Sessions, Turn};
 use crate::config::{BackendChange, BackendConfig, Config, HashKey, Sticky, StickyCookie, Strategy};
+use crate::http1::HeadLimits;
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
@@ -117,8 +118,11 @@ impl ControlPlane {
         let added = registry.add_all(backends, Source::Config, SystemTime::now()).map_err(io::Error::other)?;
         registry.tell();
         let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(names.refresher()) };
-        let checker =
-            Checker::start(&config.health_check, reports, followed, Arc::new(findings), Random::from_system())?;
+        let limits = &config.limits;
+        let limits = HeadLimits { head_bytes: limits.head_bytes, headers: limits.headers, uri_bytes: limits.uri_bytes };
+        let findings = Arc::new(findings);
+        let random = Random::from_system();
+        let checker = Checker::start(&config.health_check, limits, reports, followed, findings, random)?;
         for backend in &added {
             names.watch(Arc::clone(backend));
         }

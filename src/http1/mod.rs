@@ -11,6 +11,7 @@ mod head;
 mod hop;
 mod request;
 mod response;
+mod response_reader;
 mod target;
 mod trailers;
 
@@ -20,4 +21,5 @@ pub use framing::Framing;
 pub use head::{HeadLimits, Parsed, Version};
 pub use request::{Method, Request, RequestError, parse_request};
 pub use response::{Response, ResponseError, parse_response};
+pub use response_reader::{INTERIM_MAX, ResponseFault, ResponseReader, TOO_MANY_INTERIM};
 pub use target::Target;

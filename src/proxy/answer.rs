@@ -13,9 +13,6 @@ use crate::http1::{self, Framing, Parsed, Response, Version};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Stream, World};
 
-/// Interim answers (1xx) to one request; more are a fault of the backend.
-const INTERIM_MAX: u32 = 32;
-
 /// What the backend's answer begins.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
 pub(super) enum Answer<S: Stream> {
@@ -118,8 +115,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     /// False when its client takes no more: the rest goes before all that follows.
     fn pass_interim_on(&mut self, head: &[u8]) -> Result<bool, Failure> {
         self.course.interim += 1;
-        if self.course.interim > INTERIM_MAX {
-            return Err(Failure::BadResponse(http1::ResponseError::Malformed("too many interim answers")));
+        if self.course.interim > http1::INTERIM_MAX {
+            return Err(Failure::BadResponse(http1::TOO_MANY_INTERIM));
         }
         if self.facts.expects_continue && self.course.continued_at.is_none() {
             self.course.continued_at = Some(self.proxy.world.now());

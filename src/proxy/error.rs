@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::http1::{ChunkError, RequestError, ResponseError};
+use crate::http1::{ChunkError, RequestError, ResponseError, ResponseFault};
 use crate::observe::Reason;
 use crate::upstream::ConnectError;
 
@@ -138,21 +138,19 @@ impl Failure {
                 502,
                 "connection_terminated",
                 Reason::ClosedBeforeHead,
-                "backend closed the connection before its response",
+                ResponseFault::ClosedBeforeHead.reason(),
             ),
             Self::BadResponse(error) => refused_response(error),
             Self::UnaskedSwitch => {
-                backend_fault(502, "http_protocol_error", Reason::UnaskedSwitch, "backend switched protocols unasked")
+                let detail = ResponseFault::UnaskedSwitch.reason();
+                backend_fault(502, "http_protocol_error", Reason::UnaskedSwitch, detail)
             }
             Self::BadResponseChunk(error) => {
                 backend_fault(502, "http_protocol_error", Reason::BadResponseChunk, error.reason())
             }
-            Self::BodyCut => backend_fault(
-                502,
-                "http_response_incomplete",
-                Reason::BodyCut,
-                "backend closed the connection within its response",
-            ),
+            Self::BodyCut => {
+                backend_fault(502, "http_response_incomplete", Reason::BodyCut, ResponseFault::BodyCut.reason())
+            }
             Self::ResponseBodyTimeout => {
                 backend_fault(504, "http_response_incomplete", Reason::ResponseBodyTimeout, "response body stalled")
             }

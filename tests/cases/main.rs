@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::{Receiver, bounded};
 use serde_json::json;
-use support::{Client, Exchange, Message, Origin, PATIENCE, Proxy};
+use support::{Client, Exchange, Message, Origin, PATIENCE, Proxy, eventually};
 use table::Row;
 
 /// How the bytes of a case are sent.
@@ -46,6 +46,15 @@ fn responses_come_out_as_the_table_says() {
 #[test]
 fn responses_come_out_as_the_table_says_byte_by_byte() {
     assert_no_failures(&failures(&table::responses(), &Responses::set_up(), Pieces::Bytes));
+}
+
+/// Two readers of one format would let a backend be up whose every answer is refused.
+#[test]
+fn health_checks_take_and_refuse_the_answers_that_traffic_does() {
+    let rows: Vec<_> = table::responses().into_iter().filter(Probes::is_of).collect();
+    assert!(rows.len() > 100, "only {} cases", rows.len());
+    assert_no_failures(&failures(&rows, &Probes::set_up(), Pieces::Whole));
+    assert_no_failures(&failures(&rows, &Probes::set_up(), Pieces::Bytes));
 }
 
 #[test]
@@ -165,7 +174,7 @@ impl Scene for Requests {
 struct Responses {
     proxy: Proxy,
     script: Arc<Mutex<Script>>,
-    _origin: Origin,
+    origin: Origin,
 }
 
 /// What the origin does with the next request, but for those that ask whether the connection was kept.
@@ -191,7 +200,7 @@ impl Responses {
             script.play(exchange);
         });
         let proxy = Proxy::over(&[&origin]);
-        Self { proxy, script, _origin: origin }
+        Self { proxy, script, origin }
     }
 }
 
@@ -277,6 +286,59 @@ impl Scene for Responses {
         check_trailers(Some(&answer), &wanted);
         let is_own = answer.status() == 502 && answer.field("server") == Some("maypole");
         assert_eq!(answer.field("proxy-status").is_some(), is_own, "{answer:?}");
+    }
+}
+
+/// Proxies whose health checks ask for what a case answers, one a method, beside one whose traffic does.
+struct Probes {
+    traffic: Responses,
+    probers: [(&'static str, Proxy); 2],
+}
+
+impl Probes {
+    fn set_up() -> Self {
+        let traffic = Responses::set_up();
+        let prober = |method| {
+            let check = json!({ "path": "/case", "method": method, "timeout": "5s", "expect": "100-599" });
+            (method, Proxy::with(&[], json!({ "health_check": check, "health_check_frequency": "1h" })))
+        };
+        Self { traffic, probers: [prober("GET"), prober("HEAD")] }
+    }
+
+    /// Those of which a probe can ask, and of whose body it sees enough to judge.
+    fn is_of(row: &Row) -> bool {
+        let [request, bytes, _] = row.columns[..] else { unreachable!("checked when it was read") };
+        matches!(request, "GET" | "HEAD") && table::bytes(bytes).len() < 64 * 1024
+    }
+}
+
+impl Scene for Probes {
+    fn play(&self, row: &Row, pieces: Pieces) {
+        let [request, bytes, _] = row.columns[..] else { unreachable!("checked when it was read") };
+        let script = Script { begun: None, ..Script::of(bytes, pieces, bounded(1).1) };
+        *self.traffic.script.lock().expect("not poisoned") = script;
+        let mut client = self.traffic.proxy.client();
+        client.send(format!("{request} /case HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.answer_to(request);
+        let details = answer.list("proxy-status");
+        let is_refused = !answer.complete || details.contains("details=");
+
+        let (_, prober) = self.probers.iter().find(|(method, _)| *method == request).expect("one of each");
+        let origin = self.traffic.origin.url();
+        assert_eq!(prober.mutate("POST", &self.traffic.origin).status(), 201);
+        let mut backend = serde_json::Value::Null;
+        eventually("it is probed", || {
+            backend = prober.admin("GET", "/backends", "").json()[0].take();
+            backend["health"] != "unknown"
+        });
+        assert_eq!(prober.mutate("DELETE", &self.traffic.origin).status(), 204);
+        let reason = backend["health_reason"].as_str().expect("a reason");
+        let wanted = if is_refused { "down" } else { "up" };
+        assert_eq!(backend["health"], wanted, "{origin}: {reason}, but traffic got {answer:?}");
+        if answer.status() == 502 && is_refused {
+            let words = details.split('"').nth(1).expect("its details");
+            assert!(reason.ends_with(words), "{reason:?} to the operator, {words:?} to the client");
+        }
     }
 }
 

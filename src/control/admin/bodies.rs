@@ -2,7 +2,7 @@
 //! too. What is wrong comes back as its problem document.
 
 use crate::config::{
-    BackendChange, BackendConfig, BackendUrl, FieldError, parse_backend, parse_backend_change,
+    BackendChange, BackendConfig, BackendUrl, FieldError, Problem, parse_backend, parse_backend_change,
     parse_backend_change_by_url, parse_backend_url,
 };
 use crate::control::server::Answer;
@@ -47,7 +47,8 @@ fn read<T>(body: &[u8], parse: impl FnOnce(&str) -> Result<T, Vec<FieldError>>) 
     if body.is_empty() {
         return Err(refuse("a JSON body is missing"));
     }
-    let text = std::str::from_utf8(body).map_err(|error| refuse(&format!("the body isn't JSON: {error}")))?;
+    let text =
+        std::str::from_utf8(body).map_err(|error| refuse(&Problem::NotUtf8 { at: error.valid_up_to() }.to_string()))?;
     parse(text).map_err(|errors| refuse(&told(&errors)))
 }
 

@@ -143,7 +143,9 @@ impl Parameters {
             if parsed > WAIT_MAX {
                 return Err(Answer::problem(400, &format!("wait={value}: an hour is the longest")));
             }
-            wait = Some(parsed);
+            if wait.replace(parsed).is_some() {
+                return Err(Answer::problem(400, "the query parameter \"wait\" is given twice"));
+            }
         }
         Ok(wait)
     }

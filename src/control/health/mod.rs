@@ -2,6 +2,7 @@
 //! through the same thread, so that every change of health or of a circuit breaker is decided in one place and one after
 //! the other.
 
+mod exchange;
 mod judge;
 mod probe;
 mod schedule;
@@ -24,6 +25,7 @@ use super::crew::Crew;
 use super::random::Random;
 use crate::balance::{Backend, Report, Turn};
 use crate::config::HealthCheck;
+use crate::http1::HeadLimits;
 
 /// `ureq` needs about 20 KiB in release builds; debug builds are hungrier.
 const PROBER_STACK_BYTES: usize = 256 * 1024;
@@ -98,10 +100,11 @@ enum Command {
 }
 
 impl Checker {
-    /// Starts the thread. `moved` brings the ids of backends whose addresses have changed: the new ones are probed at
-    /// once. Fails if the system has no thread to give.
+    /// Starts the thread. `limits` are those of answers' heads. `moved` brings the ids of backends whose addresses have
+    /// changed: the new ones are probed at once. Fails if the system has no thread to give.
     pub(super) fn start(
         check: &HealthCheck,
+        limits: HeadLimits,
         reports: Receiver<Report>,
         moved: Receiver<u64>,
         audience: Arc<dyn Audience>,
@@ -113,7 +116,7 @@ impl Checker {
         let thread = Thread {
             schedule: Schedule::new(Rules::from(check), check.timeout),
             interval: check.interval,
-            probe: Arc::new(Probe::new(check)),
+            probe: Arc::new(Probe::new(check, limits)),
             crew: Crew::new("maypole-probe", PROBERS_MAX, PROBER_STACK_BYTES),
             targets: Targets::default(),
             circuits_due: None,

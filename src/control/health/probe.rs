@@ -1,27 +1,30 @@
 //! One probe of one backend, by `ureq`, on a thread that may block.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ureq::config::Config as AgentConfig;
 use ureq::http::{Method, Request, header};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error};
 
+use super::exchange::{Answer, Listening};
 use crate::balance::Backend;
 use crate::config::HealthCheck;
+use crate::http1::{self, HeadLimits, ResponseFault};
 
-/// How much of a body is looked at.
-const BODY_BYTES_MAX: u64 = 64 * 1024;
 const USER_AGENT: &str = concat!("maypole/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// Knows how to ask a backend for its health.
 #[derive(Debug)]
 pub(super) struct Probe {
     config: AgentConfig,
+    limits: HeadLimits,
     method: Method,
     path: String,
     host: Option<String>,
@@ -41,9 +44,8 @@ pub(super) struct Finding {
 }
 
 impl Probe {
-    /// As the configuration says. The path is asked for at the root of the backend's host, not below its URL's path:
-    /// a server's health is rarely a matter of the application that it is asked for.
-    pub(super) fn new(check: &HealthCheck) -> Self {
+    /// As the configuration says; `limits` are those of all answers' heads.
+    pub(super) fn new(check: &HealthCheck, limits: HeadLimits) -> Self {
         let config = Agent::config_builder()
             .proxy(None) // else the environment would send probes to a proxy
             .http_status_as_error(false)
@@ -58,6 +60,7 @@ impl Probe {
             .build();
         Self {
             config,
+            limits,
             // The configuration has been checked; what isn't a method after all is asked for as GET.
             method: Method::from_bytes(check.method.as_bytes()).unwrap_or(Method::GET),
             path: check.path.clone(),
@@ -70,43 +73,46 @@ impl Probe {
 
     /// Asks the backend, at one of the addresses that requests go to as well. Blocks for up to the timeout.
     pub(super) fn run(&self, backend: &Backend, address: Option<SocketAddr>) -> Finding {
-        match self.ask(backend, address) {
-            Ok(finding) => finding,
-            Err(error) => Finding { passed: false, reason: self.explain(&error), of_shortage: is_of_shortage(&error) },
-        }
+        let method = http1::Method::of(self.method.as_str().as_bytes());
+        let answer = Arc::new(Mutex::new(Answer::new(method, self.limits)));
+        let outcome = self.ask(backend, address, &answer);
+        let answer = answer.lock();
+        let of_shortage = outcome.as_ref().is_err_and(is_of_shortage);
+        let judged = match (outcome, answer.status()) {
+            (outcome, Some(status)) => self.judge(status, &answer, outcome.is_ok()),
+            (Err(error), None) => Err(self.explain(&error)),
+            (Ok(()), None) => Err("no answer".into()),
+        };
+        let passed = judged.is_ok();
+        Finding { passed, reason: judged.unwrap_or_else(|reason| reason), of_shortage }
     }
 
-    fn ask(&self, backend: &Backend, address: Option<SocketAddr>) -> Result<Finding, Error> {
-        let connector = ().chain(TcpConnector::default());
+    fn ask(&self, backend: &Backend, address: Option<SocketAddr>, answer: &Arc<Mutex<Answer>>) -> Result<(), Error> {
+        let connector = ().chain(TcpConnector::default()).chain(Listening(Arc::clone(answer)));
         // An agent for each probe: it keeps no connection, and its resolver answers for this backend alone.
         let agent = Agent::with_parts(self.config.clone(), connector, Known(address));
         let mut request = Request::builder()
             .method(&self.method)
-            .uri(format!("http://{}{}", authority(backend), self.path))
+            .uri(format!("http://{}{}{}", authority(backend), backend.base_path, self.path))
             .header(header::CONNECTION, "close");
         if let Some(host) = &self.host {
             request = request.header(header::HOST, host);
         }
-        let response = agent.run(request.body(()).map_err(Error::Http)?)?;
-        let status = response.status().as_u16();
-        // Read even where nothing is looked for: closing on unread bytes would reset the connection, which many a
-        // backend logs as an error.
-        let mut body = Vec::new();
-        let read = response.into_body().into_reader().take(BODY_BYTES_MAX).read_to_end(&mut body);
-        Ok(self.judge(status, &body, read.err().as_ref()))
+        agent.run(request.body(()).map_err(Error::Http)?).map(drop)
     }
 
-    fn judge(&self, status: u16, body: &[u8], broken: Option<&io::Error>) -> Finding {
-        let found = |passed, reason| Finding { passed, reason, of_shortage: false };
+    /// What an answer says whose head was taken, and why. `in_time`: it came to its end.
+    fn judge(&self, status: u16, answer: &Answer, in_time: bool) -> Result<String, String> {
         if !self.expect.iter().any(|range| range.contains(&status)) {
-            return found(false, format!("answered {status}, expected {}", ranges(&self.expect)));
+            return Err(format!("answered {status}, expected {}", ranges(&self.expect)));
         }
-        match &self.body_contains {
-            Some(wanted) if memchr::memmem::find(body, wanted.as_bytes()).is_none() => match broken {
-                Some(error) => found(false, format!("answered {status}, but its body broke off: {error}")),
-                None => found(false, format!("answered {status}, but its body doesn't contain {wanted:?}")),
-            },
-            _ => found(true, format!("answered {status}")),
+        match (&self.body_contains, answer.fault) {
+            (_, Some(fault)) => Err(told(fault)),
+            _ if !in_time => Err(format!("answered {status}, but not to its end within {:?}", self.timeout)),
+            (Some(wanted), None) if memchr::memmem::find(&answer.body, wanted.as_bytes()).is_none() => {
+                Err(format!("answered {status}, but its body doesn't contain {wanted:?}"))
+            }
+            _ => Ok(format!("answered {status}")),
         }
     }
 
@@ -115,9 +121,20 @@ impl Probe {
             Error::Timeout(_) => format!("no answer within {:?}", self.timeout),
             Error::HostNotFound => "its name has no address".into(),
             Error::Io(error) => explain_io(error),
-            Error::Protocol(error) => format!("malformed answer: {error}"),
+            Error::Other(other) => match other.downcast_ref::<ResponseFault>() {
+                Some(fault) => told(*fault),
+                None => other.to_string(),
+            },
             other => other.to_string(),
         }
+    }
+}
+
+/// The words that clients are told in `Proxy-Status` when they get such an answer.
+fn told(fault: ResponseFault) -> String {
+    match fault {
+        ResponseFault::Head(_) | ResponseFault::Chunk(_) => format!("malformed answer: {fault}"),
+        ResponseFault::UnaskedSwitch | ResponseFault::ClosedBeforeHead | ResponseFault::BodyCut => fault.to_string(),
     }
 }
 
@@ -133,7 +150,6 @@ fn explain_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".into(),
         io::ErrorKind::ConnectionReset => "connection reset".into(),
-        io::ErrorKind::UnexpectedEof => "closed before it answered".into(),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route to it".into(),
         _ => error.to_string(),
     }
