@@ -243,9 +243,9 @@ impl Backend {
         }
         if let Some(estimate) = &self.latency_estimate {
             match outcome {
-                Outcome::Answered(_, took) => estimate.observe(took, now_ns()),
+                Outcome::Answered(_, Some(took)) => estimate.observe(took, now_ns()),
                 Outcome::Failed => estimate.observe_failure(now_ns()),
-                Outcome::Abandoned => {}
+                Outcome::Answered(_, None) | Outcome::Abandoned => {}
             }
         }
     }
@@ -407,14 +407,15 @@ mod tests {
     #[test]
     fn totals_add_up_every_workers_records() {
         let backend = backend("127.0.0.1");
-        backend.record(0, Outcome::Answered(200, Duration::from_millis(1)), || 0);
-        backend.record(1, Outcome::Answered(503, Duration::from_millis(1)), || 0);
+        backend.record(0, Outcome::Answered(200, Some(Duration::from_millis(1))), || 0);
+        backend.record(1, Outcome::Answered(503, Some(Duration::from_millis(1))), || 0);
+        backend.record(1, Outcome::Answered(408, None), || 0);
         backend.record(1, Outcome::Failed, || 0);
         backend.record(0, Outcome::Abandoned, || 0);
         backend.record(2, Outcome::Failed, || 0);
         let totals = backend.totals();
-        assert_eq!((totals.answered, totals.failed, totals.abandoned), (2, 1, 1));
-        assert_eq!(totals.classes, [0, 1, 0, 0, 1]);
+        assert_eq!((totals.answered, totals.failed, totals.abandoned), (3, 1, 1));
+        assert_eq!(totals.classes, [0, 1, 0, 1, 1]);
         assert_eq!(totals.latency.count(), 2);
     }
 }

@@ -8,11 +8,12 @@ use super::latency::{self, Latency};
 /// How a request to a backend ended, for its totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered; the status code and the time from the request's first byte sent to the answer's head.
-    Answered(u16, Duration),
+    /// It answered; the status code and how long that took: from the request's last byte sent to the answer's head. None where
+    /// that says nothing of the backend.
+    Answered(u16, Option<Duration>),
     /// It failed before it answered, or in the middle of its answer.
     Failed,
-    /// The client left, or the request was at fault: says nothing of the backend.
+    /// The client left or kept it waiting, or the request was at fault: says nothing of the backend.
     Abandoned,
 }
 
@@ -60,7 +61,9 @@ impl Cell {
                 bump(&self.answered);
                 let class = usize::from(status / 100).clamp(1, 5) - 1;
                 bump(&self.classes[class]);
-                bump(&self.latency[latency::bucket(took)]);
+                if let Some(took) = took {
+                    bump(&self.latency[latency::bucket(took)]);
+                }
             }
             Outcome::Failed => bump(&self.failed),
             Outcome::Abandoned => bump(&self.abandoned),

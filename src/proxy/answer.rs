@@ -172,6 +172,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                 framed: head.to_client != Framing::UntilClose,
                 status: head.status,
                 answered,
+                took: self.course.took(answered),
             }))),
             Err(PumpError::Write) => Err(Failure::ClientGone),
             // Nothing of it has gone to the client.

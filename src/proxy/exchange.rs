@@ -19,7 +19,7 @@ use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
 use super::request_id::RequestId;
 use super::sticky::CookieDue;
-use super::transfer::{Course, Cut, Transfer, Upload, upload_failure};
+use super::transfer::{Course, Cut, Holdup, Transfer, Upload, upload_failure};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
 use crate::balance::{Backend, Report};
@@ -381,7 +381,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let upload = self.send(client, facts, tries.head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             if let Miss::Failed { failure, .. } = miss {
                 let reached = if reused { Reached::KeptConnection } else { Reached::NewConnection };
-                self.note_failure(&visit, failure, reached);
+                self.note_failure(&visit, failure, reached, &Holdup::default());
             }
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
@@ -456,7 +456,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 let _ = self.shared.fleet.reports.try_send(report);
             }
             let failure = Failure::from(error);
-            self.note_failure(visit, &failure, Reached::NewConnection);
+            self.note_failure(visit, &failure, Reached::NewConnection, &Holdup::default());
             // Nothing was sent, so any method may be tried elsewhere, unless that would change nothing.
             let hopeless = matches!(error, ConnectError::ClientGone | ConnectError::NoDescriptor);
             let again = self.shared.config.retries.on_connect && !hopeless;

@@ -9,6 +9,10 @@
 //! One loop steps both and waits when neither can go on. What it waits for has a deadline each; progress sets only
 //! its own direction's back.
 
+mod holdup;
+
+use std::time::Duration;
+
 use super::Proxy;
 use super::answer::Answer;
 use super::aside::{Aside, Work};
@@ -23,6 +27,7 @@ use crate::balance::{Backend, Outcome};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
 use crate::upstream::{Lease, Visit};
+pub(super) use holdup::Holdup;
 
 /// The request's way to the backend.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
@@ -55,6 +60,8 @@ pub(super) struct Body<S: Stream> {
     pub(super) status: u16,
     /// When its head came.
     pub(super) answered: Instant,
+    /// How long that took; see [`Course::took`].
+    pub(super) took: Option<Duration>,
 }
 
 /// A transfer that ended before the answer's head was sent on.
@@ -98,6 +105,7 @@ pub(super) struct Course<W: World> {
     pub(super) unsent: Vec<u8>,
     /// When the client was told to go on with its body (100).
     pub(super) continued_at: Option<Instant>,
+    pub(super) holdup: Holdup,
 }
 
 /// One try's transfer, while a coroutine runs it.
@@ -141,6 +149,7 @@ enum Waited {
 }
 
 /// How long one direction has stood still.
+#[derive(Clone, Copy)]
 pub(super) struct Stillness {
     pub(super) since: Instant,
     written: u64,
@@ -172,7 +181,21 @@ impl<W: World> Course<W> {
             interim: 0,
             unsent: Vec::new(),
             continued_at: None,
+            holdup: Holdup::default(),
         }
+    }
+
+    /// All of the request has left.
+    fn is_sent_now(&mut self, now: Instant) {
+        self.upload = Upload::Done;
+        self.up.since = now;
+        self.holdup.request_is_sent();
+    }
+
+    /// How long a backend whose answer's head came at `answered` has taken for it: from the last byte that it was sent before.
+    /// None where that may be due to a client that kept it waiting for more.
+    pub(super) fn took(&self, answered: Instant) -> Option<Duration> {
+        (!self.holdup.is_due_to_client()).then(|| answered.since(self.up.since))
     }
 
     /// A part of the answer was sent on.
@@ -208,7 +231,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// out of the budget.
     pub(super) fn passes_over(&self, status: u16, at: Instant) -> bool {
         let shared = &self.proxy.shared;
-        let distrusted = self.proxy.note_answer(&self.course.visit, status, at);
+        let distrusted = self.proxy.note_answer(&self.course.visit, status, at, &self.course.holdup);
         (distrusted || shared.config.retries.is_on(status))
             && self.facts.method.is_idempotent()
             && self.client.whole_bytes.is_some()
@@ -223,6 +246,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     pub(super) fn run(mut self, scratch: &mut Vec<u8>) -> Result<Turn<W>, Interrupted> {
         let world = &self.proxy.world;
         loop {
+            self.course.holdup.wait_ends(&self.course.up, &self.course.down, || world.now());
             let mut wants = Wants::default();
             let mut yields = false;
             let mut buffer = self.course.held.take().unwrap_or_else(|| self.proxy.buffers.take());
@@ -234,7 +258,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 let step = pump.step(&self.client.stream, from, &self.course.lease.stream);
                 let body_idle = self.proxy.shared.config.timeouts.body_idle;
                 match step {
-                    Ok(Step::Done) => self.course.upload = Upload::Done,
+                    Ok(Step::Done) => self.course.is_sent_now(world.now()),
                     Ok(Step::Yields) => yields = true,
                     Ok(step) => {
                         let still_since = self.course.up.progress(pump.written(), world);
@@ -285,14 +309,15 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         continue;
                     }
                     Ok(Some(Answer::Tunnel)) => {
-                        self.proxy.note_answer(&self.course.visit, 101, world.now());
-                        self.record(Outcome::Answered(101, world.now().since(self.course.began)));
+                        let answered = world.now();
+                        self.proxy.note_answer(&self.course.visit, 101, answered, &self.course.holdup);
+                        self.record(Outcome::Answered(101, self.course.took(answered)));
                         let Course { lease, visit, .. } = self.course;
-                        let tunnel = Tunnel::new(self.facts.id, lease, visit, world.now());
+                        let tunnel = Tunnel::new(self.facts.id, lease, visit, answered);
                         return Ok(self.proxy.open_tunnel(self.client, tunnel, buffer, scratch));
                     }
                     Ok(Some(Answer::PassedOver(status))) => {
-                        self.record(Outcome::Answered(status, world.now().since(self.course.began)));
+                        self.record(Outcome::Answered(status, self.course.took(world.now())));
                         return Err(self.interrupted(Cut::PassedOver));
                     }
                     // A 100 changes what the upload waits for.
@@ -336,6 +361,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                             }
                         }
                         Err(PumpError::Write) => return self.break_off(Failure::ClientGone),
+                        Err(PumpError::Chunk(error)) => return self.break_off(Failure::BadResponseChunk(error)),
                         Err(_) => return self.break_off(Failure::BodyCut),
                     }
                 }
@@ -398,6 +424,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 PeerState::Open => {}
             }
         }
+        self.course.holdup.wait_begins(wants.client, || self.proxy.world.now());
         let (upstream, client) = (&self.course.lease.stream, &self.client.stream);
         let held = &mut [&mut self.course.held, &mut self.client.buffer];
         let wake = if let Some(need) = wants.client {
@@ -474,7 +501,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             Download::Head if self.course.lease.reused => Reached::KeptConnection,
             Download::Head => Reached::NewConnection,
         };
-        self.proxy.note_failure(&self.course.visit, failure, reached);
+        self.proxy.note_failure(&self.course.visit, failure, reached, &self.course.holdup);
     }
 
     fn record(&self, outcome: Outcome) {
@@ -485,7 +512,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.
     fn finish(self, buffer: &Buffer) -> After {
         let Download::Body(body) = &self.course.download else { return After::Cut };
-        self.record(Outcome::Answered(body.status, body.answered.since(self.course.began)));
+        self.record(Outcome::Answered(body.status, body.took));
         let (after, sent) = (body.after, matches!(self.course.upload, Upload::Done));
         if sent && body.reusable && buffer.is_empty() {
             self.course.lease.give_back(body.answered);

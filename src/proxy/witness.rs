@@ -3,6 +3,7 @@
 use super::Proxy;
 use super::client::Parked;
 use super::error::Failure;
+use super::transfer::Holdup;
 use crate::balance::{Outcome, Report, Seen, Standing};
 use crate::runtime::world::{Instant, World};
 use crate::upstream::Visit;
@@ -23,21 +24,25 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// again, shall find a breaker that knows. Whether another backend had better be asked instead, since this one has been
     /// found to fail.
     #[inline]
-    pub(super) fn note_answer(&self, visit: &Visit<W>, status: u16, at: Instant) -> bool {
-        visit.has_breaker() && self.tell_breaker(visit, status, at)
+    pub(super) fn note_answer(&self, visit: &Visit<W>, status: u16, at: Instant, holdup: &Holdup) -> bool {
+        visit.has_breaker() && self.tell_breaker(visit, status, at, holdup)
     }
 
     /// Out of line, so that those without a breaker don't carry it.
     #[inline(never)]
-    fn tell_breaker(&self, visit: &Visit<W>, status: u16, at: Instant) -> bool {
-        let seen = visit.judge(status);
+    fn tell_breaker(&self, visit: &Visit<W>, status: u16, at: Instant, holdup: &Holdup) -> bool {
+        let seen = match visit.judge(status) {
+            // A backend that got half a request has little else to say.
+            Seen::Bad if holdup.is_due_to_client() => Seen::Nothing,
+            seen => seen,
+        };
         self.observe(visit, seen, || at.0);
         seen == Seen::Bad && matches!(visit.backend().standing(), Standing::Avoided | Standing::Trial)
     }
 
     /// Tells of a try that failed.
-    pub(super) fn note_failure(&self, visit: &Visit<W>, failure: &Failure, reached: Reached) {
-        let outcome = blame(failure);
+    pub(super) fn note_failure(&self, visit: &Visit<W>, failure: &Failure, reached: Reached, holdup: &Holdup) {
+        let outcome = blame(failure, holdup);
         visit.backend().record(self.world.worker(), outcome, || self.world.now().0);
         let seen = match (outcome, reached) {
             (Outcome::Abandoned, _) => Seen::Nothing,
@@ -59,17 +64,39 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 }
 
-/// What a failure says of the backend.
-fn blame(failure: &Failure) -> Outcome {
-    match failure {
+/// What a failure says of the backend. Names each, so that whoever adds one has to say.
+fn blame(failure: &Failure, holdup: &Holdup) -> Outcome {
+    let by_client = match failure {
+        // Its own doing, whatever its client does.
+        Failure::NameNotResolved
+        | Failure::ConnectRefused
+        | Failure::ConnectUnroutable
+        | Failure::ConnectFailed(_)
+        | Failure::ConnectTimeout
+        | Failure::BadResponse(_)
+        | Failure::BadResponseChunk(_)
+        | Failure::UnaskedSwitch => false,
+        // A backend gives up on a client that neither sends nor reads, and then this is what is seen of it.
+        Failure::ClosedBeforeHead | Failure::BodyCut => holdup.is_due_to_client(),
+        Failure::ResponseTimeout | Failure::ResponseBodyTimeout => holdup.waited_for_client(),
         Failure::ClientGone
         | Failure::ClientWriteStalled
+        | Failure::RequestHeadTimeout
         | Failure::RequestBodyTimeout
         | Failure::RequestBodyTooSlow
         | Failure::BodyTooLarge
+        | Failure::BadRequest(_)
         | Failure::BadChunk(_)
+        | Failure::RateLimited { .. }
+        | Failure::TunnelIdle
+        // What this machine lacks, or all backends together.
         | Failure::NoLocalPort
-        | Failure::NoDescriptor => Outcome::Abandoned,
-        _ => Outcome::Failed,
-    }
+        | Failure::NoDescriptor
+        | Failure::NoBackend
+        | Failure::QueueFull
+        | Failure::QueueTimeout
+        | Failure::ConnectionLimit
+        | Failure::ClientConnectionLimit => true,
+    };
+    if by_client { Outcome::Abandoned } else { Outcome::Failed }
 }

@@ -280,6 +280,27 @@ impl Exchange {
         self.send(bytes);
     }
 
+    /// Reads the request's body as long as some of it comes within `patience`; says whether all of it came. The exchange goes on
+    /// either way.
+    pub fn body_comes_within(&mut self, patience: Duration) -> bool {
+        self.body_read = true;
+        let stream = |exchange: &Self, patience| exchange.reader.get_ref().set_read_timeout(patience);
+        stream(self, Some(patience)).expect("a socket");
+        let outcome = wire::read_request_body(&mut self.reader, &mut self.request);
+        stream(self, None).expect("a socket");
+        outcome.is_ok() && self.request.complete
+    }
+
+    /// Sends the bytes as long as some of them are taken within `patience`; says whether all were. The exchange goes on either
+    /// way.
+    pub fn is_taken_within(&mut self, bytes: &[u8], patience: Duration) -> bool {
+        let stream = self.reader.get_mut();
+        stream.set_write_timeout(Some(patience)).expect("a socket");
+        let taken = stream.write_all(bytes).is_ok();
+        stream.set_write_timeout(None).expect("a socket");
+        taken
+    }
+
     /// Sends the bytes as they are; says whether they could be sent.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         if !self.over {

@@ -268,7 +268,7 @@ mod by_chance {
     fn the_quicker_one_is_preferred_until_it_has_more_to_do() {
         let members = members(&[1, 1]);
         for (member, took_ms) in members.iter().zip([10, 35]) {
-            let outcome = Outcome::Answered(200, Duration::from_millis(took_ms));
+            let outcome = Outcome::Answered(200, Some(Duration::from_millis(took_ms)));
             member.backend.record(0, outcome, || 1_000_000_000);
         }
         let quick = Arc::clone(&members[0].backend);
@@ -283,7 +283,7 @@ mod by_chance {
     #[test]
     fn one_of_which_nothing_is_known_gets_one_request_to_learn_from() {
         let members = members(&[1, 1]);
-        members[0].backend.record(0, Outcome::Answered(200, Duration::from_millis(1)), || 1_000_000_000);
+        members[0].backend.record(0, Outcome::Answered(200, Some(Duration::from_millis(1))), || 1_000_000_000);
         let unknown = Arc::clone(&members[1].backend);
         let snapshot = of(Strategy::PeakEwma, members);
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 1), [1]);
