@@ -5,7 +5,12 @@
 
 #[cfg(all(
     not(debug_assertions),
-    any(feature = "sabotage-retry-post", feature = "sabotage-forget-decrement", feature = "sabotage-end-cut-body")
+    any(
+        feature = "sabotage-retry-post",
+        feature = "sabotage-forget-decrement",
+        feature = "sabotage-end-cut-body",
+        feature = "sabotage-blame-backend",
+    )
 ))]
 compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");
 

@@ -96,7 +96,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let took = Duration::from_micros(self.worker as u64 * 100);
-        self.in_flight.backend().record(self.worker, Outcome::Answered(200, took), || 1);
+        self.in_flight.backend().record(self.worker, Outcome::Answered(200, Some(took)), || 1);
     }
 }
 

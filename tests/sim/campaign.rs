@@ -108,6 +108,8 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::InFlight)
 } else if cfg!(feature = "sabotage-end-cut-body") {
     Some(Promise::CutAnswers)
+} else if cfg!(feature = "sabotage-blame-backend") {
+    Some(Promise::ClientsBlamed)
 } else {
     None
 };

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-use std::sync;
+use std::sync::{self, Arc};
 use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::Receiver;
@@ -147,6 +147,11 @@ impl Control {
                 && self.registry.read(|entries| entries.iter().any(takes_one)),
             may_have_room: shared.fleet.snapshot.load().may_have_room(),
         }
+    }
+
+    /// Each backend that somebody still holds.
+    pub fn each_backend(&self, look: impl FnMut(Arc<Backend>)) {
+        self.ever.borrow().iter().filter_map(sync::Weak::upgrade).for_each(look);
     }
 
     /// What the workers have reported.

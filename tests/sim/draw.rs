@@ -21,6 +21,10 @@ pub fn any_origin(chance: &Chance, number: usize, temper: &Temper, trouble: Trou
     origin.pace = Pace { piece: piece(chance), rest: chance.pick(&[0, 0, 10 * MILLISECOND]), patience: 300 * SECOND };
     origin.piece = piece(chance);
     origin.rest = chance.pick(&[0, 0, 5 * MILLISECOND]);
+    if trouble.clients {
+        // Longer than the slowest of networks takes, and than a client here rests between two pieces.
+        origin.gives_up = chance.pick(&[8 * SECOND, 20 * SECOND, 300 * SECOND]);
+    }
     if trouble.leaving {
         origin.keeps_idle = chance.pick(&[*temper.latency.end(), 100 * MILLISECOND, 3 * SECOND, 300 * SECOND]);
     }
@@ -111,7 +115,7 @@ fn misbehave(chance: &Chance, exchange: &mut Exchange) {
         4 => ClientMisdeed::LeavesAfter(after),
         5 => ClientMisdeed::ResetsAfter(after),
         6 => ClientMisdeed::Trickles(chance.pick(&[SECOND, 4 * SECOND])),
-        7 => ClientMisdeed::ReadsLate(100 * SECOND),
+        7 => ClientMisdeed::ReadsLate(chance.pick(&[25 * SECOND, 100 * SECOND])),
         _ => return spoil(exchange, any_spoilt(chance)),
     };
     if exchange.framing == RequestFraming::Upgrade && chance.percent(30) {

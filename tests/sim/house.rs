@@ -11,6 +11,7 @@ use maypole::control::registry::Registry;
 use maypole::proxy::{Parked, Proxy, Shared};
 use maypole::runtime::world::World;
 
+use crate::blame;
 use crate::breakers;
 use crate::chance::Chance;
 use crate::client::{Client, Log};
@@ -47,6 +48,7 @@ pub struct House {
     played: RefCell<Vec<Played>>,
     mutants: RefCell<Vec<OwnAnswers>>,
     next_client: Cell<u8>,
+    origins_behave: Cell<bool>,
 }
 
 /// What a finished run leaves.
@@ -101,6 +103,7 @@ impl House {
             played: RefCell::default(),
             mutants: RefCell::default(),
             next_client: Cell::new(0),
+            origins_behave: Cell::new(false),
         };
         house.open_front();
         house
@@ -215,6 +218,12 @@ impl House {
         });
     }
 
+    /// Origins and the ways to them do nothing wrong in this run, so that nothing may be held against one but the failing
+    /// statuses that it was to answer with.
+    pub fn origins_behave(&self) {
+        self.origins_behave.set(true);
+    }
+
     /// Runs to the end and judges.
     pub fn finish(self) -> Finished {
         self.sim.run(RUN_ENDS, PATIENCE);
@@ -231,6 +240,10 @@ impl House {
         let absences = self.control.absences();
         sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
         self.judge_what_is_left(&mut judge);
+        let reports = self.control.take_reports();
+        if self.origins_behave.get() {
+            blame::judge(&mut judge, &self.control, &self.book, &reports, self.sim.now());
+        }
         let mut wrongs = self.sim.take_wrongs();
         wrongs.extend(judge.wrongs);
         for wrong in &wrongs {
@@ -241,7 +254,6 @@ impl House {
         let (trace, events) = (self.sim.trace.hash(), self.sim.trace.events());
         self.worlds.iter().for_each(SimWorld::end);
         self.sim.end();
-        let reports = self.control.take_reports();
         Finished { wrongs, tally, trace, events, taps, reports }
     }
 

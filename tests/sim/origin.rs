@@ -23,6 +23,8 @@ pub struct Origin {
     /// The longest piece that it sends at a time, with a rest of up to so long after each.
     pub piece: usize,
     pub rest: Time,
+    /// How long it waits for a client that neither sends nor reads.
+    pub gives_up: Time,
     pub site: Rc<Site>,
 }
 
@@ -34,6 +36,7 @@ impl Origin {
             keeps_idle: 300 * SECOND,
             piece: 16_384,
             rest: 0,
+            gives_up: 300 * SECOND,
             site: Rc::default(),
         }
     }
@@ -117,12 +120,17 @@ impl Connection {
             self.peer.sim.struck(Fault::BackendAnswersEarly);
             self.answer_whole(&exchange, &answering, attempt)?;
             busy = None;
-            self.note_body(wire, &head, place)?;
+            // It has said all it had to say.
+            self.note_body(wire, &head, place).map_err(|_| Over)?;
         } else {
             if head.lists("Expect", "100-continue") {
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
-            self.note_body(wire, &head, place)?;
+            match self.note_body(wire, &head, place) {
+                Ok(()) => {}
+                Err(Cut::Late) => return self.give_up(&exchange, attempt),
+                Err(_) => return Err(Over),
+            }
             self.answer_whole(&exchange, &answering, attempt)?;
         }
         if answering.status == 101 {
@@ -167,14 +175,34 @@ impl Connection {
     }
 
     /// Reads a request's body, and notes what came of it.
-    fn note_body(&self, wire: &mut Wire, head: &Head, place: usize) -> Result<(), Over> {
+    fn note_body(&self, wire: &mut Wire, head: &Head, place: usize) -> Result<(), Cut> {
         let mut body = Vec::new();
+        let patience = std::mem::replace(&mut wire.pace.patience, self.origin.gives_up);
         let end = read_body(wire, head, &mut body);
-        let ok = end.is_ok();
+        wire.pace.patience = patience;
+        let cut = end.clone().map(drop);
         let mut seen = self.book.seen.borrow_mut();
         seen[place].body = body;
         seen[place].body_end = Some(end.map(|trailers| seen[place].trailers = trailers));
-        if ok { Ok(()) } else { Err(Over) }
+        cut
+    }
+
+    /// Ends an exchange whose client sends no more, as servers do.
+    fn give_up(&self, exchange: &Exchange, attempt: usize) -> Result<(), Over> {
+        let sim = &self.peer.sim;
+        sim.struck(Fault::BackendGivesUpReading);
+        self.book.given_up.borrow_mut().insert(exchange.id);
+        match sim.chance.below(4) {
+            0 => {}
+            1 => self.peer.reset_on_close(),
+            _ => {
+                let status = sim.chance.pick(&[408, 500, 503]);
+                let then = Afterwards::ClosesAsSaid;
+                let answering = Answering { status, then, ..Answering::plain("") };
+                self.send(&answer_head(exchange, &answering, attempt))?;
+            }
+        }
+        Err(Over)
     }
 
     /// A request that came out of one whose bytes were changed: sound, or it wouldn't be here.
@@ -201,6 +229,9 @@ impl Connection {
 
     fn answer(&self, exchange: &Exchange, answering: &Answering, attempt: usize) -> Result<(), Over> {
         let sim = &self.peer.sim;
+        if answering.status >= 500 {
+            *self.book.failing_answers.borrow_mut().entry(self.origin.number).or_default() += 1;
+        }
         if answering.delay > 0 {
             sim.sleep(answering.delay);
         }
@@ -264,7 +295,12 @@ impl Connection {
                 self.send(&bytes[..cut_at(after)])?;
                 self.stall()
             }
-            _ => self.send(&bytes),
+            _ => self.send(&bytes).inspect_err(|_| {
+                // Only a reset tells a body that lasts until the close from one that was cut.
+                if answering.framing == AnswerFraming::UntilClose {
+                    self.peer.reset_on_close();
+                }
+            }),
         }
     }
 
@@ -316,7 +352,14 @@ impl Connection {
             if self.origin.rest > 0 && number > 0 {
                 sim.sleep(sim.chance.below(self.origin.rest));
             }
-            self.peer.send(piece, sim.now() + 300 * SECOND)?;
+            self.peer.send_patiently(piece, self.origin.gives_up).inspect_err(|unsent| {
+                if *unsent == Unsent::Late {
+                    sim.struck(Fault::BackendGivesUpWriting);
+                    if sim.chance.percent(50) {
+                        self.peer.reset_on_close();
+                    }
+                }
+            })?;
         }
         Ok(())
     }

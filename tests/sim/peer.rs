@@ -92,11 +92,20 @@ impl Peer {
         }
     }
 
-    /// Sends all of it.
+    /// Sends all of it, by `deadline`.
     pub fn send(&self, bytes: &[u8], deadline: Time) -> Result<(), Unsent> {
+        self.send_by(bytes, || deadline)
+    }
+
+    /// Sends all of it, as long as some of it is taken within `patience`.
+    pub fn send_patiently(&self, bytes: &[u8], patience: Time) -> Result<(), Unsent> {
+        self.send_by(bytes, || self.sim.now() + patience)
+    }
+
+    fn send_by(&self, bytes: &[u8], deadline: impl Fn() -> Time) -> Result<(), Unsent> {
         let mut sent = 0;
         while sent < bytes.len() {
-            if !self.sim.await_level(self.id, false, deadline) {
+            if !self.sim.await_level(self.id, false, deadline()) {
                 return Err(Unsent::Late);
             }
             if self.closed.get() {

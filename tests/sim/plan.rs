@@ -1,7 +1,7 @@
 //! What the actors of a run are going to do: requests, and the answers that origins will give to them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
@@ -245,6 +245,10 @@ pub struct Book {
     pub seen: Rc<RefCell<Vec<Seen>>>,
     /// Some requests come with bytes changed, and may reach an origin as requests that nobody planned.
     pub mutants: Rc<Cell<bool>>,
+    /// Exchanges whose origin gave up on their client.
+    pub given_up: Rc<RefCell<BTreeSet<u64>>>,
+    /// How often each origin answered with a failing status as planned.
+    pub failing_answers: Rc<RefCell<BTreeMap<usize, u64>>>,
     pub places: Rc<Places>,
 }
 

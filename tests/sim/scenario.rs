@@ -82,6 +82,11 @@ impl Trouble {
         }
     }
 
+    /// Requests may fail at backends for what those do, or what the world does to them.
+    fn of_origins(self) -> bool {
+        self.leaving || self.stalling || self.lacking || self.control || self.crashes || self.panics
+    }
+
     fn temper(self, chance: &Chance) -> Temper {
         let panics = if self.panics { chance.pick(&[20, 200, 1_000]) } else { 0 };
         Temper { panics, ..Temper::any(chance) }
@@ -120,6 +125,9 @@ pub fn run(seed: u64) -> Finished {
     if trouble.breakers {
         // Where nothing brings a backend back that refused a connection, none is taken out for it.
         house.follow_breakers(trouble.control || trouble.crashes);
+    }
+    if !trouble.of_origins() {
+        house.origins_behave();
     }
     if trouble.drains {
         house.drain_after(chance.below(3 * SECOND));

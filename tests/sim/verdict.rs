@@ -138,8 +138,8 @@ impl<'r> Judge<'r> {
         }
         let spoilt_in_head = exchange.spoilt().is_some_and(Spoilt::shows_in_head);
         self.expect(Promise::RefusedStaysOut, !spoilt_in_head, || "a backend answered it".to_owned());
-        // What was changed at random may have been what tells whose it is.
-        if exchange.is_answered_mutated() {
+        // What was changed at random may have been what tells whose it is. An origin that gave up on its client said so.
+        if exchange.is_answered_mutated() || self.gave_up_on(exchange) {
             return;
         }
         let theirs = answer.head.field("x-sim-id") == Some(exchange.id.to_string().as_str());
@@ -195,6 +195,11 @@ impl<'r> Judge<'r> {
         self.expect(Promise::Heads, as_planned, || {
             format!("interim answers {interim:?}, planned {:?}", planned.informational)
         });
+    }
+
+    /// Its origin gave up on its client.
+    fn gave_up_on(&self, exchange: &Exchange) -> bool {
+        self.book.given_up.borrow().contains(&exchange.id)
     }
 
     /// Whether that try met anything whose request was the `attempt`-th of its exchange to reach an origin.
