@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam::utils::CachePadded;
 
@@ -46,6 +46,7 @@ pub struct Backend {
     /// Only where the strategy asks for it.
     latency_estimate: Option<Box<PeakEwma>>,
     cells: Box<[CachePadded<Cell>]>,
+    retired: AtomicBool,
 }
 
 /// Together on a cache line of their own: who writes the one reads the other.
@@ -97,6 +98,7 @@ impl Backend {
             queue: Arc::default(),
             latency_estimate: None,
             cells: (0..workers).map(|_| CachePadded::default()).collect(),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -142,6 +144,16 @@ impl Backend {
     /// How long it takes to answer, if that is kept.
     pub fn latency_estimate(&self) -> Option<&PeakEwma> {
         self.latency_estimate.as_deref()
+    }
+
+    /// Says that it was removed: no snapshot to come has it.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether it was removed.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// Requests in flight now, over all workers, tunnels included. Zero also says that what the last of them did

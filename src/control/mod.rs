@@ -8,6 +8,7 @@ mod crew;
 pub mod entry;
 pub mod health;
 mod names;
+mod publisher;
 mod ramp;
 pub mod random;
 pub mod registry;
@@ -31,6 +32,7 @@ use self::circuit::Moment;
 use self::entry::{Entry, Source, Which};
 use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
+use self::publisher::Publisher;
 use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
@@ -54,6 +56,7 @@ pub struct ControlPlane {
     registry: Arc<Registry>,
     names: Names,
     checker: Checker,
+    publisher: Publisher,
     /// None without `slow_start`.
     ramp: Option<Ramp>,
     barrier: Barrier,
@@ -111,7 +114,9 @@ impl ControlPlane {
     ) -> io::Result<Self> {
         let (moved, followed) = unbounded();
         let names = Names::start(Names::system(), moved)?;
-        let registry = Arc::new(Registry::new(fleet, config, workers));
+        let (publish, changes) = publisher::channel();
+        let registry = Arc::new(Registry::new(fleet, config, workers).published_by(publish));
+        let publisher = Publisher::start(Arc::clone(&registry), changes)?;
         let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
         let addresses = names.resolve(&hosts, NAMES_WAIT);
         let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
@@ -130,7 +135,8 @@ impl ControlPlane {
         let phase = Mutex::new(Phase::Starting);
         let slow_start = Some(config.slow_start).filter(|slow_start| !slow_start.is_zero());
         let ramp = slow_start.map(|slow_start| Ramp::start(Arc::clone(&registry), slow_start)).transpose()?;
-        Ok(Self { registry, names, checker, ramp, barrier, changing: Mutex::new(()), phase, started: Instant::now() })
+        let changing = Mutex::new(());
+        Ok(Self { registry, names, checker, publisher, ramp, barrier, changing, phase, started: Instant::now() })
     }
 
     /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it, and it is being
@@ -190,8 +196,9 @@ impl ControlPlane {
         }
     }
 
-    /// The set of backends, to look at.
+    /// The set of backends, to look at: what it says is in force at the workers.
     pub fn registry(&self) -> &Registry {
+        self.registry.wait_until_published();
         &self.registry
     }
 
@@ -226,7 +233,7 @@ impl ControlPlane {
             Phase::Serving => {}
         }
         let serves = |entry: &Entry| entry.is_alive() && entry.is_eligible();
-        let any = self.registry.read(|entries| entries.iter().any(serves));
+        let any = self.registry().read(|entries| entries.iter().any(serves));
         if any { Ok(()) } else { Err(NotReady::NoBackend) }
     }
 
@@ -234,6 +241,7 @@ impl ControlPlane {
     pub fn stop(&self) {
         self.checker.stop();
         self.names.stop();
+        self.publisher.stop();
         if let Some(ramp) = &self.ramp {
             ramp.stop();
         }

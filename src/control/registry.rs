@@ -1,5 +1,6 @@
-//! The set of backends as the control plane knows it. Every change goes through here, one after the other, and each
-//! publishes a new snapshot to the workers. It logs nothing under its lock: see [`Registry::tell`].
+//! The set of backends as the control plane knows it. Every change goes through here, one after the other. What an operator
+//! changes is published to the workers before the call returns; what was seen of backends may be published a little later,
+//! many changes at once. It logs nothing under its lock: see [`Registry::tell`].
 
 mod circuits;
 
@@ -7,10 +8,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crossbeam::channel::Sender;
 use log::Level;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::circuit::Circuit;
 use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
@@ -23,6 +25,9 @@ const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
 
 /// How many lines for the log are kept until they are told, at once after each change.
 const UNTOLD_MAX: usize = 1024;
+
+/// How long one who looks at the set waits for what has changed to be in force. Publishing never takes as long.
+const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
 
 /// The set, and where it is published. Its changes return without waiting for the workers.
 #[derive(Debug)]
@@ -37,6 +42,13 @@ pub struct Registry {
     circuit_breaker: Option<CircuitBreaker>,
     workers: usize,
     inner: Mutex<Inner>,
+    /// The version of the set that was published last. Held while a snapshot is made, which takes long for some thousand
+    /// backends; `inner` isn't meanwhile.
+    published: Mutex<u64>,
+    /// Notified after each snapshot.
+    publishes: Condvar,
+    /// Who publishes what was seen of backends; None: whoever takes it in.
+    publisher: Option<Sender<()>>,
 }
 
 /// What every backend of this proxy is made with.
@@ -52,9 +64,11 @@ struct Maker<'p> {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// In the order of their ids too.
     entries: Vec<Entry>,
     last_id: u64,
-    last_version: u64,
+    /// Counts up with every change that workers have to know of.
+    version: u64,
     /// Too many breakers have tripped: none of them counts.
     panic_mode: bool,
     /// Lines for the log, the oldest first.
@@ -99,7 +113,17 @@ impl Registry {
             circuit_breaker: config.circuit_breaker.clone(),
             workers,
             inner: Mutex::default(),
+            published: Mutex::default(),
+            publishes: Condvar::new(),
+            publisher: None,
         }
+    }
+
+    /// The same, but what was seen of backends is published by a thread that is told by this channel and calls
+    /// [`Self::publish`]: one message stands for all changes before it.
+    #[must_use]
+    pub fn published_by(self, publisher: Sender<()>) -> Self {
+        Self { publisher: Some(publisher), ..self }
     }
 
     /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
@@ -114,7 +138,9 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.check_free(&config)?;
         let entry = inner.insert(config, addresses, &self.maker(), source, now);
-        self.publish(&mut inner);
+        self.note_change(&mut inner);
+        drop(inner);
+        self.publish();
         Ok(entry)
     }
 
@@ -136,7 +162,9 @@ impl Registry {
             }
             added.push(inner.insert(config, addresses, &maker, source, now).backend);
         }
-        self.publish(&mut inner);
+        self.note_change(&mut inner);
+        drop(inner);
+        self.publish();
         Ok(added)
     }
 
@@ -150,7 +178,10 @@ impl Registry {
         let mut inner = self.inner.lock();
         let index = inner.entries.iter().position(|entry| entry.is(which))?;
         let entry = inner.entries.remove(index);
-        self.publish(&mut inner);
+        entry.backend.retire();
+        self.note_change(&mut inner);
+        drop(inner);
+        self.publish();
         Some(entry.backend)
     }
 
@@ -163,11 +194,14 @@ impl Registry {
         if self.slow_start && !was_ready && entry.state == State::Ready {
             entry.start_slowly();
         }
+        let id = entry.backend.id;
         if !lines.is_empty() {
             inner.note(Level::Info, lines);
-            self.publish(&mut inner);
+            self.note_change(&mut inner);
         }
-        inner.entries.iter().find(|entry| entry.is(which)).cloned()
+        drop(inner);
+        self.publish();
+        self.inner.lock().entry_mut(id).cloned()
     }
 
     /// Takes every backend that starts slowly a step further, to be called twenty times in the time that it takes.
@@ -179,7 +213,7 @@ impl Registry {
             stepped = true;
         }
         if stepped {
-            self.publish(&mut inner);
+            self.publish_soon(inner);
         }
     }
 
@@ -204,7 +238,7 @@ impl Registry {
             let line = entry.turn(health, &probe.reason, probe.at);
             entry.last_probe = Some(probe);
             inner.note(Level::Info, [line]);
-            self.publish(&mut inner);
+            self.publish_soon(inner);
         } else {
             entry.last_probe = Some(probe);
         }
@@ -224,7 +258,7 @@ impl Registry {
         let line = entry.turn(Health::Down, "connection refused", now);
         entry.note_refusal(now);
         inner.note(Level::Info, [line]);
-        self.publish(&mut inner);
+        self.publish_soon(inner);
     }
 
     /// Logs what has happened since it was last called. To be called without a lock held that anybody waits for: who logs
@@ -241,9 +275,46 @@ impl Registry {
         self.inner.is_locked()
     }
 
-    fn publish(&self, inner: &mut Inner) {
+    /// Draws the conclusions of a change, which is to be published then.
+    fn note_change(&self, inner: &mut Inner) {
         self.settle(inner);
-        inner.last_version += 1;
+        inner.version += 1;
+    }
+
+    /// The same, and has it published.
+    fn publish_soon(&self, mut inner: MutexGuard<'_, Inner>) {
+        self.note_change(&mut inner);
+        drop(inner);
+        match &self.publisher {
+            // One that finds no room is one of those that another message stands for.
+            Some(publisher) => drop(publisher.try_send(())),
+            None => self.publish(),
+        }
+    }
+
+    /// Publishes all changes so far in one snapshot. When it returns, that has been done, by whichever thread.
+    pub fn publish(&self) {
+        let mut published = self.published.lock();
+        let (version, members) = {
+            let inner = self.inner.lock();
+            if inner.version == *published {
+                return;
+            }
+            (inner.version, self.members(&inner.entries))
+        };
+        self.fleet.publish(Snapshot::new(version, members, Arc::clone(&self.fleet.policy)));
+        *published = version;
+        self.publishes.notify_all();
+    }
+
+    /// Waits until the workers have been told of all changes so far, for [`PUBLISHED_WAIT`] at most.
+    pub(super) fn wait_until_published(&self) {
+        let version = self.inner.lock().version;
+        let is_behind = |published: &mut u64| *published < version;
+        self.publishes.wait_while_for(&mut self.published.lock(), is_behind, PUBLISHED_WAIT);
+    }
+
+    fn members(&self, entries: &[Entry]) -> Vec<Member> {
         let member = |entry: &Entry| Member {
             backend: Arc::clone(&entry.backend),
             weight: entry.config.weight,
@@ -253,9 +324,7 @@ impl Registry {
             backup: entry.config.backup,
             local: !self.zone.is_empty() && entry.config.zone == self.zone,
         };
-        let members = inner.entries.iter().map(member).collect();
-        let policy = Arc::clone(&self.fleet.policy);
-        self.fleet.publish(Snapshot::new(inner.last_version, members, policy));
+        entries.iter().map(member).collect()
     }
 
     fn maker(&self) -> Maker<'_> {
@@ -359,7 +428,8 @@ impl Inner {
     }
 
     fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| entry.backend.id == id)
+        let index = self.entries.binary_search_by_key(&id, |entry| entry.backend.id).ok()?;
+        Some(&mut self.entries[index])
     }
 }
 

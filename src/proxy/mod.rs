@@ -150,8 +150,7 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     }
 
     fn tick(&self) {
-        let snapshot = self.shared.fleet.snapshot.load();
-        self.pools.sweep(&snapshot, self.shared.config.timeouts.upstream_keep_alive);
+        self.pools.sweep(self.shared.config.timeouts.upstream_keep_alive);
         self.buffers.trim();
         self.body_buffers.trim();
     }

@@ -3,7 +3,7 @@
 //! A connection is in exactly one place: idle in its pool, or in one lease. A lease that is dropped closes it; only
 //! [`Lease::give_back`] returns it, so that no error path can put a spoilt connection back.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::sites::{SiteId, Sites};
 use super::{ConnectError, connect};
-use crate::balance::{Backend, InFlight, Place, Seen, Snapshot, Turn};
+use crate::balance::{Backend, InFlight, Place, Seen, Turn};
 use crate::runtime::world::{Instant, Stream, World};
 
 /// One worker's pools, one for each backend that it has sent a request to.
@@ -19,8 +19,6 @@ pub struct Pools<W: World> {
     world: W,
     /// By the backend's slot.
     table: RefCell<Vec<Option<Rc<Pool<W>>>>>,
-    /// The snapshot that the last sweep saw.
-    version: Cell<u64>,
 }
 
 /// One worker's idle connections to one backend.
@@ -59,7 +57,7 @@ pub struct Lease<W: World> {
 impl<W: World> Pools<W> {
     /// No pool yet.
     pub fn new(world: W) -> Self {
-        Self { world, table: RefCell::new(Vec::new()), version: Cell::new(u64::MAX) }
+        Self { world, table: RefCell::new(Vec::new()) }
     }
 
     /// Counts a request in flight to `backend`; None when there are as many as may be. To be called in the same turn as
@@ -94,14 +92,13 @@ impl<W: World> Pools<W> {
     }
 
     /// Closes what has been idle for `keep_alive`, what its server has closed, what leads to an address that its backend's
-    /// name has left or that is ill, and every idle connection to a backend that is not in `snapshot`.
-    pub fn sweep(&self, snapshot: &Snapshot, keep_alive: Duration) {
+    /// name has left or that is ill, and every idle connection to a backend that was removed.
+    pub fn sweep(&self, keep_alive: Duration) {
         let now = self.world.now();
-        let changed = self.version.replace(snapshot.version) != snapshot.version;
         for entry in self.table.borrow_mut().iter_mut() {
             let Some(pool) = entry else { continue };
             pool.sites.borrow_mut().sweep(&pool.backend.addresses, now, keep_alive, |stream| stream.is_quiet(false));
-            if changed && !snapshot.backends().any(|backend| backend.id == pool.backend.id) {
+            if pool.backend.is_retired() {
                 *entry = None;
             }
         }

@@ -28,7 +28,9 @@ impl Registry {
             }
             let line = entry.note_circuit(now);
             inner.note(Level::Info, line);
-            self.publish(&mut inner);
+            let due = inner.next_due();
+            self.publish_soon(inner);
+            return due;
         }
         inner.next_due()
     }
@@ -44,11 +46,12 @@ impl Registry {
                 Elapsed::StayIsOver => lines.extend(entry.note_circuit(now)),
             }
         }
+        let due = inner.next_due();
         if !lines.is_empty() {
             inner.note(Level::Info, lines);
-            self.publish(&mut inner);
+            self.publish_soon(inner);
         }
-        inner.next_due()
+        due
     }
 
     /// Whether so many backends have tripped their breakers that all get traffic all the same.

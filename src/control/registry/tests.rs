@@ -99,6 +99,38 @@ fn a_health_flip_publishes_and_an_unknown_backend_counts_as_alive() {
 }
 
 #[test]
+fn what_was_seen_is_published_in_one_snapshot_and_what_an_operator_says_at_once_with_it() {
+    let Scene { fleet, registry, now } = scene();
+    let (publish, changes) = crossbeam::channel::bounded(1);
+    let scene = Scene { fleet, registry: registry.published_by(publish), now };
+    let backends: Vec<_> = (1..=4).map(|port| scene.add(port)).collect();
+    let version = || scene.fleet.snapshot.load().version;
+    assert_eq!((version(), changes.len()), (4, 0));
+    for backend in &backends[..2] {
+        scene.probe(backend.id, Some(Health::Down));
+    }
+    assert_eq!((scene.eligible(), changes.len()), (vec![1, 2, 3, 4], 1), "one message for both");
+    scene.registry.publish();
+    assert_eq!(scene.eligible(), [3, 4]);
+    let before = version();
+    scene.registry.publish();
+    assert_eq!(version(), before, "nothing is new");
+    scene.registry.refused(backends[2].id, scene.now);
+    scene.remove(4);
+    assert!(scene.eligible().is_empty(), "a removal waits for nobody, and takes along what has been seen");
+}
+
+#[test]
+fn a_removed_backend_is_retired_and_one_at_the_same_url_is_not() {
+    let scene = scene();
+    let first = scene.add(1);
+    assert!(!first.is_retired());
+    scene.remove(1);
+    assert!(first.is_retired());
+    assert!(!scene.add(1).is_retired());
+}
+
+#[test]
 fn a_flip_of_one_that_has_been_removed_is_ignored() {
     let scene = scene();
     let one = scene.add(1);
