@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use serde_json::{Value, json};
-use support::{Gate, Message, Origin, Proxy, eventually};
+use support::{Gate, Message, Origin, Proxy, Tracer, eventually};
 
 fn patch(proxy: &Proxy, origin: &Origin, query: &str, mut change: Value) -> Message {
     change["url"] = origin.url().into();
@@ -123,4 +123,32 @@ fn what_cannot_be_changed_is_told_and_changes_nothing() {
         assert_eq!(proxy.admin("PATCH", path, body).status(), status, "{path} {body}");
     }
     assert_eq!(proxy.status()["backends"], before["backends"]);
+}
+
+#[test]
+fn a_change_that_a_stuck_worker_does_not_know_of_is_a_202_and_a_call_that_waits_comes_when_it_does() {
+    let (a, b) = (Origin::answering("a"), Origin::answering("b"));
+    let proxy = Proxy::over(&[&a]);
+    // Each look of a worker at its descriptors, and so at its mailbox, takes 8 s to begin.
+    let calls = "epoll_wait,epoll_pwait";
+    let Some(_tracer) = Tracer::attach(&proxy, calls, Some(&format!("{calls}:delay_enter=8000000"))) else { return };
+    let mut last = None;
+    // The first ones may find the workers at a look that began before.
+    for method in ["POST", "DELETE", "POST", "DELETE"] {
+        let answer = proxy.mutate(method, &b);
+        if answer.status() == 202 {
+            last = Some((method, answer));
+            break;
+        }
+        assert_eq!(answer.status(), if method == "POST" { 201 } else { 204 }, "{answer:?}");
+    }
+    let (method, answer) = last.expect("a worker is stuck");
+    let known = answer.json();
+    assert_eq!((&known["url"], &known["in_flight"]), (&json!(b.url()), &json!(0)));
+    assert!((1..=2).contains(&known["workers_behind"].as_u64().expect("how many")), "{known}");
+    let total = if method == "POST" { 2 } else { 1 };
+    assert_eq!(proxy.status()["total_backends"], total, "it was made all the same");
+
+    let answer = patch(&proxy, &a, "?wait=1m", json!({ "state": "drain" }));
+    assert_eq!((answer.status(), &answer.json()["state"]), (200, &json!("drain")), "{answer:?}");
 }

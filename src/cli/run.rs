@@ -22,7 +22,7 @@ use crate::runtime::{self, Counter, Counters, Mailboxes, Options, descriptors};
 const ADMIN_PARTS: usize = 4;
 /// With a table of hardly any descriptors an operator still wants to be heard.
 const ADMIN_CONNECTIONS_MIN: usize = 4;
-/// How long an admin call waits for a worker to pass its mailbox; one that takes longer is stuck.
+/// How long a draining proxy waits for a worker to pass its mailbox; one that takes longer is stuck.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a draining proxy looks whether all connections have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -110,11 +110,7 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
     let mailboxes = Arc::new(OnceLock::<Mailboxes>::new());
     let control = {
         let mailboxes = Arc::clone(&mailboxes);
-        let barrier = move || {
-            if mailboxes.get().is_some_and(|mailboxes| !mailboxes.barrier(BARRIER_PATIENCE)) {
-                log::error!("a worker hasn't passed its mailbox for {BARRIER_PATIENCE:?}");
-            }
-        };
+        let barrier = move |patience| mailboxes.get().map_or(0, |mailboxes| mailboxes.barrier(patience));
         Arc::new(ControlPlane::start(&config, Arc::clone(&fleet), reports, workers, Box::new(barrier))?)
     };
     let room = Shares::of(descriptors::raise_limit()?, workers, listeners.len());

@@ -47,9 +47,21 @@ const NAMES_WAIT: Duration = Duration::from_secs(2);
 const DRAIN_LOOK_MIN: Duration = Duration::from_millis(1);
 const DRAIN_LOOK_MAX: Duration = Duration::from_millis(20);
 
+/// How long an admin call waits for a worker to pass its mailbox unless it is told; one that takes longer is stuck.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Blocks until every worker has passed its mailbox: what a worker does from then on, it does with the newest
-/// snapshot, and what it did before can be seen. It has a deadline of its own.
-pub type Barrier = Box<dyn Fn() + Send + Sync>;
+/// snapshot, and what it did before can be seen. Gives up after the time that it is given; how many have not passed theirs.
+pub type Barrier = Box<dyn Fn(Duration) -> usize + Send + Sync>;
+
+/// What a change has made, and who knows of it.
+#[derive(Debug)]
+pub struct Made<T> {
+    /// What it has made.
+    pub of: T,
+    /// Workers that have not been seen to take it in: none, unless one is stuck. Until they do, they go by what was before.
+    pub workers_behind: usize,
+}
 
 /// The control plane of one running proxy. Its threads end when it is stopped or dropped.
 pub struct ControlPlane {
@@ -139,9 +151,9 @@ impl ControlPlane {
         Ok(Self { registry, names, checker, publisher, ramp, barrier, changing, phase, started: Instant::now() })
     }
 
-    /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it, and it is being
-    /// probed. Waits up to 2 s for its name to resolve; one that doesn't is added all the same.
-    pub fn add(&self, config: BackendConfig) -> Result<Entry, AddError> {
+    /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it (but see [`Made`]), and it is
+    /// being probed. Waits up to 2 s for its name to resolve; one that doesn't is added all the same.
+    pub fn add(&self, config: BackendConfig) -> Result<Made<Entry>, AddError> {
         self.registry.check_free(&config)?; // before its name is waited for
         let host = (&*config.url.host, config.url.port);
         let addresses = self.names.resolve(&[host], NAMES_WAIT).pop().unwrap_or_default();
@@ -152,13 +164,12 @@ impl ControlPlane {
         drop(changing);
         log::info!("backend {} added through the admin API", entry.config.name);
         self.registry.tell();
-        (self.barrier)();
-        Ok(entry)
+        Ok(self.made(entry))
     }
 
     /// Removes a backend, as an operator asked; None if it isn't there. When it returns, no worker picks it any more,
-    /// and what is still in flight to it is all in its count, see [`Self::wait_for_drain`].
-    pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
+    /// and what is still in flight to it is all in its count, see [`Self::wait_for_drain`]; but see [`Made`].
+    pub fn remove(&self, which: Which<'_>) -> Option<Made<Arc<Backend>>> {
         let changing = self.changing.lock();
         let backend = self.registry.remove(which)?;
         self.names.forget(backend.id);
@@ -166,19 +177,30 @@ impl ControlPlane {
         drop(changing);
         log::info!("backend {} removed through the admin API", backend.name);
         self.registry.tell();
-        (self.barrier)();
-        Some(backend)
+        Some(self.made(backend))
     }
 
     /// Changes a backend's weight or state, as an operator asked; None if it isn't there. When it returns, every worker's
-    /// next pick knows it.
-    pub fn change(&self, which: Which<'_>, change: BackendChange) -> Option<Entry> {
+    /// next pick knows it; but see [`Made`].
+    pub fn change(&self, which: Which<'_>, change: BackendChange) -> Option<Made<Entry>> {
         let changing = self.changing.lock();
         let entry = self.registry.change(which, change, SystemTime::now())?;
         drop(changing);
         self.registry.tell();
-        (self.barrier)();
-        Some(entry)
+        Some(self.made(entry))
+    }
+
+    fn made<T>(&self, of: T) -> Made<T> {
+        let workers_behind = (self.barrier)(BARRIER_PATIENCE);
+        if workers_behind > 0 {
+            log::error!("{workers_behind} of the workers have not passed their mailboxes for {BARRIER_PATIENCE:?}");
+        }
+        Made { of, workers_behind }
+    }
+
+    /// Waits until every worker has taken in what was changed before, at most for `wait`; how many have not.
+    pub fn wait_for_workers(&self, wait: Duration) -> usize {
+        (self.barrier)(wait)
     }
 
     /// Waits until nothing is in flight to a backend that gets no new requests, at most for `wait`; what is left.

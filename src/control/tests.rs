@@ -4,7 +4,7 @@ mod quiet;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -23,6 +23,10 @@ struct Scene {
     admin: Serving,
     /// The snapshot's version when the workers last passed their mailboxes.
     settled: Arc<AtomicU64>,
+    /// Workers that don't pass theirs.
+    stuck: Arc<AtomicUsize>,
+    /// How often workers have been waited for.
+    waits: Arc<AtomicUsize>,
 }
 
 /// What the workers would have counted.
@@ -71,13 +75,26 @@ impl Scene {
         let fleet = Arc::new(fleet);
         let settled = Arc::new(AtomicU64::new(0));
         let (seen, book) = (Arc::clone(&fleet), Arc::clone(&settled));
-        let barrier: Barrier = Box::new(move || book.store(seen.snapshot.load().version, Ordering::SeqCst));
+        let stuck = Arc::new(AtomicUsize::new(0));
+        let waits = Arc::new(AtomicUsize::new(0));
+        let (held, asked) = (Arc::clone(&stuck), Arc::clone(&waits));
+        let barrier: Barrier = Box::new(move |patience| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            // What a call waits for by itself is made short.
+            let patience = if patience == BARRIER_PATIENCE { Duration::from_millis(10) } else { patience };
+            let deadline = Instant::now() + patience;
+            while held.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            book.store(seen.snapshot.load().version, Ordering::SeqCst);
+            held.load(Ordering::SeqCst)
+        });
         let control = ControlPlane::start(config, Arc::clone(&fleet), reports, 2, barrier).unwrap();
         let control = Arc::new(control);
         control.set_serving();
         let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let admin = admin.serve(Arc::clone(&control), Box::new(counts), 64).unwrap();
-        Self { fleet, control, admin, settled }
+        Self { fleet, control, admin, settled, stuck, waits }
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> Reply {
@@ -333,6 +350,58 @@ fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_
 }
 
 #[test]
+fn a_change_that_a_worker_has_not_taken_in_is_not_answered_as_done() {
+    let (one, two) = (dead(), dead());
+    let scene = Scene::with(std::slice::from_ref(&one));
+    let name = |url: &str| url.strip_prefix("http://").unwrap().to_owned();
+    let by_url = |url: &str| json!({ "url": url }).to_string();
+    let weight = |url: &str| json!({ "url": url, "weight": 2 }).to_string();
+    let calls = |wait: &str| {
+        [
+            ("POST", "/backends".to_owned(), by_url(&two), 201),
+            ("PATCH", format!("/backends{wait}"), weight(&two), 200),
+            ("PATCH", format!("/backends/{}{wait}", name(&one)), json!({ "state": "drain" }).to_string(), 200),
+            ("PATCH", format!("/backends/{}{wait}", name(&one)), json!({ "state": "ready" }).to_string(), 200),
+            ("DELETE", format!("/backends{wait}"), by_url(&two), 204),
+            ("DELETE", format!("/backends/{}{wait}", name(&one)), String::new(), 204),
+            ("POST", "/backends".to_owned(), by_url(&one), 201),
+        ]
+    };
+    for (stuck, wait) in [(1, ""), (2, "?wait=20ms"), (0, ""), (0, "?wait=10s")] {
+        scene.stuck.store(stuck, Ordering::SeqCst);
+        for (method, path, body, done) in calls(wait) {
+            let reply = scene.call(method, &path, &body);
+            if stuck == 0 {
+                assert_eq!(reply.status, done, "{method} {path}: {}", reply.body);
+                continue;
+            }
+            let url = if body.contains(&two) { &two } else { &one };
+            let known = json!({ "name": name(url), "url": url, "in_flight": 0, "workers_behind": stuck });
+            assert_eq!((reply.status, reply.json()), (202, known), "{method} {path}");
+            if method == "POST" {
+                assert!(reply.head.contains(&format!("\r\nLocation: /backends/{}\r\n", name(url))), "{}", reply.head);
+            }
+        }
+        assert_eq!(scene.get("/status").json()["total_backends"], 1, "it was made all the same");
+    }
+}
+
+#[test]
+fn a_call_that_waits_waits_for_the_workers_too() {
+    let url = dead();
+    let scene = Scene::with(std::slice::from_ref(&url));
+    scene.stuck.store(1, Ordering::SeqCst);
+    let path = format!("/backends/{}?wait=10s", url.strip_prefix("http://").unwrap());
+    let reply = thread::scope(|scope| {
+        let call = scope.spawn(|| scene.call("DELETE", &path, ""));
+        scene.wait_for(|scene| scene.waits.load(Ordering::SeqCst) > 1);
+        scene.stuck.store(0, Ordering::SeqCst);
+        call.join().unwrap()
+    });
+    assert_eq!((reply.status, &*reply.body), (204, ""));
+}
+
+#[test]
 fn readiness_follows_the_phases_and_the_backends() {
     let (serving, url) = good();
     let scene = Scene::with(std::slice::from_ref(&url));
@@ -369,7 +438,7 @@ fn a_refused_backend_comes_back_by_itself() {
 #[test]
 fn it_is_not_ready_before_it_serves() {
     let (fleet, reports) = Fleet::new((&Config::default()).into());
-    let control = ControlPlane::start(&Config::default(), Arc::new(fleet), reports, 1, Box::new(|| ())).unwrap();
+    let control = ControlPlane::start(&Config::default(), Arc::new(fleet), reports, 1, Box::new(|_| 0)).unwrap();
     assert_eq!(control.readiness(), Err(NotReady::Starting));
     control.set_serving();
     assert_eq!(control.readiness(), Err(NotReady::NoBackend));

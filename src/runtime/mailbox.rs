@@ -39,9 +39,9 @@ pub(super) struct Mailbox {
 pub struct Mailboxes(pub(super) Arc<[Arc<Mailbox>]>);
 
 impl Mailboxes {
-    /// Returns when every worker has passed its mailbox: what was stored before the call (a snapshot swapped in) has
-    /// then been seen by every later pick. False when a worker didn't within `patience`.
-    pub fn barrier(&self, patience: Duration) -> bool {
+    /// Returns when every worker has passed its mailbox, so that what was stored before the call (a snapshot swapped in) is
+    /// seen by every later pick, but waits no longer than `patience`. How many have not passed it.
+    pub fn barrier(&self, patience: Duration) -> usize {
         let (done, passed) = channel::bounded::<()>(self.0.len());
         for mailbox in self.0.iter() {
             let done = done.clone();
@@ -50,7 +50,7 @@ impl Mailboxes {
             }));
         }
         let deadline = Instant::now() + patience;
-        self.0.iter().all(|_| passed.recv_deadline(deadline).is_ok())
+        self.0.iter().filter(|_| passed.recv_deadline(deadline).is_err()).count()
     }
 
     /// Sends a connection that was just accepted to another worker.

@@ -1,6 +1,7 @@
 //! One function a call of the API. What can't be done comes back as its problem document.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -9,9 +10,9 @@ use super::bodies;
 use super::views::{FullBackend, Status, millis};
 use crate::balance::Backend;
 use crate::config::{BackendUrl, parse_duration};
-use crate::control::ControlPlane;
 use crate::control::entry::{Entry, Which};
 use crate::control::server::{Answer, Call};
+use crate::control::{ControlPlane, Made};
 
 /// The longest that a call waits for a drain.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -65,59 +66,91 @@ pub(super) fn readyz(control: &ControlPlane, call: &Call) -> Outcome {
 pub(super) fn add(control: &ControlPlane, call: &Call) -> Outcome {
     Parameters::none(call)?;
     let config = bodies::backend(&call.body)?;
-    let entry = control.add(config).map_err(|error| Answer::problem(409, &error.to_string()))?;
-    let place = format!("/backends/{}", encode(&entry.config.name));
-    Ok(Answer::json(201, &FullBackend::from(&entry)).with("Location", place))
+    let Made { of: entry, workers_behind } =
+        control.add(config).map_err(|error| Answer::problem(409, &error.to_string()))?;
+    let answer = match workers_behind {
+        0 => Answer::json(201, &FullBackend::from(&entry)),
+        behind => unfinished(&entry.backend, entry.backend.in_flight(), behind),
+    };
+    Ok(answer.with("Location", format!("/backends/{}", encode(&entry.config.name))))
 }
 
 pub(super) fn remove_by_url(control: &ControlPlane, call: &Call) -> Outcome {
     let wait = Parameters::wait(call)?;
     let url = bodies::url(&call.body)?;
     let removed = control.remove(Which::Url(&url.normalized));
-    let backend = removed.ok_or_else(|| no_such_url(&url))?;
-    Ok(drained(&backend, wait))
+    Ok(drained(control, &removed.ok_or_else(|| no_such_url(&url))?, wait))
 }
 
 pub(super) fn remove_by_name(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
     let wait = Parameters::wait(call)?;
     let name = decode(segment)?;
-    let backend = control.remove(Which::Name(&name)).ok_or_else(|| no_such_name(&name))?;
-    Ok(drained(&backend, wait))
+    let removed = control.remove(Which::Name(&name));
+    Ok(drained(control, &removed.ok_or_else(|| no_such_name(&name))?, wait))
 }
 
 pub(super) fn change_by_url(control: &ControlPlane, call: &Call) -> Outcome {
     let wait = Parameters::wait(call)?;
     let (url, change) = bodies::change_by_url(&call.body)?;
     let changed = control.change(Which::Url(&url.normalized), change);
-    Ok(changed_to(&changed.ok_or_else(|| no_such_url(&url))?, wait))
+    Ok(changed_to(control, &changed.ok_or_else(|| no_such_url(&url))?, wait))
 }
 
 pub(super) fn change_by_name(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
     let wait = Parameters::wait(call)?;
     let name = decode(segment)?;
     let change = bodies::change(&call.body)?;
-    Ok(changed_to(&control.change(Which::Name(&name), change).ok_or_else(|| no_such_name(&name))?, wait))
+    let changed = control.change(Which::Name(&name), change);
+    Ok(changed_to(control, &changed.ok_or_else(|| no_such_name(&name))?, wait))
 }
 
 /// Changed; and if that was asked for and it gets no new requests now, with nothing in flight any more.
-fn changed_to(entry: &Entry, wait: Option<Duration>) -> Answer {
-    let wait = wait.filter(|_| entry.is_out_of_service());
-    match wait.map(|wait| ControlPlane::wait_for_drain(&entry.backend, wait)) {
-        None | Some(0) => Answer::json(200, &FullBackend::from(entry)),
-        Some(left) => still_in_flight(&entry.backend, left),
+fn changed_to(control: &ControlPlane, made: &Made<Entry>, wait: Option<Duration>) -> Answer {
+    let entry = &made.of;
+    match settle(control, &entry.backend, made.workers_behind, wait, entry.is_out_of_service()) {
+        Some(unfinished) => unfinished,
+        None => Answer::json(200, &FullBackend::from(entry)),
     }
 }
 
 /// Removed; and if that was asked for, with nothing in flight any more.
-fn drained(backend: &Backend, wait: Option<Duration>) -> Answer {
-    match wait.map(|wait| ControlPlane::wait_for_drain(backend, wait)) {
-        None | Some(0) => Answer::empty(204),
-        Some(left) => still_in_flight(backend, left),
+fn drained(control: &ControlPlane, made: &Made<Arc<Backend>>, wait: Option<Duration>) -> Answer {
+    settle(control, &made.of, made.workers_behind, wait, true).unwrap_or_else(|| Answer::empty(204))
+}
+
+/// Waits, if that was asked for, until every worker knows of a change, and until nothing is in flight to a backend that
+/// `drains`. The answer that tells what is left, if anything is.
+fn settle(
+    control: &ControlPlane,
+    backend: &Backend,
+    mut behind: usize,
+    wait: Option<Duration>,
+    drains: bool,
+) -> Option<Answer> {
+    let mut left = 0;
+    if let Some(wait) = wait {
+        let deadline = Instant::now() + wait;
+        if behind > 0 {
+            behind = control.wait_for_workers(wait);
+        }
+        if drains {
+            left = ControlPlane::wait_for_drain(backend, deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+    match (behind, left) {
+        (0, 0) => None,
+        (0, left) => Some(unfinished(backend, left, 0)),
+        (behind, _) => Some(unfinished(backend, backend.in_flight(), behind)),
     }
 }
 
-fn still_in_flight(backend: &Backend, left: usize) -> Answer {
-    Answer::json(202, &json!({ "name": backend.name, "url": backend.url, "in_flight": left }))
+/// The change is made, and what was to follow it hasn't happened yet: requests are in flight, workers don't know of it.
+fn unfinished(backend: &Backend, in_flight: usize, behind: usize) -> Answer {
+    let mut document = json!({ "name": backend.name, "url": backend.url, "in_flight": in_flight });
+    if behind > 0 {
+        document["workers_behind"] = behind.into();
+    }
+    Answer::json(202, &document)
 }
 
 /// The query's parameters, of which each call knows its own.
