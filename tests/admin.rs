@@ -204,6 +204,30 @@ fn a_bad_body_is_a_400_that_says_why_and_changes_nothing() {
 }
 
 #[test]
+fn backends_that_differ_by_their_base_path_alone_have_names_of_their_own() {
+    let origin = Origin::answering("a");
+    let url = |base: &str| format!("{}{base}", origin.url());
+    let proxy = Proxy::with(&[], json!({ "backends": [url("/v1"), url("")] }));
+    let host = format!("127.0.0.1:{}", origin.port());
+    for (base, name) in [("/v2/", "%2Fv2"), ("/v%203", "%2Fv%25203")] {
+        let answer = proxy.admin("POST", "/backends", &json!({ "url": url(base) }).to_string());
+        assert_eq!(answer.status(), 201, "{answer:?}");
+        let place = format!("/backends/{host}{name}");
+        assert_eq!(answer.field("location"), Some(place.as_str()));
+        assert_eq!(proxy.admin("GET", &place, "").json()["url"], url(base));
+    }
+    let list = proxy.admin("GET", "/backends", "").json();
+    let names: Vec<_> = list.as_array().expect("a list").iter().map(|backend| backend["name"].clone()).collect();
+    assert_eq!(names, [host.clone(), format!("{host}/"), format!("{host}/v2"), format!("{host}/v%203")]);
+
+    let given = json!({ "url": url("/v4"), "name": host }).to_string();
+    problem(&proxy.admin("POST", "/backends", &given), 409);
+    assert_eq!(proxy.admin("DELETE", &format!("/backends/{host}%2F"), "").status(), 204);
+    assert_eq!(proxy.admin("GET", &format!("/backends/{host}%2F"), "").status(), 404);
+    assert_eq!(proxy.status()["total_backends"], 3);
+}
+
+#[test]
 fn a_body_is_read_as_the_configuration_file_is() {
     let proxy = Proxy::over(&[]);
     let mark = "\u{feff}";

@@ -136,16 +136,19 @@ pub fn are_told(errors: &ConfigErrors, text: &str) {
     }
 }
 
-/// A backend with every field said.
+/// A backend with every field said, but for a name that it has by default.
 pub fn written_backend(backend: &BackendConfig) -> Value {
-    json!({
+    let mut written = json!({
         "url": backend.url.written,
-        "name": backend.name,
         "weight": backend.weight,
         "backup": backend.backup,
         "max_connections": backend.max_connections,
         "zone": backend.zone,
-    })
+    });
+    if backend.is_named {
+        written["name"] = backend.name.as_str().into();
+    }
+    written
 }
 
 fn codes(ranges: &[RangeInclusive<u16>]) -> String {

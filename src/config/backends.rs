@@ -31,7 +31,7 @@ pub(super) fn read(fields: &mut Fields, config: &mut Config, places: &mut Vec<Fi
     let wanted = "a list of URLs or of objects with \"url\"";
     let Some(list) = field.list(fields.problems, 0..=BACKENDS_MAX, wanted) else { return };
     let mut urls: HashMap<String, String> = HashMap::new();
-    let mut names: HashMap<String, String> = HashMap::new();
+    let mut found = Vec::new();
     for field in list {
         let Some((backend, url_field)) = backend(&field, home_of, fields.problems) else { continue };
         if let Some(first) = urls.get(&backend.url.normalized) {
@@ -39,16 +39,50 @@ pub(super) fn read(fields: &mut Fields, config: &mut Config, places: &mut Vec<Fi
             fields.problems.note(&url_field.path, url_field.node.at, problem);
             continue;
         }
-        if let Some(first) = names.get(&backend.name) {
-            let problem = Problem::SameName { name: backend.name, first: first.clone() };
-            fields.problems.note(&field.path, field.node.at, problem);
-            continue;
-        }
         urls.insert(backend.url.normalized.clone(), field.path.clone());
-        names.insert(backend.name.clone(), field.path);
+        found.push((backend, field, url_field));
+    }
+    let has_its_own = tell_apart(&mut found, fields.problems);
+    for ((backend, _, url_field), _) in found.into_iter().zip(has_its_own).filter(|(_, has_its_own)| *has_its_own) {
         let position = fields.problems.position(url_field.node.at);
         places.push(FieldPlace { path: url_field.path, position });
         config.backends.push(backend);
+    }
+}
+
+/// Sees to it that each backend's name is its own: first those that were given, then defaults in the file's order, which
+/// give way where they can. Which of them have got one.
+fn tell_apart(backends: &mut [(BackendConfig, Field, Field)], problems: &mut Problems) -> Vec<bool> {
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut has_its_own = vec![false; backends.len()];
+    for given in [true, false] {
+        for (nth, (backend, field, _)) in backends.iter_mut().enumerate().filter(|(_, each)| each.0.is_named == given) {
+            if names.contains_key(&backend.name)
+                && let Some(longer) = backend.longer_name()
+            {
+                backend.name = longer;
+            }
+            if let Some(first) = names.get(&backend.name) {
+                let problem = Problem::SameName { name: backend.name.clone(), first: first.clone() };
+                problems.note(&field.path, field.node.at, problem);
+                continue;
+            }
+            names.insert(backend.name.clone(), field.path.clone());
+            has_its_own[nth] = true;
+        }
+    }
+    has_its_own
+}
+
+impl BackendConfig {
+    /// What a backend without a name of its own is called where another one has its default name: that with the base path
+    /// behind it, `/` where there is none. Two backends that differ by their base path alone so differ by name too.
+    /// None for a name that was given, and where it would be too long.
+    pub fn longer_name(&self) -> Option<String> {
+        let authority = self.url.authority();
+        let is_default = !self.is_named && self.name == authority;
+        let base_path = if self.url.base_path.is_empty() { "/" } else { &self.url.base_path };
+        Some(authority + base_path).filter(|name| is_default && name.len() <= NAME_BYTES_MAX)
     }
 }
 
@@ -159,8 +193,10 @@ fn backend<'n>(field: &Field<'n>, home: Home, problems: &mut Problems) -> Option
     if problems.count() > noted_before {
         return None;
     }
-    let name = name.flatten().map_or_else(|| url.authority(), str::to_owned);
-    Some((BackendConfig { url, name, weight, backup, max_connections, zone }, url_field))
+    let name = name.flatten();
+    let is_named = name.is_some();
+    let name = name.map_or_else(|| url.authority(), str::to_owned);
+    Some((BackendConfig { url, name, is_named, weight, backup, max_connections, zone }, url_field))
 }
 
 fn backend_url(field: &Field, problems: &mut Problems) -> Option<BackendUrl> {
@@ -189,3 +225,6 @@ fn is_name_byte(byte: u8) -> bool {
 pub(super) fn is_zone(text: &str) -> bool {
     text.len() <= ZONE_BYTES_MAX && text.bytes().all(is_name_byte)
 }
+
+#[cfg(test)]
+mod tests;

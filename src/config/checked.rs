@@ -97,8 +97,10 @@ pub enum HashKey {
 pub struct BackendConfig {
     /// Its address.
     pub url: BackendUrl,
-    /// Unique; `host:port` by default.
+    /// Unique; `host:port` by default, and where that is taken [`Self::longer_name`].
     pub name: String,
+    /// Whether the name was given.
+    pub is_named: bool,
     /// Its share of the traffic against the others', 0–256; 0: none.
     pub weight: u32,
     /// It gets traffic only when no other can.
@@ -112,7 +114,8 @@ pub struct BackendConfig {
 impl BackendConfig {
     /// A backend with every default.
     pub fn at(url: BackendUrl) -> Self {
-        Self { name: url.authority(), url, weight: 1, backup: false, max_connections: 0, zone: String::new() }
+        let name = url.authority();
+        Self { name, is_named: false, url, weight: 1, backup: false, max_connections: 0, zone: String::new() }
     }
 }
 

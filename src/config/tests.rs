@@ -266,10 +266,6 @@ const WRONG: &[(&str, &[&str])] = &[
         r#"{"backends": ["http://a", {"url": "HTTP://A:80/", "name": "b"}]}"#,
         &["backends[1].url: the same backend as backends[0]"],
     ),
-    (
-        r#"{"backends": ["http://a/x", "http://a/y"]}"#,
-        &["backends[1]: the name \"a:80\" is taken by backends[0], give one of them another \"name\""],
-    ),
     // Several at once, in the file's order
     (
         r#"{"backends": [{"uri": "http://a", "name": ""}, "ftp://b"], "port": "x", "timeouts": {"head": "1", "hed": 1}}"#,
@@ -460,56 +456,6 @@ fn what_is_right_in_a_wrong_file_is_kept_for_look_ups() {
     assert_eq!(found.errors.errors.len(), 2);
     let places: Vec<_> = found.backends.iter().map(|(url, place)| (url.host.as_str(), place.path.as_str())).collect();
     assert_eq!(places, [("a", "backends[1]"), ("b", "backends[2].url")]);
-}
-
-#[test]
-fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
-    let good = parse_backend(r#"{"url": "http://Localhost:8085/", "name": "five"}"#).expect("it is right");
-    assert_eq!((good.name.as_str(), good.url.normalized.as_str()), ("five", "http://localhost:8085"));
-    let full = r#"{"url": "http://a", "weight": 0, "backup": true, "max_connections": 7, "zone": "eu-1"}"#;
-    let full = parse_backend(full).expect("it is right");
-    assert_eq!((full.weight, full.backup, full.max_connections, full.zone.as_str()), (0, true, 7, "eu-1"));
-    let alone = parse_backend(r#"{"url": "http://[::1]:8085"}"#).expect("it is right");
-    assert_eq!(alone.name, "[::1]:8085");
-
-    let cases = [
-        ("null", "found null, wanted an object with the backend's \"url\""),
-        ("[]", "found a list, wanted an object with the backend's \"url\""),
-        (r#""http://a""#, "found \"http://a\", wanted an object with the backend's \"url\""),
-        ("{}", "url: missing, wanted the backend's URL"),
-        (r#"{"url": 7}"#, "url: found 7, wanted a URL such as \"http://localhost:8082\""),
-        (
-            r#"{"url": "https://a"}"#,
-            "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
-        ),
-        (r#"{"url": "http://a", "weight": -1}"#, "weight: found -1, wanted a whole number from 0 to 256"),
-        (
-            r#"{"url": "http://a", "port": 1}"#,
-            "port: unknown field, known here: url, name, weight, backup, max_connections, zone",
-        ),
-        (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
-    ];
-    for (body, wanted) in cases {
-        let errors = parse_backend(body).expect_err("it is wrong");
-        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(told, [wanted], "{body}");
-    }
-}
-
-#[test]
-fn a_backend_is_named_by_its_url_and_nothing_else() {
-    let url = parse_backend_url(r#"{"url": "http://Localhost:80"}"#).expect("it is right");
-    assert_eq!(url.normalized, "http://localhost");
-    for (body, wanted) in [
-        ("{}", "url: missing, wanted the backend's URL"),
-        ("7", "found 7, wanted an object with the backend's \"url\""),
-        (r#"{"url": "http://a", "name": "x"}"#, "name: unknown field, known here: url"),
-        (r#"{"url": "http://a", "url": "http://b"}"#, "url: given twice"),
-    ] {
-        let errors = parse_backend_url(body).expect_err("it is wrong");
-        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(told, [wanted], "{body}");
-    }
 }
 
 #[test]

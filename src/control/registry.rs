@@ -130,13 +130,13 @@ impl Registry {
     /// that is of no account).
     pub fn add(
         &self,
-        config: BackendConfig,
+        mut config: BackendConfig,
         addresses: Vec<SocketAddr>,
         source: Source,
         now: SystemTime,
     ) -> Result<Entry, AddError> {
         let mut inner = self.inner.lock();
-        inner.check_free(&config)?;
+        inner.make_room(&mut config)?;
         let entry = inner.insert(config, addresses, &self.maker(), source, now);
         self.note_change(&mut inner);
         drop(inner);
@@ -155,8 +155,8 @@ impl Registry {
         let before = inner.entries.len();
         let maker = self.maker();
         let mut added = Vec::with_capacity(backends.len());
-        for (config, addresses) in backends {
-            if let Err(error) = inner.check_free(&config) {
+        for (mut config, addresses) in backends {
+            if let Err(error) = inner.make_room(&mut config) {
                 inner.entries.truncate(before);
                 return Err(error);
             }
@@ -170,7 +170,7 @@ impl Registry {
 
     /// Whether a backend could be added now.
     pub fn check_free(&self, config: &BackendConfig) -> Result<(), AddError> {
-        self.inner.lock().check_free(config)
+        self.inner.lock().make_room(&mut config.clone())
     }
 
     /// Takes a backend out; None if it isn't there.
@@ -353,7 +353,8 @@ impl From<&CircuitBreaker> for Thresholds {
 }
 
 impl Inner {
-    fn check_free(&self, config: &BackendConfig) -> Result<(), AddError> {
+    /// Sees whether a backend can be added, and calls it otherwise where its default name is taken.
+    fn make_room(&self, config: &mut BackendConfig) -> Result<(), AddError> {
         if self.entries.len() >= BACKENDS_MAX {
             return Err(AddError::Full);
         }
@@ -361,7 +362,13 @@ impl Inner {
         if let Some(entry) = same_url {
             return Err(AddError::UrlTaken(entry.config.name.clone()));
         }
-        match self.entries.iter().find(|entry| entry.is(Which::Name(&config.name))) {
+        let holder = |name: &str| self.entries.iter().find(|entry| entry.is(Which::Name(name)));
+        if holder(&config.name).is_some()
+            && let Some(longer) = config.longer_name()
+        {
+            config.name = longer;
+        }
+        match holder(&config.name) {
             Some(entry) => Err(AddError::NameTaken(entry.config.url.written.clone())),
             None => Ok(()),
         }

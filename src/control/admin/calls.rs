@@ -221,9 +221,10 @@ fn decode(text: &str) -> Result<String, Answer> {
     String::from_utf8(bytes).map_err(|_| refuse())
 }
 
-/// Percent-encodes what a path segment can't hold; in names those are the brackets of an IPv6 address.
+/// Percent-encodes what a path segment can't hold; in names those are the brackets of an IPv6 address, and what a base path
+/// brings along.
 fn encode(name: &str) -> String {
-    name.replace('[', "%5B").replace(']', "%5D")
+    name.replace('%', "%25").replace('/', "%2F").replace('[', "%5B").replace(']', "%5D")
 }
 
 #[cfg(test)]
@@ -238,6 +239,7 @@ mod tests {
         for text in ["%", "%5", "%+5", "%zz", "%ff"] {
             assert_eq!(decode(text).unwrap_err().status(), 400, "{text}");
         }
-        assert_eq!(decode(&encode("[::1]:80")).ok().as_deref(), Some("[::1]:80"));
+        assert_eq!(encode("[::1]:80/a%20b"), "%5B::1%5D:80%2Fa%2520b");
+        assert_eq!(decode(&encode("[::1]:80/a%20b")).ok().as_deref(), Some("[::1]:80/a%20b"));
     }
 }
