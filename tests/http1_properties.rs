@@ -2,9 +2,10 @@
 //! nothing makes a parser panic, and what is written is read back as what was meant.
 
 use maypole::http1::{
-    CHUNK_END, ChunkError, Decoder, Framing, HeadLimits, LAST_CHUNK, Method, Parsed, Request, RequestError, Version,
-    chunk_header, parse_request, parse_response,
+    CHUNK_END, ChunkError, Decoder, FieldNames, Framing, HeadLimits, LAST_CHUNK, Method, Parsed, Request, RequestError,
+    Version, chunk_header, parse_request, parse_response,
 };
+use maypole::proxy::Via;
 use maypole::proxy::forward::{
     RequestForwarding, ResponseForwarding, client_framing, write_request_head, write_response_head,
 };
@@ -178,14 +179,17 @@ proptest! {
     #[test]
     fn a_rewritten_request_says_what_the_request_said(head in request_head(), trusted in any::<bool>()) {
         let mut out = Vec::new();
+        let (strangers, via) = (FieldNames::new(["X-Real-IP"]), Via::new("maypole"));
         let meant = parse_request(&head, &LIMITS, |request| {
             let how = RequestForwarding {
                 base_path: b"/base",
                 default_host: b"backend:81",
                 peer: [127, 0, 0, 1].into(),
                 trusted,
+                untrusted_fields: &strangers,
                 scheme: "http",
                 request_id: b"id",
+                via: Some(&via),
                 upgrade: true,
             };
             write_request_head(&mut out, request, &how);

@@ -147,6 +147,46 @@ struct Asked {
 
 /// Sends a GET every `every` over so many connections for `lasts`, in order of their answers. They are sent when they are
 /// due, whatever became of those before.
+#[test]
+fn a_key_that_is_sent_twice_is_no_way_around_the_limit() {
+    let origin = Origin::answering("ok");
+    let proxy = limited(&origin, json!({ "requests": 1, "per": "1h", "key": "header:X-Key" }));
+    let ask = |lines: &str| proxy.client().send(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")).answer().status();
+    assert_eq!([ask("X-Key: real\r\n"), ask("X-Key: real\r\n")], [200, 429]);
+    // Equal lines are the same key; of different ones nobody knows which the backend believes: the address counts.
+    assert_eq!(ask("X-Key: real\r\nX: 1\r\nx-key: real\r\n"), 429);
+    let asked = (0..4).map(|nth| ask(&format!("X-Key: made-up-{nth}\r\nX-Key: real\r\n"))).collect::<Vec<_>>();
+    assert_eq!(asked, [200, 429, 429, 429]);
+    assert_eq!(ask("X-Key: real\r\nX-Key: made-up\r\n"), 429);
+    assert_eq!(ask("X-Key: another\r\n"), 200);
+}
+
+#[test]
+fn clients_behind_trusted_proxies_are_told_apart_however_these_write_their_addresses() {
+    let origin = Origin::answering("ok");
+    let limit = json!({ "rate_limit": { "requests": 1, "per": "1h" }, "trusted_proxies": ["127.0.0.0/8"] });
+    let proxy = Proxy::with(&[&origin], limit);
+    let ask = |lines: &str| proxy.client().send(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")).answer().status();
+    for (one, same, other) in [
+        ("X-Forwarded-For: 203.0.113.1", "X-Forwarded-For: 203.0.113.1,", "X-Forwarded-For: 203.0.113.2, ,"),
+        ("X-Forwarded-For: [2001:db8:1::1]", "X-Forwarded-For: 2001:db8:1::2", "X-Forwarded-For: [2001:db8:2::1]:9"),
+        ("X-Forwarded-For: \"203.0.113.3\"", "X-Forwarded-For: 203.0.113.3:80", "X-Forwarded-For: \"203.0.113.4\""),
+        (
+            "Forwarded: for=203.0.113.5",
+            "Forwarded: For=\"203.0.113.5:1\";by=x",
+            "Forwarded: for=6.6.6.6, for=203.0.113.6",
+        ),
+        (
+            "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-For: 203.0.113.7",
+            "X-Forwarded-For: 203.0.113.7",
+            "X-Forwarded-For: 9.9.9.9",
+        ),
+    ] {
+        let asked = [one, same, other].map(|line| ask(&format!("{line}\r\n")));
+        assert_eq!(asked, [200, 429, 200], "{one} / {same} / {other}");
+    }
+}
+
 fn load(proxy: &Proxy, from: Ipv4Addr, connections: u32, every: Duration, lasts: Duration) -> Vec<Asked> {
     let began = Instant::now();
     let of_one = |number: u32| {

@@ -32,6 +32,9 @@ fn is_within_bounds(config: &Config) {
     let shared = config.port != 0 && config.port == config.admin_port && config.bind.contains(&config.admin_bind);
     assert!(!shared, "two listeners on one address");
     assert!((1..=1024).contains(&config.workers) && config.trusted_proxies.len() <= 1024);
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    assert!(config.untrusted_fields.len() <= 64 && config.untrusted_fields.iter().all(|name| is_name(name)));
+    assert!(config.via.as_deref().is_none_or(|name| name.len() <= 64 && is_name(name) && !name.contains([',', '('])));
 
     assert!(config.backends.len() <= config::BACKENDS_MAX);
     let urls: HashSet<_> = config.backends.iter().map(|backend| &backend.url.normalized).collect();
@@ -73,7 +76,7 @@ fn is_within_bounds(config: &Config) {
     assert!((1024..=65536).contains(&limits.head_bytes) && (1..=1000).contains(&limits.headers));
     assert!((64..=limits.head_bytes).contains(&limits.uri_bytes) && limits.body_bytes <= 1 << 60);
     assert!((1..=10).contains(&config.retries.attempts));
-    assert!(limits.max_in_flight <= 10_000_000 && config.queue.size <= 1_000_000);
+    assert!(limits.hops <= 1000 && limits.max_in_flight <= 10_000_000 && config.queue.size <= 1_000_000);
     assert!((tick..=Duration::from_secs(3600)).contains(&config.queue.timeout));
     if let Some(limit) = &config.rate_limit {
         assert!((1..=1_000_000).contains(&limit.requests) && (1..=100_000).contains(&limit.burst));
@@ -160,6 +163,7 @@ fn networks<T: ToString>(networks: &[T]) -> Vec<String> {
 }
 
 /// A configuration with every field said.
+#[expect(clippy::too_many_lines, reason = "a line for each field")]
 fn written(config: &Config) -> Value {
     let time = |time: Duration| format!("{}ns", time.as_nanos());
     let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
@@ -226,10 +230,13 @@ fn written(config: &Config) -> Value {
             "connections_per_client": limits.connections_per_client,
             "min_body_rate": limits.min_body_rate,
             "max_in_flight": limits.max_in_flight,
+            "hops": limits.hops,
         },
         "retries": { "attempts": retries.attempts, "on": on },
         "workers": config.workers,
         "trusted_proxies": networks(&config.trusted_proxies),
+        "untrusted_fields": config.untrusted_fields,
+        "via": config.via.as_ref().map_or(json!(false), |name| json!(name)),
         "queue": { "size": config.queue.size, "timeout": time(config.queue.timeout) },
         "rate_limit": config.rate_limit.as_ref().map(|limit| json!({
             "requests": limit.requests,

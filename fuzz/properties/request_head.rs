@@ -1,6 +1,7 @@
 //! A request's head, read and rewritten for a backend.
 
-use maypole::http1::{Framing, HeadLimits, Parsed, Request, RequestError, Target, Version, parse_request};
+use maypole::http1::{FieldNames, Framing, HeadLimits, Parsed, Request, RequestError, Target, Version, parse_request};
+use maypole::proxy::Via;
 use maypole::proxy::forward::{RequestForwarding, write_request_head};
 
 use super::strict::{self, Head};
@@ -17,6 +18,7 @@ pub fn check(bytes: &[u8]) {
         let part = outcome(&bytes[..cut]);
         assert!(part == Ok(Parsed::Partial) || part == whole, "cut at {cut}: {part:?}, but whole {whole:?}");
     }
+    let (strangers, via) = (FieldNames::new(UNTRUSTED), Via::new("maypole"));
     let _ = parse_request(bytes, &LIMITS, |request| {
         is_what_the_grammar_reads(request, bytes);
         for (trusted, upgrade) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -25,8 +27,10 @@ pub fn check(bytes: &[u8]) {
                 default_host: b"backend:81",
                 peer: [127, 0, 0, 1].into(),
                 trusted,
+                untrusted_fields: &strangers,
                 scheme: "http",
                 request_id: b"id",
+                via: Some(&via).filter(|_| trusted || upgrade),
                 upgrade,
             };
             let mut out = Vec::new();
@@ -105,7 +109,13 @@ fn says_the_same(request: &Request<'_, '_>, how: &RequestForwarding<'_>, out: &[
     let lone = ["x-forwarded-proto", "x-request-id"];
     assert!(lone.iter().all(|name| head.only(name).is_some()));
     assert!(head.all("x-forwarded-host").count() <= 1);
-    assert_eq!(head.list("via").last().map(Vec::as_slice), Some(via(request.version)));
+    let vias = head.all("via").count() - usize::from(how.via.is_some());
+    assert_eq!(vias, request.values("via").count());
+    if how.via.is_some() {
+        assert_eq!(head.all("via").last(), Some(via(request.version)));
+    }
+    let announced = head.all("trailer").count();
+    assert!(announced == 0 || request.framing == Framing::Chunked, "trailers that can't come are announced");
     if !how.trusted {
         assert_eq!(forwarded_for, b"127.0.0.1");
         assert_eq!(head.only("x-request-id"), Some(how.request_id));
@@ -116,6 +126,10 @@ fn says_the_same(request: &Request<'_, '_>, how: &RequestForwarding<'_>, out: &[
             let as_cgi: Vec<u8> = name.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
             let own = [&b"x-forwarded-for"[..], b"x-forwarded-proto", b"x-forwarded-host"].contains(&&name[..]);
             assert!(own || !as_cgi.starts_with(b"x-forwarded-"), "a stranger is believed: {}", name.escape_ascii());
+            let untrusted = UNTRUSTED.iter().any(|untrusted| as_cgi == untrusted.to_ascii_lowercase().as_bytes());
+            assert!(!untrusted, "a stranger is believed: {}", name.escape_ascii());
+            let respelled = name != as_cgi && OWN.iter().any(|own| as_cgi == own.as_bytes());
+            assert!(!respelled, "another spelling of what the proxy says: {}", name.escape_ascii());
         }
     }
     one_hop::nothing_else_changed(&head, request.fields, OWN);
@@ -124,6 +138,9 @@ fn says_the_same(request: &Request<'_, '_>, how: &RequestForwarding<'_>, out: &[
 fn via(version: Version) -> &'static [u8] {
     if version == Version::Http11 { b"1.1 maypole" } else { b"1.0 maypole" }
 }
+
+/// Fields that only trusted peers may set, for these properties.
+const UNTRUSTED: [&str; 2] = ["X-Real-IP", "A"];
 
 /// What the proxy says itself on this hop, whatever `Connection` names.
 const OWN: &[&str] = &[

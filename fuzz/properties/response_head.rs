@@ -150,6 +150,8 @@ fn says_the_same(response: &Response<'_, '_>, method: Method, how: &ResponseForw
     assert_eq!(says_close, how.close && !interim);
     assert!(options.iter().all(|option| [&b"close"[..], b"keep-alive", b"upgrade"].contains(&&option[..])));
     assert_eq!(options.contains(&b"upgrade".to_vec()), head.only("upgrade").is_some());
+    let kept_10 = how.client_version == Version::Http10 && !how.close && !interim;
+    assert_eq!(options.contains(&b"keep-alive".to_vec()), kept_10, "an HTTP/1.0 client goes by it");
     for name in one_hop::NAMES {
         assert_eq!(head.all(name).count(), 0, "{name} is passed on");
     }

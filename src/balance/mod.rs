@@ -30,4 +30,4 @@ pub use latency::Latency;
 pub use queue::{Call, Queue, QueueFull, Ticket};
 pub use sessions::{Mark, MarkKey, Sessions};
 pub use snapshot::{Member, Snapshot};
-pub use strategy::{KeySource, Occasion, Policy, Strategy, hash};
+pub use strategy::{KeySource, Occasion, Policy, Strategy, hash, hash_pieces};

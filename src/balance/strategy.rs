@@ -76,6 +76,13 @@ pub fn hash(key: &[u8]) -> u64 {
     hash_with(0, key)
 }
 
+/// The same of bytes that come in pieces.
+pub fn hash_pieces<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0, 0);
+    pieces.into_iter().for_each(|piece| hasher.write(piece));
+    hasher.finish()
+}
+
 /// One of many independent hashes of the same bytes.
 pub(super) fn hash_with(number: u64, bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(number, 0);

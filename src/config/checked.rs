@@ -46,6 +46,10 @@ pub struct Config {
     pub workers: usize,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Fields that only these may set; `_` counts as `-`.
+    pub untrusted_fields: Vec<String>,
+    /// What the proxy calls itself in `Via`, a token; None: it adds no such field.
+    pub via: Option<String>,
     /// What becomes of requests that find no room.
     pub queue: Queue,
     /// How many requests each client may send; None: as many as it likes.
@@ -214,6 +218,8 @@ pub struct Limits {
     pub min_body_rate: u64,
     /// Requests in flight to all backends; 0: no bound.
     pub max_in_flight: usize,
+    /// So often a request may have come by already, less one; 0: no bound.
+    pub hops: usize,
 }
 
 /// Where requests wait that find no room at the backends.
@@ -309,6 +315,18 @@ impl Retries {
     }
 }
 
+/// In these, proxies and content networks tell whom they serve. Applications believe them, so a stranger must not set them.
+const UNTRUSTED_FIELDS: [&str; 8] = [
+    "X-Real-IP",
+    "True-Client-IP",
+    "X-Client-IP",
+    "Client-IP",
+    "X-Cluster-Client-IP",
+    "CF-Connecting-IP",
+    "X-ProxyUser-IP",
+    "X-Original-Forwarded-For",
+];
+
 impl Default for Config {
     /// Every default of `docs/configuration.md`; no backends.
     fn default() -> Self {
@@ -330,6 +348,8 @@ impl Default for Config {
             retries: Retries::default(),
             workers: thread::available_parallelism().map_or(1, NonZero::get),
             trusted_proxies: Vec::new(),
+            untrusted_fields: UNTRUSTED_FIELDS.map(str::to_owned).to_vec(),
+            via: Some("maypole".to_owned()),
             queue: Queue::default(),
             rate_limit: None,
             circuit_breaker: None,
@@ -386,6 +406,7 @@ impl Default for Limits {
             requests_per_connection: 0,
             min_body_rate: 0,
             max_in_flight: 0,
+            hops: 8,
         }
     }
 }

@@ -19,6 +19,9 @@ pub(super) const CONNECTIONS_MAX: u64 = 10_000_000;
 
 const ADDRESSES_MAX: usize = 64;
 const NETWORKS_MAX: usize = 1024;
+/// It goes with every request.
+const PSEUDONYM_BYTES_MAX: usize = 64;
+const UNTRUSTED_FIELDS_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1024;
 /// Shorter deadlines than the timers can tell apart are of no use.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
@@ -49,6 +52,8 @@ const ROOT: &[&str] = &[
     "retries",
     "workers",
     "trusted_proxies",
+    "untrusted_fields",
+    "via",
     "queue",
     "rate_limit",
     "circuit_breaker",
@@ -79,6 +84,7 @@ const LIMITS: &[&str] = &[
     "requests_per_connection",
     "min_body_rate",
     "max_in_flight",
+    "hops",
 ];
 const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
@@ -158,12 +164,38 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
         fields.whole("workers", 1..=1024, &mut config.workers);
     }
     networks(fields, "trusted_proxies", &mut config.trusted_proxies);
+    untrusted_fields(fields, &mut config.untrusted_fields);
+    via(fields, &mut config.via);
     queue::read(fields, &mut config.queue);
     rate_limit::read(fields, &mut config.rate_limit);
     circuit_breaker::read(fields, &mut config.circuit_breaker);
     circuit_breaker::read_when_all_down(fields, &mut config.when_all_down);
     sticky::read(fields, &mut config.sticky);
     ports_differ(fields, config);
+}
+
+fn untrusted_fields(fields: &mut Fields, into: &mut Vec<String>) {
+    let Some(field) = fields.find("untrusted_fields") else { return };
+    let wanted = "a list of names of fields such as \"X-Real-IP\"";
+    let Some(list) = field.list(fields.problems, 0..=UNTRUSTED_FIELDS_MAX, wanted) else { return };
+    into.clear();
+    for field in list {
+        let wanted = "the name of a field such as \"X-Real-IP\"";
+        match field.text(fields.problems, wanted) {
+            Some(name) if is_token(&name) => into.push(name.to_owned()),
+            Some(_) => field.unfit(fields.problems, wanted),
+            None => {}
+        }
+    }
+}
+
+fn via(fields: &mut Fields, into: &mut Option<String>) {
+    let Some(field) = fields.find("via") else { return };
+    match &field.node.value {
+        Json::Bool(false) => *into = None,
+        Json::Text(name) if name.len() <= PSEUDONYM_BYTES_MAX && is_token(&name.as_str()) => *into = Some(name.clone()),
+        _ => field.unfit(fields.problems, "a name of up to 64 letters, digits and any of !#$%&'*+-.^_`|~, or false"),
+    }
 }
 
 fn bind(fields: &mut Fields, addresses: &mut Vec<IpAddr>) {
@@ -316,6 +348,7 @@ fn limits(root: &mut Fields, limits: &mut Limits) {
     fields.whole("requests_per_connection", 0..=1_000_000_000, &mut limits.requests_per_connection);
     fields.whole("min_body_rate", 0..=1_000_000_000, &mut limits.min_body_rate);
     fields.whole("max_in_flight", 0..=CONNECTIONS_MAX, &mut limits.max_in_flight);
+    fields.whole("hops", 0..=1000, &mut limits.hops);
 
     if limits.uri_bytes > limits.head_bytes
         && let Some(field) = fields.find("uri_bytes")

@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, queue, rate_limit, circuit_breaker, when_all_down, sticky",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -41,14 +41,14 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"limits": {"colour": 1}}"#,
         &[
-            "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate, max_in_flight",
+            "limits.colour: unknown field, known here: connections, connections_per_client, head_bytes, headers, uri_bytes, body_bytes, requests_per_connection, min_body_rate, max_in_flight, hops",
         ],
     ),
     (r#"{"retries": {"budget": 20}}"#, &["retries.budget: unknown field, known here: attempts, budget_percent, on"]),
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, queue, rate_limit, circuit_breaker, when_all_down, sticky",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
@@ -324,10 +324,10 @@ fn every_field_arrives_where_it_belongs() {
             "upstream_keep_alive": "5ms", "tunnel_idle": "6ms", "write": "7ms", "half_closed": "0s",
             "grace": "8ms", "drain": "0"},
         "limits": {"connections": 1, "connections_per_client": 7, "head_bytes": 2048, "headers": 3, "uri_bytes": 100, "body_bytes": 5,
-            "requests_per_connection": 6, "min_body_rate": 8, "max_in_flight": 9},
+            "requests_per_connection": 6, "min_body_rate": 8, "max_in_flight": 9, "hops": 10},
         "retries": {"attempts": 1, "budget_percent": 7, "on": ["reset", "503"]},
         "workers": 7,
-        "trusted_proxies": ["10.1.2.3/8", "::1"],
+        "trusted_proxies": ["10.1.2.3/8", "::1"], "untrusted_fields": ["X-Tenant"], "via": "edge-1",
     })
     .to_string();
     let config = parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
@@ -377,6 +377,7 @@ fn every_field_arrives_where_it_belongs() {
         requests_per_connection: 6,
         min_body_rate: 8,
         max_in_flight: 9,
+        hops: 10,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(
@@ -385,6 +386,8 @@ fn every_field_arrives_where_it_belongs() {
     );
     let networks: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!((config.untrusted_fields, config.via), (vec!["X-Tenant".to_owned()], Some("edge-1".to_owned())));
+    assert_eq!(parse(r#"{"via": false}"#).map(|config| config.via), Ok(None));
 }
 
 const FULL: &str = include_str!("../../conf/full.json");

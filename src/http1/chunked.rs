@@ -12,6 +12,7 @@
 use std::fmt;
 
 use super::field::{is_token, is_value};
+use super::names::FieldNames;
 use super::trailers;
 
 /// What ends the data of a chunk.
@@ -217,6 +218,16 @@ impl Decoder {
     /// (RFC 9110 §6.5.1).
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
+    }
+
+    /// Drops those trailers that the sender couldn't set in a head either.
+    pub fn withhold(&mut self, names: &FieldNames) {
+        let may_pass = |line: &&[u8]| {
+            let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+            !str::from_utf8(name).is_ok_and(|name| names.contains(name))
+        };
+        let kept = self.trailers.split_inclusive(|&byte| byte == b'\n').filter(may_pass);
+        self.trailers = kept.collect::<Vec<_>>().concat();
     }
 
     /// The state behind `byte`, which isn't data.

@@ -141,15 +141,6 @@ pub(super) fn offset_in(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
-/// Does a `Connection` line among `fields` name `name`?
-pub(super) fn connection_names(fields: &[Header<'_>], name: &str) -> bool {
-    fields
-        .iter()
-        .filter(|field| Known::of(field.name) == Known::Connection)
-        .flat_map(|field| list(field.value))
-        .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

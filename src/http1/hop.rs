@@ -1,6 +1,10 @@
 //! The fields that concern one connection only: `Connection` and `Upgrade` (RFC 9110 §7.6.1, §7.8).
 
-use super::field::{list, trim};
+use std::cmp::Ordering;
+
+use httparse::Header;
+
+use super::field::{Known, list, trim};
 use super::head::Version;
 
 /// What all `Connection` and `Upgrade` lines of a head say together.
@@ -23,8 +27,65 @@ enum Persistence {
     Close,
 }
 
-/// More options than this in one head are refused: each field of the head may have to be compared with each of them.
+/// More options than this in one head are refused: nobody has use for them.
 const OPTIONS_MAX: usize = 64;
+
+/// What the `Connection` lines of a head name, ready to be asked for each of its fields: sorted, so that a head costs about
+/// as much as it is long, however many fields and options it is made of. No allocation; a head that names no field leaves
+/// the room for them unwritten.
+#[derive(Clone, Debug)]
+pub struct ConnectionOptions<'b> {
+    sorted: Option<[&'b [u8]; OPTIONS_MAX]>,
+    count: usize,
+    /// A bit for each length that there is, those from 63 on together.
+    lengths: u64,
+}
+
+impl<'b> ConnectionOptions<'b> {
+    /// Those of a head that names no field.
+    #[inline]
+    pub const fn none() -> Self {
+        Self { sorted: None, count: 0, lengths: 0 }
+    }
+
+    /// Takes in those of all lines among `fields`.
+    #[cold]
+    pub(super) fn collect(&mut self, fields: &[Header<'b>]) {
+        let lines = fields.iter().filter(|field| Known::of(field.name) == Known::Connection);
+        let options = lines.flat_map(|line| list(line.value)).filter(|option| !option.is_empty());
+        let sorted = self.sorted.insert([&[]; OPTIONS_MAX]);
+        for (place, option) in sorted.iter_mut().zip(options) {
+            *place = option;
+            self.count += 1;
+            self.lengths |= length_bit(option);
+        }
+        sorted[..self.count].sort_unstable_by(|one, other| compare(one, other));
+    }
+
+    /// Is a field of this name to go no further?
+    #[inline]
+    pub fn name(&self, field: &str) -> bool {
+        self.lengths & length_bit(field.as_bytes()) != 0 && self.look_up(field.as_bytes())
+    }
+
+    #[cold]
+    fn look_up(&self, name: &[u8]) -> bool {
+        let options = self.sorted.as_ref().map_or(&[][..], |sorted| &sorted[..self.count]);
+        options.binary_search_by(|option| compare(option, name)).is_ok()
+    }
+}
+
+fn length_bit(name: &[u8]) -> u64 {
+    1 << name.len().min(63)
+}
+
+/// An order in which names that differ in case alone are equal.
+fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    one.len().cmp(&other.len()).then_with(|| {
+        let pairs = one.iter().zip(other).map(|(a, b)| a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase()));
+        pairs.fold(Ordering::Equal, Ordering::then)
+    })
+}
 
 impl<'b> HopFields<'b> {
     /// Adds a `Connection` line. The error says what is wrong with it.
@@ -118,6 +179,22 @@ mod tests {
     fn other_options_name_fields() {
         assert!(!connection(&["close, keep-alive, upgrade,,"]).names_fields());
         assert!(connection(&["close", "x-hop"]).names_fields());
+    }
+
+    #[test]
+    fn a_field_is_found_among_the_options_of_all_lines_in_any_case() {
+        let field = |name, value: &'static str| Header { name, value: value.as_bytes() };
+        let fields =
+            [field("Connection", "x-b, close,,X-A"), field("X-C", "x-d"), field("CONNECTION", "TE,x-long-option")];
+        let mut options = ConnectionOptions::none();
+        assert!(!options.name("x-a"));
+        options.collect(&fields);
+        for name in ["X-A", "x-a", "X-B", "te", "Close", "X-LONG-OPTION"] {
+            assert!(options.name(name), "{name}");
+        }
+        for name in ["", "x-c", "x-d", "x-", "x-aa", "connection"] {
+            assert!(!options.name(name), "{name}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod field;
 mod framing;
 mod head;
 mod hop;
+mod names;
 mod request;
 mod response;
 mod response_reader;
@@ -19,6 +20,8 @@ pub use chunked::{CHUNK_END, ChunkError, Decoded, Decoder, LAST_CHUNK, chunk_hea
 pub use field::{Known, list};
 pub use framing::Framing;
 pub use head::{HeadLimits, Parsed, Version};
+pub use hop::ConnectionOptions;
+pub use names::FieldNames;
 pub use request::{Method, Request, RequestError, parse_request};
 pub use response::{Response, ResponseError, parse_response};
 pub use response_reader::{INTERIM_MAX, ResponseFault, ResponseReader, TOO_MANY_INTERIM};

@@ -7,7 +7,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::field::{self, Known};
 use super::framing::{self, BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
-use super::hop::HopFields;
+use super::hop::{ConnectionOptions, HopFields};
 use super::target::{Target, is_host};
 
 /// A request method that matters here. Case-sensitive, as methods are (RFC 9110 §9.1).
@@ -60,6 +60,7 @@ impl Method {
 
 /// A whole and sound request head.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that have nothing to do with each other")]
 pub struct Request<'h, 'b> {
     /// What is asked for.
     pub method: Method,
@@ -87,7 +88,9 @@ pub struct Request<'h, 'b> {
     /// `Max-Forwards`, where it counts: in OPTIONS and TRACE (RFC 9110 §7.6.2). At 0 the request is to be answered
     /// here.
     pub max_forwards: Option<u64>,
-    /// `Connection` names fields, see [`Self::connection_names`].
+    /// It came through proxies that say so.
+    pub has_via: bool,
+    /// `Connection` names fields, see [`Self::connection_options`].
     pub(super) names_fields: bool,
     /// From the method to the blank line, that included.
     pub(super) head: &'b [u8],
@@ -100,9 +103,18 @@ impl<'b> Request<'_, 'b> {
         fields.find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
 
-    /// Does `Connection` name this field, so that it goes no further (RFC 9110 §7.6.1)?
-    pub fn connection_names(&self, name: &str) -> bool {
-        self.names_fields && field::connection_names(self.fields, name)
+    /// The values of all fields of this name (in any case), in order.
+    pub fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'b [u8]> + 's {
+        self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+
+    /// Takes in which fields `Connection` names, so that they go no further (RFC 9110 §7.6.1); `options` is empty before.
+    // Not returned, since that would copy their room, which is unwritten for nearly all heads.
+    #[inline]
+    pub fn connection_options(&self, options: &mut ConnectionOptions<'b>) {
+        if self.names_fields {
+            options.collect(self.fields);
+        }
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.
@@ -302,7 +314,8 @@ fn check<'h, 'b>(
     let mut body = BodyFields::default();
     let mut hop = HopFields::default();
     let mut expects_continue = false;
-    let mut max_forwards = None;
+    let mut max_forwards: Option<u64> = None;
+    let mut has_via = false;
 
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
@@ -318,10 +331,15 @@ fn check<'h, 'b>(
             Known::TransferEncoding => body.add_coding(value),
             Known::Connection => hop.add_connection(value).map_err(RequestError::Malformed)?,
             Known::Upgrade => hop.add_upgrade(value),
-            Known::Expect => expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
-            Known::MaxForwards if matches!(method, Method::Options | Method::Trace) => {
-                max_forwards = framing::content_length(value);
+            Known::Expect => {
+                expects_continue |= field::list(value).any(|one| one.eq_ignore_ascii_case(b"100-continue"));
             }
+            // Of several the least counts, so that none makes it go further than another allows.
+            Known::MaxForwards if matches!(method, Method::Options | Method::Trace) => {
+                let hops = framing::content_length(value);
+                max_forwards = max_forwards.map_or(hops, |least| Some(hops.map_or(least, |hops| hops.min(least))));
+            }
+            Known::Via => has_via = true,
             _ => {}
         }
     }
@@ -356,6 +374,7 @@ fn check<'h, 'b>(
         expect_continue: expects_continue && is_11 && framing.has_body(),
         upgrade: hop.upgrade().filter(|_| is_11),
         max_forwards,
+        has_via,
         names_fields: hop.names_fields(),
         head,
     })

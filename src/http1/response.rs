@@ -7,7 +7,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::field::{self, Known};
 use super::framing::{BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
-use super::hop::HopFields;
+use super::hop::{ConnectionOptions, HopFields};
 use super::request::Method;
 
 /// A whole and sound response head.
@@ -34,7 +34,7 @@ pub struct Response<'h, 'b> {
     pub upgrade: Option<&'b [u8]>,
     /// It has a `Date`.
     pub has_date: bool,
-    /// `Connection` names fields, see [`Self::connection_names`].
+    /// `Connection` names fields, see [`Self::connection_options`].
     pub(super) names_fields: bool,
     /// From the status line to the blank line, that included.
     pub(super) head: &'b [u8],
@@ -46,9 +46,13 @@ impl<'b> Response<'_, 'b> {
         (100..200).contains(&self.status) && self.status != 101
     }
 
-    /// Does `Connection` name this field, so that it goes no further (RFC 9110 §7.6.1)?
-    pub fn connection_names(&self, name: &str) -> bool {
-        self.names_fields && field::connection_names(self.fields, name)
+    /// Takes in which fields `Connection` names, so that they go no further (RFC 9110 §7.6.1); `options` is empty before.
+    // Not returned, since that would copy their room, which is unwritten for nearly all heads.
+    #[inline]
+    pub fn connection_options(&self, options: &mut ConnectionOptions<'b>) {
+        if self.names_fields {
+            options.collect(self.fields);
+        }
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.

@@ -48,6 +48,8 @@ reasons! {
     BodyTooSlow = "body_too_slow",
     /// The client is over its `rate_limit`.
     RateLimited = "rate_limited",
+    /// It had come by `limits.hops` times.
+    LoopDetected = "loop_detected",
     /// No backend is eligible.
     NoBackend = "no_backend",
     /// There is no room at the backends, and as many wait as `queue.size` allows.

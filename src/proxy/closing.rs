@@ -58,7 +58,15 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let _ = stream.try_read(self.buffers.take().spare());
         let mut scratch = self.scratch();
         self.count(failure.view().reason);
-        error::write_error_answer(&mut scratch.bytes, failure, Representation::Text, &self.date(), None, true, false);
+        error::write_error_answer(
+            &mut scratch.bytes,
+            failure,
+            Representation::Text,
+            &self.date(),
+            None,
+            error::Fate::Closes,
+            false,
+        );
         let turned_away_max = self.shared.connections_max() / self.shared.config.workers / TURNED_AWAY_PARTS;
         let ticket = Ticket::take(&self.turned_away, turned_away_max.clamp(1, TURNED_AWAY_MAX));
         let Some(ticket) = ticket else {

@@ -7,7 +7,7 @@ use crate::http1::{ChunkError, RequestError, ResponseError, ResponseFault};
 use crate::observe::Reason;
 use crate::upstream::ConnectError;
 
-pub use super::error_answer::{Representation, write_error_answer};
+pub use super::error_answer::{Fate, Representation, write_error_answer};
 
 /// Why an exchange didn't come to its proper end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Failure {
         /// Until it may send one more.
         retry_after_seconds: u32,
     },
+    /// The request has come by `limits.hops` times already.
+    LoopDetected,
     /// No backend is eligible.
     NoBackend,
     /// There is no room at the backends, and as many wait as `queue.size` allows.
@@ -114,6 +116,10 @@ impl Failure {
                 retry_after_seconds: Some(retry_after_seconds),
                 ..backend_fault(429, "http_request_denied", Reason::RateLimited, "too many requests")
             },
+            // RFC 5842 §7.2, RFC 9209 §2.3
+            Self::LoopDetected => {
+                backend_fault(508, "proxy_loop_detected", Reason::LoopDetected, "the request goes round in a loop")
+            }
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
                 ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
@@ -262,6 +268,7 @@ mod tests {
         Failure::RequestBodyTimeout,
         Failure::RequestBodyTooSlow,
         Failure::RateLimited { retry_after_seconds: 1 },
+        Failure::LoopDetected,
         Failure::NoBackend,
         Failure::QueueFull,
         Failure::QueueTimeout,

@@ -2,19 +2,20 @@
 
 use super::error::Failure;
 use super::throttle::Allowance;
+use crate::http1::{Version, list};
 
 /// Appends a whole answer that says what went wrong; nothing for a failure without a status.
 ///
 /// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `allowance` is what the client
-/// has left of its rate, if that is limited; `close` adds `Connection: close` (a failure that must close does so anyway);
-/// `head_only` leaves the body out, for HEAD.
+/// has left of its rate, if that is limited; `fate` is what becomes of the client's connection, which a failure that must
+/// close does in any case; `head_only` leaves the body out, for HEAD.
 pub fn write_error_answer(
     out: &mut Vec<u8>,
     failure: &Failure,
     representation: Representation,
     date: &[u8],
     allowance: Option<Allowance<'_>>,
-    close: bool,
+    fate: Fate,
     head_only: bool,
 ) {
     let view = failure.view();
@@ -45,13 +46,25 @@ pub fn write_error_answer(
     write_line(out, &[b"Cache-Control: no-store"]);
     write_line(out, &[b"Content-Type: ", media_type.as_bytes()]);
     write_line(out, &[b"Content-Length: ", number.format(body.len()).as_bytes()]);
-    if close || view.must_close {
-        write_line(out, &[b"Connection: close"]);
+    match fate {
+        Fate::Closes => write_line(out, &[b"Connection: close"]),
+        Fate::Stays(_) if view.must_close => write_line(out, &[b"Connection: close"]),
+        Fate::Stays(Version::Http10) => write_line(out, &[b"Connection: keep-alive"]),
+        Fate::Stays(Version::Http11) => {}
     }
     write_line(out, &[]);
     if !head_only {
         out.extend_from_slice(body.as_bytes());
     }
+}
+
+/// What becomes of a client's connection behind an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It ends.
+    Closes,
+    /// It serves the next request of a client of this version; one of HTTP/1.0 has to be told (RFC 9112 §9.3).
+    Stays(Version),
 }
 
 fn write_line(out: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -75,6 +88,7 @@ fn reason_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "",
     }
 }
@@ -91,23 +105,30 @@ pub enum Representation {
 }
 
 impl Representation {
-    /// The one of highest weight in `Accept` (RFC 9110 §12.5.1); the first among equals; text when none is named.
-    pub fn of(accept: Option<&[u8]>) -> Self {
+    /// The one of highest weight in `Accept`, of which there may be several lines (RFC 9110 §12.5.1); the first among equals;
+    /// text when none is named.
+    pub fn of<'a>(accept: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut best = (Self::Text, 0);
-        for range in accept.unwrap_or_default().split(|&byte| byte == b',') {
+        for range in accept.into_iter().flat_map(list) {
             let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-            let media = match parts.next().unwrap_or_default().to_ascii_lowercase().as_slice() {
-                b"text/html" | b"application/xhtml+xml" => Self::Html,
-                b"application/json" | b"application/problem+json" => Self::Problem,
-                b"text/plain" | b"text/*" | b"*/*" => Self::Text,
-                _ => continue,
-            };
+            let Some(media) = Self::of_media_type(parts.next().unwrap_or_default()) else { continue };
             let weight = parts.find_map(thousandths).unwrap_or(1000);
             if weight > best.1 {
                 best = (media, weight);
             }
         }
         best.0
+    }
+
+    fn of_media_type(range: &[u8]) -> Option<Self> {
+        let is_one_of = |types: &[&[u8]]| types.iter().any(|media| range.eq_ignore_ascii_case(media));
+        if is_one_of(&[b"text/html", b"application/xhtml+xml"]) {
+            Some(Self::Html)
+        } else if is_one_of(&[b"application/json", b"application/problem+json"]) {
+            Some(Self::Problem)
+        } else {
+            is_one_of(&[b"text/plain", b"text/*", b"*/*"]).then_some(Self::Text)
+        }
     }
 
     fn body(self, status: u16, title: &str, detail: &str) -> (&'static str, String) {
@@ -152,7 +173,8 @@ mod tests {
 
     fn answer(failure: Failure, accept: Option<&[u8]>, close: bool, head_only: bool) -> String {
         let mut out = Vec::new();
-        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, None, close, head_only);
+        let fate = if close { Fate::Closes } else { Fate::Stays(Version::Http11) };
+        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, None, fate, head_only);
         String::from_utf8(out).unwrap()
     }
 
@@ -223,5 +245,6 @@ mod tests {
         ] {
             assert_eq!(Representation::of(accept), want, "{accept:?}");
         }
+        assert_eq!(Representation::of([&b"text/plain;q=0.5"[..], b"", b"text/html"]), Representation::Html);
     }
 }

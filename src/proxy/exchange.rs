@@ -169,9 +169,35 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let admitted = self.admit(request, charge).map_err(Halt::Failed);
         let visit = admitted.and_then(|()| self.pick(tried, &occasion, &mut facts.cookie));
         if let Ok(visit) = &visit {
-            rewrite(request, peer, trusted, id, visit.backend(), head);
+            self.rewrite(request, peer, trusted, id, visit.backend(), head);
         }
         Directions { head_bytes: 0, facts, visit }
+    }
+
+    /// Writes a request's head into `head` as it goes to `backend`.
+    #[inline]
+    pub(super) fn rewrite(
+        &self,
+        request: &Request<'_, '_>,
+        peer: IpAddr,
+        trusted: bool,
+        id: RequestId,
+        backend: &Backend,
+        head: &mut Vec<u8>,
+    ) {
+        let how = RequestForwarding {
+            base_path: backend.base_path.as_bytes(),
+            default_host: backend.authority.as_bytes(),
+            peer,
+            trusted,
+            untrusted_fields: &self.untrusted_fields,
+            scheme: "http",
+            request_id: id.as_bytes(),
+            via: self.shared.via.as_ref(),
+            upgrade: request.upgrade.is_some(),
+        };
+        head.clear();
+        forward::write_request_head(head, request, &how);
     }
 
     fn charge(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Charge> {
@@ -186,11 +212,20 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if request.max_forwards == Some(0) {
             return Err(Failure::BadRequest(RequestError::NotImplemented("Max-Forwards is used up")));
         }
+        if request.has_via && self.has_come_by_too_often(request) {
+            return Err(Failure::LoopDetected);
+        }
         let body_max = self.shared.config.limits.body_bytes;
         match request.framing {
             Framing::Length(n) if body_max > 0 && n > body_max => Err(Failure::BodyTooLarge),
             _ => Ok(()),
         }
+    }
+
+    #[cold]
+    fn has_come_by_too_often(&self, request: &Request<'_, '_>) -> bool {
+        let hops_max = self.shared.config.limits.hops;
+        hops_max > 0 && self.shared.via.as_ref().is_some_and(|via| via.visits(request) >= hops_max)
     }
 
     fn pick(
@@ -219,8 +254,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// Is what this peer says of the client before it believed?
     pub(super) fn trusts(&self, peer: IpAddr) -> bool {
-        let trusted = &self.shared.config.trusted_proxies;
-        !trusted.is_empty() && trusted.iter().any(|net| net.contains(&peer.to_canonical()))
+        let trusted = &self.shared.trusted_proxies;
+        !trusted.is_empty() && trusted.contains(peer)
     }
 
     fn identify(&self, request: &Request<'_, '_>, trusted: bool) -> RequestId {
@@ -504,6 +539,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         buffer.consume(head_bytes);
         let mut pump =
             Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
+        if facts.framing == Framing::Chunked && !self.trusts(client.seat.peer()) {
+            pump = pump.withholding(&self.untrusted_fields);
+        }
         match pump.begin(head, buffer, &lease.stream) {
             Ok(()) => Ok(Upload::Streaming(pump)),
             // It may have answered already (413, say) before it closed.
@@ -511,29 +549,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Err(error) => Err(Miss::Failed { failure: upload_failure(&error), again: Again::No }),
         }
     }
-}
-
-/// Writes a request's head into `head` as it goes to `backend`.
-#[inline]
-pub(super) fn rewrite(
-    request: &Request<'_, '_>,
-    peer: IpAddr,
-    trusted: bool,
-    id: RequestId,
-    backend: &Backend,
-    head: &mut Vec<u8>,
-) {
-    let how = RequestForwarding {
-        base_path: backend.base_path.as_bytes(),
-        default_host: backend.authority.as_bytes(),
-        peer,
-        trusted,
-        scheme: "http",
-        request_id: id.as_bytes(),
-        upgrade: request.upgrade.is_some(),
-    };
-    head.clear();
-    forward::write_request_head(head, request, &how);
 }
 
 impl Facts {
@@ -546,7 +561,7 @@ impl Facts {
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
             upgrade: request.upgrade.is_some(),
-            representation: request.framing.has_body().then(|| Representation::of(request.field("accept"))),
+            representation: request.framing.has_body().then(|| Representation::of(request.values("accept"))),
             quota,
             cookie: CookieDue::No,
         }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use super::sticky::SessionCookie;
 use super::throttle::Allowance;
-use crate::http1::{Framing, Known, Method, Request, Response, Target, Version};
+use super::via::Via;
+use crate::http1::{ConnectionOptions, FieldNames, Framing, Known, Method, Request, Response, Target, Version};
 
 /// What a request's head is rewritten with.
 #[derive(Clone, Copy, Debug)]
@@ -19,20 +20,24 @@ pub struct RequestForwarding<'a> {
     pub peer: IpAddr,
     /// The peer is a trusted proxy: what it says of the client before it is believed.
     pub trusted: bool,
+    /// Fields that another peer can't set.
+    pub untrusted_fields: &'a FieldNames,
     /// `http` or `https`: how the client connected.
     pub scheme: &'a str,
     /// The request's id, unless a trusted peer sent one (see [`kept_request_id`]).
     pub request_id: &'a [u8],
+    /// What the proxy is called, if it tells of itself.
+    pub via: Option<&'a Via>,
     /// Pass the request's wish to upgrade on.
     pub upgrade: bool,
 }
 
-/// The `X-Request-Id` that is kept: a trusted peer's own.
+/// The `X-Request-Id` that is kept: a trusted peer's own, the first that says something.
 pub fn kept_request_id<'b>(request: &Request<'_, 'b>, trusted: bool) -> Option<&'b [u8]> {
     if !trusted {
         return None;
     }
-    request.field("x-request-id").filter(|id| !id.is_empty())
+    request.values("x-request-id").find(|id| !id.is_empty())
 }
 
 /// Appends the head that a backend gets. Method, target and fields are the client's byte for byte, but that
@@ -50,8 +55,10 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     // RFC 9112 §3.2.2: an absolute-form target's authority replaces what Host says.
     let own_host = request.host.is_none() || matches!(request.target, Target::Absolute { .. });
     if own_host {
-        write_field(out, b"Host", request.host.unwrap_or(how.default_host));
+        write_field(out, b"Host: ", request.host.unwrap_or(how.default_host));
     }
+    let mut options = ConnectionOptions::none();
+    request.connection_options(&mut options);
     let mut has_proto = false;
     let mut has_host = false;
     let mut has_forwarded_for = false;
@@ -60,22 +67,23 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         Known::Connection
         | Known::ContentLength
         | Known::HopByHop
-        | Known::Trailer
         | Known::TransferEncoding
         | Known::Upgrade
         | Known::XRequestId => false,
+        // RFC 9110 §6.6.2: it announces what comes behind the body, and only chunks have that.
+        Known::Trailer => request.framing == Framing::Chunked && !options.name(field.name),
         // RFC 9110 §10.1.1: from an HTTP/1.0 client it means nothing.
-        Known::Expect => request.version == Version::Http11 && !request.connection_names(field.name),
-        Known::MaxForwards => request.max_forwards.is_none() && !request.connection_names(field.name),
+        Known::Expect => request.version == Version::Http11 && !options.name(field.name),
+        Known::MaxForwards => request.max_forwards.is_none() && !options.name(field.name),
         Known::Via => true,
         Known::XForwardedFor => {
             has_forwarded_for = true;
             false
         }
-        Known::XForwardedHost => keep_once(&mut has_host, how.trusted),
-        Known::XForwardedProto => keep_once(&mut has_proto, how.trusted),
+        Known::XForwardedHost => keep_once(&mut has_host, how.trusted && !field.value.is_empty()),
+        Known::XForwardedProto => keep_once(&mut has_proto, how.trusted && !field.value.is_empty()),
         Known::Date | Known::Other => {
-            (how.trusted || !speaks_for_client(field.name)) && !request.connection_names(field.name)
+            (how.trusted || !how.untrusted_fields.contains(field.name)) && !options.name(field.name)
         }
     });
     write_framing(out, request.framing);
@@ -96,21 +104,19 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     write_address(out, how.peer);
     out.extend_from_slice(b"\r\n");
     if !has_proto {
-        write_field(out, b"X-Forwarded-Proto", how.scheme.as_bytes());
+        write_field(out, b"X-Forwarded-Proto: ", how.scheme.as_bytes());
     }
     if let (false, Some(host)) = (has_host, request.host) {
-        write_field(out, b"X-Forwarded-Host", host);
+        write_field(out, b"X-Forwarded-Host: ", host);
     }
     let request_id = kept_request_id(request, how.trusted).unwrap_or(how.request_id);
-    write_field(out, b"X-Request-Id", request_id);
-    // RFC 9110 §7.6.3: the version is that in which the message was received.
-    out.extend_from_slice(match request.version {
-        Version::Http11 => b"Via: 1.1 maypole\r\n",
-        Version::Http10 => b"Via: 1.0 maypole\r\n",
-    });
+    write_field(out, b"X-Request-Id: ", request_id);
+    if let Some(via) = how.via {
+        out.extend_from_slice(via.line(request.version));
+    }
     if let (true, Some(protocols)) = (how.upgrade, request.upgrade) {
         out.extend_from_slice(b"Connection: Upgrade\r\n");
-        write_field(out, b"Upgrade", protocols);
+        write_field(out, b"Upgrade: ", protocols);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -136,18 +142,6 @@ fn write_target(out: &mut Vec<u8>, request: &Request<'_, '_>, base_path: &[u8]) 
         out.push(b'/');
     }
     out.extend_from_slice(path);
-}
-
-/// Fields in which a proxy tells of the client before it, besides those that are written here. An underscore counts as
-/// a hyphen, since CGI and its heirs give the application the same variable for both.
-fn speaks_for_client(name: &str) -> bool {
-    const FAMILY: &[u8] = b"x-forwarded-";
-    let matches = |name: &[u8], lower: &[u8]| {
-        name.iter()
-            .zip(lower)
-            .all(|(&byte, &wanted)| byte.eq_ignore_ascii_case(&wanted) || (wanted == b'-' && byte == b'_'))
-    };
-    name.eq_ignore_ascii_case("forwarded") || (name.len() >= FAMILY.len() && matches(name.as_bytes(), FAMILY))
 }
 
 /// What a response's head is rewritten with.
@@ -194,19 +188,21 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
     out.extend_from_slice(response.reason);
     out.extend_from_slice(b"\r\n");
 
+    let mut options = ConnectionOptions::none();
+    response.connection_options(&mut options);
     response.copy_lines(out, |known, field| match known {
         Known::Connection | Known::ContentLength | Known::HopByHop | Known::TransferEncoding | Known::Upgrade => false,
         // Trailers go through only in chunks.
-        Known::Trailer => how.framing == Framing::Chunked && !response.connection_names(field.name),
+        Known::Trailer => how.framing == Framing::Chunked && !options.name(field.name),
         Known::Date => true,
-        _ => !response.connection_names(field.name),
+        _ => !options.name(field.name),
     });
 
     let switches = how.upgrade && response.status == 101;
     if response.is_interim() || switches {
         if let (true, Some(protocol)) = (switches, response.upgrade) {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
-            write_field(out, b"Upgrade", protocol);
+            write_field(out, b"Upgrade: ", protocol);
         }
         if let (true, Some(session)) = (switches, how.session) {
             session.write(out);
@@ -221,7 +217,7 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
         (framing, _) => write_framing(out, framing),
     }
     if !response.has_date {
-        write_field(out, b"Date", how.date);
+        write_field(out, b"Date: ", how.date);
     }
     if let Some(allowance) = how.allowance {
         allowance.write(out);
@@ -230,18 +226,18 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
         session.write(out);
     }
     let close = how.close || how.framing == Framing::UntilClose;
+    let keeps_10 = how.client_version == Version::Http10;
     match (close, response.upgrade) {
         (true, Some(_)) => out.extend_from_slice(b"Connection: close, Upgrade\r\n"),
         (true, None) => out.extend_from_slice(b"Connection: close\r\n"),
+        (false, Some(_)) if keeps_10 => out.extend_from_slice(b"Connection: keep-alive, Upgrade\r\n"),
         (false, Some(_)) => out.extend_from_slice(b"Connection: Upgrade\r\n"),
-        (false, None) if how.client_version == Version::Http10 => {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
-        }
+        (false, None) if keeps_10 => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (false, None) => {}
     }
     // A 426 must say what to upgrade to (RFC 9110 §15.5.22).
     if let Some(protocols) = response.upgrade {
-        write_field(out, b"Upgrade", protocols);
+        write_field(out, b"Upgrade: ", protocols);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -258,9 +254,10 @@ fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
+/// A line; `start` is the field's name and `: `, of a length that is known, so that it takes no call to copy it.
+#[inline]
+fn write_field<const LEN: usize>(out: &mut Vec<u8>, start: &[u8; LEN], value: &[u8]) {
+    out.extend_from_slice(start);
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }

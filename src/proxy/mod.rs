@@ -14,6 +14,7 @@ pub mod error;
 mod error_answer;
 mod exchange;
 pub mod forward;
+mod forwarded;
 mod occasion;
 mod pace;
 mod patience;
@@ -27,6 +28,7 @@ mod sticky;
 mod throttle;
 mod transfer;
 mod tunnel;
+mod via;
 mod witness;
 
 use std::cell::{Cell, RefCell};
@@ -39,8 +41,9 @@ use seats::Seat;
 pub use shared::Shared;
 pub use sticky::SessionCookie;
 pub use throttle::Allowance;
+pub use via::Via;
 
-use crate::http1::HeadLimits;
+use crate::http1::{FieldNames, HeadLimits};
 use crate::observe::Reason;
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Service, Wake, World};
@@ -59,6 +62,7 @@ pub struct Proxy<W: World<Parked = Parked>> {
     world: W,
     shared: std::sync::Arc<Shared>,
     limits: HeadLimits,
+    untrusted_fields: Rc<FieldNames>,
     pools: Pools<W>,
     buffers: Buffers,
     body_buffers: Buffers,
@@ -80,6 +84,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             scratches: Rc::default(),
             date: RefCell::new(Date { unix_seconds: u64::MAX, text: [0; 29] }),
             turned_away: Rc::default(),
+            untrusted_fields: Rc::new(FieldNames::new(shared.config.untrusted_fields.iter().map(String::as_str))),
             world,
             shared,
             limits,

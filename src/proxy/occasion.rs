@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
-use super::Proxy;
 use super::client::Parked;
+use super::{Proxy, forwarded};
 use crate::balance::{self, KeySource};
 use crate::http1::{Request, Target};
 use crate::runtime::world::World;
@@ -31,7 +31,7 @@ impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
         let key = match source {
             KeySource::ClientIp => return Some(address_hash(self.client())),
             KeySource::Path => path_and_query(self.request.target).0,
-            KeySource::Header(name) => self.request.field(name)?,
+            KeySource::Header(name) => return header_hash(self.request, name),
             KeySource::Cookie(name) => cookies(self.request, name).next()?,
             KeySource::Query(name) => parameter(path_and_query(self.request.target).1, name)?,
         };
@@ -46,18 +46,16 @@ impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
         if !self.trusted {
             return self.peer;
         }
-        let fields =
-            self.request.fields.iter().rev().filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
-        let mut client = self.peer;
-        for written in fields.flat_map(|field| field.value.rsplit(|byte| *byte == b',')) {
-            let Some(before) = address(written) else { break };
-            client = before;
-            if !self.proxy.trusts(client) {
-                break;
-            }
-        }
-        client
+        forwarded::client(self.request, self.peer, |address| self.proxy.trusts(address))
     }
+}
+
+/// Of a field on several lines what they say together, as one line would (RFC 9110 §5.3).
+fn header_hash(request: &Request<'_, '_>, name: &str) -> Option<u64> {
+    let mut lines = request.values(name).peekable();
+    lines.peek()?;
+    let pieces = lines.enumerate().flat_map(|(nth, line)| [if nth > 0 { b", " } else { &b""[..] }, line]);
+    Some(balance::hash_pieces(pieces))
 }
 
 /// An IPv6 subscriber has at least a /64 to choose addresses from (RFC 7421 §2).
@@ -74,12 +72,6 @@ pub(super) fn address_key(hasher: &RandomState, address: IpAddr) -> u64 {
         IpAddr::V4(address) => hasher.hash_one(address.octets()),
         IpAddr::V6(address) => hasher.hash_one(&address.octets()[..8]),
     }
-}
-
-/// None for what is no address. Some peers write a port behind it, and IPv6 ones in brackets then.
-fn address(written: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(written).ok()?.trim();
-    text.parse().ok().or_else(|| text.parse().map(|address: std::net::SocketAddr| address.ip()).ok())
 }
 
 fn path_and_query(target: Target<'_>) -> (&[u8], &[u8]) {
@@ -162,17 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_peers_write_them() {
-        for (written, want) in [
-            ("10.0.0.1", Some("10.0.0.1")),
-            (" 10.0.0.1:80 ", Some("10.0.0.1")),
-            ("::1", Some("::1")),
-            ("[::1]:80", Some("::1")),
-            ("unknown", None),
-            ("", None),
-        ] {
-            assert_eq!(address(written.as_bytes()), want.map(|text| text.parse().unwrap()), "{written}");
-        }
+    fn a_field_on_several_lines_is_hashed_as_on_one() {
+        let hash = |lines: &str| {
+            with_request(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}"), |request| header_hash(request, "X-Key"))
+        };
+        assert_eq!(hash("X-Key: a\r\nY: 1\r\nx-key: b"), Some(balance::hash(b"a, b")));
+        assert_eq!(hash("X-Key: a"), Some(balance::hash(b"a")));
+        assert_ne!(hash("X-Key: a\r\nX-Key: b"), hash("X-Key: a\r\nX-Key: c"));
+        assert_eq!(hash("Y: 1"), None);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! goes through a pipe instead of the buffer, where one is to be had: nobody has to look at it.
 
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 
 use super::BODY_BUFFER_BYTES;
-use crate::http1::{ChunkError, Decoder, Framing, chunk_header};
+use crate::http1::{ChunkError, Decoder, FieldNames, Framing, chunk_header};
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Pipe, Stream};
 
@@ -28,6 +29,8 @@ pub(super) struct Pump<S: Stream> {
     /// The body's end was read.
     ended: bool,
     block: Block,
+    /// Trailers that its sender can't set.
+    withheld: Option<Rc<FieldNames>>,
     /// Payload behind the block, on its way past the buffer. Kept without bytes inside only while bytes move.
     pipe: Option<S::Pipe>,
     /// Payload bytes read so far, and how many there may be.
@@ -104,6 +107,7 @@ impl<S: Stream> Pump<S> {
             chunks,
             ended,
             block: Block::new(),
+            withheld: None,
             pipe: None,
             payload_bytes: 0,
             payload_max,
@@ -117,6 +121,12 @@ impl<S: Stream> Pump<S> {
         if let Reader::Chunked(decoder) = self.reader {
             self.reader = Reader::Chunked(decoder.padded());
         }
+        self
+    }
+
+    /// Drops these fields where they come behind the body.
+    pub(super) fn withholding(mut self, names: &Rc<FieldNames>) -> Self {
+        self.withheld = Some(Rc::clone(names));
         self
     }
 
@@ -292,6 +302,9 @@ impl<S: Stream> Pump<S> {
             Reader::Chunked(decoder) => {
                 let found = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
                 self.ended = found.end;
+                if let (true, Some(names)) = (found.end && !decoder.trailers().is_empty(), &self.withheld) {
+                    decoder.withhold(names);
+                }
                 (found.body, found.consumed)
             }
             Reader::UntilClose => (buffer.len(), buffer.len()),

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Parked};
 use super::error::Failure;
-use super::exchange::{Facts, rewrite};
+use super::exchange::Facts;
 use super::occasion::Occasion;
 use super::patience::SLOW_AFTER;
 use super::{Proxy, Scratch};
@@ -30,7 +30,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 let snapshot = self.shared.fleet.snapshot.load();
                 facts.cookie = self.settle(session, &snapshot, tried, visit.backend(), &occasion);
             }
-            rewrite(request, peer, trusted, facts.id, visit.backend(), &mut scratch.bytes);
+            self.rewrite(request, peer, trusted, facts.id, visit.backend(), &mut scratch.bytes);
         });
         // It was whole when it was picked for.
         redirected.map(|()| visit).ok_or(Failure::NoBackend)

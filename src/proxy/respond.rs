@@ -6,7 +6,7 @@ use super::Proxy;
 use super::Scratch;
 use super::aside::{Aside, Work};
 use super::client::{Client, Parked};
-use super::error::{self, Failure, Representation};
+use super::error::{self, Failure, Fate, Representation};
 use super::exchange::{After, Facts, Turn};
 use super::throttle::Allowance;
 use crate::http1::Method;
@@ -23,7 +23,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// Answers a request whose head could not be used, or did not come in time; the connection then ends.
     pub(super) fn refuse(&self, client: &mut Client<W::Stream>, failure: Failure) -> Turn<W> {
         let mut scratch = self.scratch();
-        self.write_failure(client, &failure, Representation::Text, None, &mut scratch.bytes, true, false)
+        self.write_failure(client, &failure, Representation::Text, None, &mut scratch.bytes, Fate::Closes, false)
     }
 
     /// Answers a request that failed before its answer began. The connection goes on when all of the request was read.
@@ -39,7 +39,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if let (Some(whole_bytes), Some(buffer)) = (whole_bytes, client.buffer.as_mut()) {
             buffer.consume(whole_bytes);
         }
-        let close = !facts.keep_alive || whole_bytes.is_none() || self.shared.is_last(client.requests);
+        let closes = !facts.keep_alive || whole_bytes.is_none() || self.shared.is_last(client.requests);
         let head_only = facts.method == Method::Head;
         self.write_failure(
             client,
@@ -47,7 +47,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             representation,
             self.allowance(facts),
             &mut scratch.bytes,
-            close,
+            if closes { Fate::Closes } else { Fate::Stays(facts.version) },
             head_only,
         )
     }
@@ -66,7 +66,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         representation: Representation,
         allowance: Option<Allowance<'_>>,
         scratch: &mut Vec<u8>,
-        close: bool,
+        fate: Fate,
         head_only: bool,
     ) -> Turn<W> {
         let view = failure.view();
@@ -74,10 +74,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if view.status.is_none() {
             return Turn::Over(After::Cut);
         }
-        let close = close || view.must_close;
+        let closes = fate == Fate::Closes || view.must_close;
         scratch.clear();
-        error::write_error_answer(scratch, failure, representation, &self.date(), allowance, close, head_only);
-        let after = if close { After::Linger } else { After::Next };
+        error::write_error_answer(scratch, failure, representation, &self.date(), allowance, fate, head_only);
+        let after = if closes { After::Linger } else { After::Next };
         match write_on(&client.stream, scratch) {
             Ok(n) if n == scratch.len() => Turn::Over(after),
             Ok(n) => {
@@ -107,7 +107,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// What the request at the front of the client's buffer accepts.
     fn representation(&self, client: &Client<W::Stream>) -> Representation {
-        let accepted = self.look_again(client, |request| Representation::of(request.field("accept")));
+        let accepted = self.look_again(client, |request| Representation::of(request.values("accept")));
         accepted.unwrap_or(Representation::Text)
     }
 }

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::Shared;
 use super::error::Failure;
 use crate::config::Config;
+use crate::policy::Networks;
 
 /// So many that two workers seldom want the same one.
 const SHARDS: usize = 64;
@@ -38,7 +38,7 @@ pub(super) struct Seat {
 struct ByClient {
     connections_max: usize,
     /// Proxies, which connect for many clients.
-    exempt: Vec<IpNet>,
+    exempt: Networks,
     /// Locked for the length of a look-up: at a connection's begin and end, never at a request.
     shards: Box<[Mutex<HashMap<Client, usize>>]>,
     hasher: RandomState,
@@ -79,7 +79,7 @@ impl Seats {
         let of_client_max = config.limits.connections_per_client;
         let by_client = (of_client_max > 0).then(|| ByClient {
             connections_max: of_client_max,
-            exempt: config.trusted_proxies.clone(),
+            exempt: Networks::new(&config.trusted_proxies),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
         });
@@ -138,7 +138,7 @@ impl ByClient {
 
     fn counted(&self, peer: IpAddr) -> Option<Client> {
         let peer = peer.to_canonical();
-        (!self.exempt.iter().any(|network| network.contains(&peer))).then(|| Client::of(peer))
+        (!self.exempt.contains(peer)).then(|| Client::of(peer))
     }
 
     fn shard(&self, client: Client) -> &Mutex<HashMap<Client, usize>> {

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::seats::Seats;
 use super::sticky::Stickiness;
 use super::throttle::Throttle;
+use super::via::Via;
 use crate::balance::{Fleet, RetryBudget};
 use crate::config::Config;
 use crate::observe::FailureCounts;
+use crate::policy::Networks;
 
 /// Made once, read by all.
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub struct Shared {
     pub(super) throttle: Option<Throttle>,
     /// None without `sticky`: then no request is looked at for a session.
     pub(super) stickiness: Option<Stickiness>,
+    pub(super) trusted_proxies: Networks,
+    /// None without `via`: then the proxy isn't told of, and can't be found either.
+    pub(super) via: Option<Via>,
     draining: AtomicBool,
 }
 
@@ -38,8 +43,21 @@ impl Shared {
         let seats = Seats::new(&config, connections_max);
         let throttle = config.rate_limit.as_ref().map(Throttle::new);
         let stickiness = config.sticky.as_ref().map(Stickiness::new);
+        let trusted_proxies = Networks::new(&config.trusted_proxies);
+        let via = config.via.as_deref().map(Via::new);
         let draining = AtomicBool::new(false);
-        Arc::new(Self { config, fleet, failures, retry_budget, seats, throttle, stickiness, draining })
+        Arc::new(Self {
+            config,
+            fleet,
+            failures,
+            retry_budget,
+            seats,
+            throttle,
+            stickiness,
+            trusted_proxies,
+            via,
+            draining,
+        })
     }
 
     /// Client connections now.

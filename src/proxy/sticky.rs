@@ -7,7 +7,7 @@ use super::client::Parked;
 use super::occasion::{Occasion, address_key, cookies};
 use crate::balance::{Backend, Mark, Snapshot};
 use crate::config::{self, SameSite, Secure};
-use crate::http1::Request;
+use crate::http1::{Request, list};
 use crate::policy::Ties;
 use crate::runtime::world::World;
 
@@ -225,11 +225,10 @@ impl SessionCookie<'_> {
     }
 }
 
-/// What a trusted peer says of the client's own connection, which is the first of a list.
+/// What a trusted peer says of the client's own connection, which is the first of a list that isn't empty.
 fn came_encrypted(request: &Request<'_, '_>) -> bool {
-    let schemes = request.field("x-forwarded-proto").unwrap_or_default();
-    let first = schemes.split(|byte| *byte == b',').next().unwrap_or_default();
-    first.trim_ascii().eq_ignore_ascii_case(b"https")
+    let mut schemes = request.values("x-forwarded-proto").flat_map(list).filter(|scheme| !scheme.is_empty());
+    schemes.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 #[cfg(test)]

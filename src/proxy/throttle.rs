@@ -2,12 +2,11 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use ipnet::IpNet;
-
 use super::client::Parked;
 use super::occasion::{Occasion, address_key};
 use crate::config::{RateKey, RateLimit};
-use crate::policy::{Charge, Quota, Rate, RateLimiter};
+use crate::http1::Request;
+use crate::policy::{Charge, Networks, Quota, Rate, RateLimiter};
 use crate::runtime::world::World;
 
 /// What `rate_limit` says, ready for use by all workers.
@@ -15,7 +14,7 @@ use crate::runtime::world::World;
 pub(super) struct Throttle {
     limiter: RateLimiter,
     key: RateKey,
-    allow: Vec<IpNet>,
+    allow: Networks,
     /// Its secret keeps clients from choosing a key that is somebody else's.
     hasher: RandomState,
     /// The lines that tell of it, up to the number that differs.
@@ -35,7 +34,7 @@ impl Throttle {
         Self {
             limiter: RateLimiter::new(Rate::new(limit.requests, limit.per, limit.burst), limit.max_keys),
             key: limit.key.clone(),
-            allow: limit.allow.clone(),
+            allow: Networks::new(&limit.allow),
             hasher: RandomState::new(),
             lines: lines(limit),
         }
@@ -46,14 +45,14 @@ impl Throttle {
     #[cold]
     pub(super) fn charge<W: World<Parked = Parked>>(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Charge> {
         let client = occasion.client().to_canonical();
-        if self.allow.iter().any(|network| network.contains(&client)) {
+        if self.allow.contains(client) {
             return None;
         }
         let field = match &self.key {
             RateKey::ClientIp => None,
-            RateKey::Header(name) => occasion.request.field(name),
+            RateKey::Header(name) => only_value(occasion.request, name),
         };
-        // Who leaves the field out is known by the address, and not free of the limit.
+        // Who leaves the field out, or says it twice, is known by the address, and not free of the limit.
         let key = field.map_or_else(|| address_key(&self.hasher, client), |value| self.hasher.hash_one(value));
         Some(self.limiter.charge(key, occasion.proxy.world.now().0))
     }
@@ -75,6 +74,14 @@ impl Allowance<'_> {
         out.extend_from_slice(number.format(self.quota.more_seconds.get()).as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// The value of a field, if all its lines say the same. Of several values a backend may take any for the client's: each
+/// would be a way around the limit of another.
+fn only_value<'b>(request: &Request<'_, 'b>, name: &str) -> Option<&'b [u8]> {
+    let mut values = request.values(name);
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
 }
 
 /// The quota is the burst, since so many may come at once; the window is the time in which all of it comes back, in whole

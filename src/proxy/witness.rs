@@ -96,7 +96,8 @@ fn blame(failure: &Failure, holdup: &Holdup) -> Outcome {
         | Failure::QueueFull
         | Failure::QueueTimeout
         | Failure::ConnectionLimit
-        | Failure::ClientConnectionLimit => true,
+        | Failure::ClientConnectionLimit
+        | Failure::LoopDetected => true,
     };
     if by_client { Outcome::Abandoned } else { Outcome::Failed }
 }

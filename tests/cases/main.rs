@@ -252,9 +252,10 @@ impl Scene for Responses {
         let is_cut_off = script.is_cut_off();
         *self.script.lock().expect("not poisoned") = script;
         let (method, kind) = request.split_once(' ').unwrap_or((request, ""));
-        let version = if kind == "1.0" { "1.0" } else { "1.1" };
+        let version = if kind.starts_with("1.0") { "1.0" } else { "1.1" };
         let fields = match (method, kind) {
             (_, "upgrade") => "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            (_, "1.0-kept") => "Connection: keep-alive\r\n\r\n",
             ("POST", _) => "Content-Length: 5\r\n\r\nhello",
             _ => "\r\n",
         };

@@ -148,6 +148,25 @@ fn backends_may_pad_their_size_lines_and_clients_may_not() {
 }
 
 #[test]
+fn trailers_that_are_withheld_are_dropped_from_among_the_others() {
+    let names = FieldNames::new(["X-Real-IP"]);
+    for (lines, want) in [
+        ("", ""),
+        ("X-A: 1\r\n", "X-A: 1\r\n"),
+        ("x_real_ip: 6\r\n", ""),
+        (
+            "X-A: X-Real-IP: 6\r\nX-Real-IP: 6\r\nX-Real-IP:\r\nX-B:\r\nX-REAL-IP: :\r\n",
+            "X-A: X-Real-IP: 6\r\nX-B: \r\n",
+        ),
+    ] {
+        let mut decoder = Decoder::new(1024);
+        assert!(decoder.decode(format!("0\r\n{lines}\r\n").as_bytes().to_vec().as_mut_slice()).unwrap().end);
+        decoder.withhold(&names);
+        assert_eq!(String::from_utf8_lossy(decoder.trailers()), want);
+    }
+}
+
+#[test]
 fn a_body_is_not_over_before_its_last_byte() {
     let bytes = b"5;a=b\r\nhello\r\n0\r\nX-T: 1\r\n\r\n";
     for cut in 0..bytes.len() {

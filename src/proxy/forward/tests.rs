@@ -1,8 +1,13 @@
+use std::sync::LazyLock;
+
 use super::*;
 use crate::http1::{HeadLimits, Parsed, parse_request, parse_response};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 16_384, headers: 100, uri_bytes: 8_192 };
 const DATE: &[u8] = b"Mon, 23 Nov 2026 00:00:00 GMT";
+
+static STRANGERS: LazyLock<FieldNames> = LazyLock::new(|| FieldNames::new(["X-Real-IP"]));
+static VIA: LazyLock<Via> = LazyLock::new(|| Via::new("maypole"));
 
 fn how() -> RequestForwarding<'static> {
     RequestForwarding {
@@ -10,8 +15,10 @@ fn how() -> RequestForwarding<'static> {
         default_host: b"backend:81",
         peer: IpAddr::from([127, 0, 0, 1]),
         trusted: false,
+        untrusted_fields: &STRANGERS,
         scheme: "http",
         request_id: b"made-1",
+        via: Some(&VIA),
         upgrade: true,
     }
 }
@@ -103,12 +110,37 @@ fn hop_by_hop_fields_go_no_further() {
               Transfer-Encoding: chunked\r\n"),
         &how(),
     );
-    for name in ["connection", "x-hop", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"]
-    {
+    for name in ["connection", "x-hop", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings"] {
         assert!(of(&got, name).is_empty(), "{name}");
     }
     assert_eq!(of(&got, "x-end"), ["2"]);
     assert_eq!(of(&got, "transfer-encoding"), ["chunked"]);
+}
+
+#[test]
+fn a_trailer_section_is_announced_where_there_may_be_one() {
+    for (fields, want) in [
+        ("Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n", &["X-Sum"][..]),
+        ("Trailer: X-Sum\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n", &["X-Sum", "X-T"]),
+        ("Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\nConnection: trailer\r\n", &[]),
+        ("Trailer: X-Sum\r\nContent-Length: 0\r\n", &[]),
+        ("Trailer: X-Sum\r\n", &[]),
+    ] {
+        assert_eq!(of(&forwarded(&get(fields), &how()), "trailer"), want, "{fields}");
+    }
+    let of_10 = forwarded("POST / HTTP/1.0\r\nTrailer: X-Sum\r\nContent-Length: 1\r\n\r\n", &how());
+    assert!(of(&of_10, "trailer").is_empty());
+}
+
+#[test]
+fn the_proxy_tells_of_itself_by_its_name_or_not_at_all() {
+    let edge = Via::new("edge-1");
+    let how = RequestForwarding { via: Some(&edge), ..how() };
+    assert_eq!(of(&forwarded(&get("Via: 1.0 fred\r\n"), &how), "via"), ["1.0 fred", "1.1 edge-1"]);
+    assert_eq!(of(&forwarded("GET / HTTP/1.0\r\n\r\n", &how), "via"), ["1.0 edge-1"]);
+    let how = RequestForwarding { via: None, ..how };
+    assert_eq!(of(&forwarded(&get("Via: 1.0 fred\r\n"), &how), "via"), ["1.0 fred"]);
+    assert!(of(&forwarded(&get(""), &how), "via").is_empty());
 }
 
 #[test]
@@ -126,7 +158,8 @@ fn connection_strips_nothing_that_frames_routes_or_is_added() {
 
 const CLAIMS: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\nX-Forwarded-Proto: https\r\n\
                       X-Forwarded-Host: h\r\nX-Forwarded-Port: 1\r\nForwarded: for=6.6.6.6\r\n\
-                      X_Forwarded_For: 6.6.6.6\r\nX-Request-Id: theirs\r\n";
+                      X_Forwarded_For: 6.6.6.6\r\nX-Request-Id: \r\nX-Request-Id: theirs\r\n\
+                      X_Request-ID: other\r\nX-Real-IP: 6.6.6.6\r\nX_REAL_IP: 6.6.6.6\r\nContent_Length: 5\r\n";
 
 #[test]
 fn an_untrusted_peer_speaks_for_nobody_else() {
@@ -135,7 +168,9 @@ fn an_untrusted_peer_speaks_for_nobody_else() {
     assert_eq!(of(&got, "x-forwarded-proto"), ["http"]);
     assert_eq!(of(&got, "x-forwarded-host"), ["a.example"]);
     assert_eq!(of(&got, "x-request-id"), ["made-1"]);
-    for name in ["x-forwarded-port", "forwarded", "x_forwarded_for"] {
+    for name in
+        ["x-forwarded-port", "forwarded", "x_forwarded_for", "x_request-id", "x-real-ip", "x_real_ip", "content_length"]
+    {
         assert!(of(&got, name).is_empty(), "{name}");
     }
 }
@@ -150,6 +185,11 @@ fn a_trusted_peer_is_believed_and_added_to() {
     assert_eq!(of(&got, "x-forwarded-port"), ["1"]);
     assert_eq!(of(&got, "forwarded"), ["for=6.6.6.6"]);
     assert_eq!(of(&got, "x-request-id"), ["theirs"]);
+    for (name, want) in [("x-real-ip", "6.6.6.6"), ("x_real_ip", "6.6.6.6"), ("x_forwarded_for", "6.6.6.6")] {
+        assert_eq!(of(&got, name), [want]);
+    }
+    let empty = forwarded(&get("X-Forwarded-Proto:\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host:\r\n"), &how);
+    assert_eq!((of(&empty, "x-forwarded-proto"), of(&empty, "x-forwarded-host")), (vec!["https"], vec!["a.example"]));
     let bare = forwarded(&get(""), &how);
     assert_eq!(of(&bare, "x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(of(&bare, "x-request-id"), ["made-1"]);
@@ -189,7 +229,13 @@ fn an_http_10_request_is_passed_on_as_what_it_can_be() {
 #[test]
 fn max_forwards_counts_down() {
     let head = |n: &str| format!("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {n}\r\n\r\n");
-    for (sent, want) in [("7", "6"), ("0", "0"), ("x", "x")] {
+    for (sent, want) in [
+        ("7", "6"),
+        ("0", "0"),
+        ("x", "x"),
+        ("7\r\nMax-Forwards: 3", "2"),
+        ("3\r\nMax-Forwards: x\r\nMax-Forwards: 7", "2"),
+    ] {
         assert_eq!(of(&forwarded(&head(sent), &how()), "max-forwards"), [want]);
     }
 }
@@ -301,6 +347,8 @@ fn switching_protocols_keeps_what_makes_it_so() {
     let got = answer(head, Method::Get, Version::Http11, true);
     assert_eq!(of(&got, "connection"), ["close, Upgrade"]);
     assert_eq!(of(&got, "upgrade"), ["websocket"]);
+    let kept = answer(head, Method::Get, Version::Http10, false);
+    assert_eq!((of(&kept, "connection"), of(&kept, "upgrade")), (vec!["keep-alive, Upgrade"], vec!["websocket"]));
 }
 
 #[test]
