@@ -10,6 +10,7 @@
         feature = "sabotage-forget-decrement",
         feature = "sabotage-end-cut-body",
         feature = "sabotage-blame-backend",
+        feature = "sabotage-keep-worker",
     )
 ))]
 compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");

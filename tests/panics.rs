@@ -74,6 +74,10 @@ impl World for Faulty {
         self.world.yield_now(on);
     }
 
+    fn take_turns(&self, on: &Self::Stream) {
+        self.world.take_turns(on);
+    }
+
     fn waker(&self, on: &Self::Stream) -> Waker {
         self.world.waker(on)
     }

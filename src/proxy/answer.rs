@@ -128,9 +128,11 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         let written = write_on(&self.client.stream, head).map_err(|_| Failure::ClientGone)?;
         if written < head.len() {
             self.course.unsent = head[written..].to_vec();
-            self.course.down.since = self.proxy.world.now();
+            self.course.down.begin_anew(self.proxy.world.now());
+            return Ok(false);
         }
-        Ok(written == head.len())
+        self.proxy.world.take_turns(&self.client.stream);
+        Ok(true)
     }
 
     /// Writes what is left of an interim answer; false when the client takes no more now. Meanwhile nothing is asked of the
@@ -143,9 +145,9 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         if written > 0 {
             self.course.unsent.drain(..written);
             let now = self.proxy.world.now();
-            let waited = now.since(self.course.down.since);
+            let waited = now.since(self.course.down.since());
             self.course.head_deadline = self.course.head_deadline.map(|at| at + waited);
-            self.course.down.since = now;
+            self.course.down.begin_anew(now);
         }
         Ok(self.course.unsent.is_empty())
     }

@@ -61,7 +61,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     pub(super) fn take_up(&self, stream: W::Stream, aside: Box<dyn Any>) {
         // It is this world's: the proxy that laid it aside takes it up.
         let Ok(aside) = aside.downcast::<Aside<W>>() else { return };
-        let Aside { client, unread, deadline, work, .. } = *aside;
+        let Aside { client, unread, work, .. } = *aside;
         let Some(client) = client else { return };
         let mut client = client.join(stream);
         let [unread, held] = unread.map(|bytes| bytes.map(|bytes| self.buffer_with(&bytes)));
@@ -73,7 +73,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Work::Tunnel(tunnel) => {
                 Self::or_cut(&mut client, tunnel.id(), |client| self.resume_tunnel(client, tunnel, held))
             }
-            Work::Answer(unsent) => self.send_rest(&mut client, unsent, deadline),
+            Work::Answer(unsent) => self.send_rest(&mut client, unsent),
         };
         self.go_on(client, Some(turn));
     }

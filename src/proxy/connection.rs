@@ -52,7 +52,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             };
             client.deadline = Deadline::Unset;
             match after {
-                After::Next => {}
+                After::Next => {
+                    #[cfg(not(feature = "sabotage-keep-worker"))] // Broken on purpose: ./x sabotage
+                    self.world.take_turns(&client.stream);
+                }
                 After::Close if client.stream.is_quiet(false) => return,
                 After::Close | After::Linger => return self.close(client),
                 After::Cut => return client.stream.reset_on_close(),

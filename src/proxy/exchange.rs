@@ -341,6 +341,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                     tries.ids[tries.count - 1] = NOBODY;
                 }
             }
+            self.world.take_turns(&client.stream);
             next = Next::Visit(self.direct_again(client, scratch, &mut tries, &mut facts));
         }
     }

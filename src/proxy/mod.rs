@@ -25,6 +25,7 @@ mod respond;
 mod seats;
 mod shared;
 mod sticky;
+mod stillness;
 mod throttle;
 mod transfer;
 mod tunnel;

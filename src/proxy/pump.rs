@@ -10,8 +10,8 @@ use crate::http1::{ChunkError, Decoder, FieldNames, Framing, chunk_header};
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Pipe, Stream};
 
-/// Bytes that a pump moves before others get a turn.
-pub(super) const TURN_BYTES: usize = 1 << 20;
+/// Bytes that a pump moves before it asks whether others should get a turn.
+pub(super) const TURN_BYTES: usize = 128 * 1024;
 
 /// Up to this size, copying a body behind its head is cheaper than writing from two places.
 pub(super) const COPY_BYTES_MAX: usize = 2048;
@@ -72,7 +72,7 @@ pub(super) enum Step {
     NeedsRead,
     /// No room to write now.
     NeedsWrite,
-    /// It could go on, but others should get a turn.
+    /// It could go on, but others may want a turn.
     Yields,
 }
 

@@ -8,15 +8,17 @@ use super::aside::{Aside, Work};
 use super::client::{Client, Parked};
 use super::error::{self, Failure, Fate, Representation};
 use super::exchange::{After, Facts, Turn};
+use super::stillness::Stillness;
 use super::throttle::Allowance;
 use crate::http1::Method;
-use crate::runtime::world::{Instant, Need, Stream, World};
+use crate::runtime::world::{Need, Stream, World};
 
 /// What a client has not taken yet of an answer of the proxy's own.
 pub(super) struct Unsent {
     bytes: Box<[u8]>,
     /// What becomes of its connection then.
     after: After,
+    stillness: Stillness,
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -81,28 +83,35 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         match write_on(&client.stream, scratch) {
             Ok(n) if n == scratch.len() => Turn::Over(after),
             Ok(n) => {
-                let deadline = self.world.now() + self.shared.config.timeouts.write;
-                Self::wait_to_send(client, Unsent { bytes: scratch[n..].into(), after }, deadline)
+                let stillness = Stillness::new(self.world.now());
+                self.wait_to_send(client, Unsent { bytes: scratch[n..].into(), after, stillness })
             }
             Err(_) => Turn::Over(After::Cut),
         }
     }
 
     /// A client that doesn't read is waited for without a coroutine.
-    fn wait_to_send(client: &mut Client<W::Stream>, unsent: Unsent, deadline: Instant) -> Turn<W> {
+    fn wait_to_send(&self, client: &mut Client<W::Stream>, unsent: Unsent) -> Turn<W> {
+        let deadline = unsent.stillness.until(self.shared.config.timeouts.write);
         Turn::Aside(Aside::new(client, None, Work::Answer(unsent), Need::Write, deadline))
     }
 
-    /// Goes on with an answer until `deadline`, that of all of it.
-    pub(super) fn send_rest(&self, client: &mut Client<W::Stream>, unsent: Unsent, deadline: Instant) -> Turn<W> {
-        let Unsent { bytes, after } = unsent;
-        match write_on(&client.stream, &bytes) {
-            Ok(n) if n == bytes.len() => Turn::Over(after),
-            Ok(n) if self.world.now() < deadline => {
-                Self::wait_to_send(client, Unsent { bytes: bytes[n..].into(), after }, deadline)
-            }
-            _ => Turn::Over(After::Cut),
+    /// Goes on with an answer, for as long as its client takes something of it within `timeouts.write`.
+    pub(super) fn send_rest(&self, client: &mut Client<W::Stream>, unsent: Unsent) -> Turn<W> {
+        let Unsent { bytes, after, mut stillness } = unsent;
+        let Ok(n) = write_on(&client.stream, &bytes) else { return Turn::Over(After::Cut) };
+        if n == bytes.len() {
+            return Turn::Over(after);
         }
+        let now = self.world.now();
+        if n > 0 {
+            stillness.begin_anew(now);
+        }
+        let expired = now >= stillness.until(self.shared.config.timeouts.write);
+        if expired && !stillness.goes_on(client.stream.unsent(), now) {
+            return Turn::Over(After::Cut);
+        }
+        self.wait_to_send(client, Unsent { bytes: bytes[n..].into(), after, stillness })
     }
 
     /// What the request at the front of the client's buffer accepts.

@@ -21,6 +21,7 @@ use super::error::Failure;
 use super::exchange::{After, Exchange, Facts, Turn};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
+use super::stillness::Stillness;
 use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
@@ -134,6 +135,7 @@ struct Wants {
 enum Expiry {
     RequestBody,
     RequestBodyRate,
+    RequestWrite,
     ResponseHead,
     ResponseBody,
     ClientWrite,
@@ -146,13 +148,6 @@ enum Waited {
     Expired(Expiry),
     /// It goes on, and needs no coroutine; until when.
     Aside(Need, Instant),
-}
-
-/// How long one direction has stood still.
-#[derive(Clone, Copy)]
-pub(super) struct Stillness {
-    pub(super) since: Instant,
-    written: u64,
 }
 
 impl<W: World> Course<W> {
@@ -173,8 +168,8 @@ impl<W: World> Course<W> {
             upload,
             download: Download::Head,
             held: None,
-            up: Stillness { since: began, written: 0 },
-            down: Stillness { since: began, written: 0 },
+            up: Stillness::new(began),
+            down: Stillness::new(began),
             pace,
             head_deadline,
             half_closed_at: None,
@@ -188,14 +183,14 @@ impl<W: World> Course<W> {
     /// All of the request has left.
     fn is_sent_now(&mut self, now: Instant) {
         self.upload = Upload::Done;
-        self.up.since = now;
+        self.up.begin_anew(now);
         self.holdup.request_is_sent();
     }
 
     /// How long a backend whose answer's head came at `answered` has taken for it: from the last byte that it was sent before.
     /// None where that may be due to a client that kept it waiting for more.
     pub(super) fn took(&self, answered: Instant) -> Option<Duration> {
-        (!self.holdup.is_due_to_client()).then(|| answered.since(self.up.since))
+        (!self.holdup.is_due_to_client()).then(|| answered.since(self.up.since()))
     }
 
     /// A part of the answer was sent on.
@@ -261,7 +256,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     Ok(Step::Done) => self.course.is_sent_now(world.now()),
                     Ok(Step::Yields) => yields = true,
                     Ok(step) => {
-                        let still_since = self.course.up.progress(pump.written(), world);
+                        let still_since = self.course.up.progress(pump.written(), step, world);
                         let idle_until = still_since.max(self.course.continued_at.unwrap_or(still_since)) + body_idle;
                         if step == Step::NeedsRead {
                             wants.client = Some(Need::Read);
@@ -279,7 +274,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                             }
                         } else {
                             wants.upstream = true;
-                            wants.until(idle_until, Expiry::ResponseHead);
+                            wants.until(self.course.up.until(body_idle), Expiry::RequestWrite);
                         }
                     }
                     Err(PumpError::Write) => {
@@ -298,12 +293,12 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             match &mut self.course.download {
                 Download::Head if !self.course.unsent.is_empty() => {
                     wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
-                    let until = self.course.down.since + self.proxy.shared.config.timeouts.write;
+                    let until = self.course.down.until(self.proxy.shared.config.timeouts.write);
                     wants.until(until, Expiry::ClientWrite);
                 }
                 Download::Head => match self.read_answer(&mut buffer, scratch) {
                     Ok(Some(Answer::Body(body))) => {
-                        self.course.down.since = body.answered;
+                        self.course.down.begin_anew(body.answered);
                         self.course.download = Download::Body(body);
                         self.course.held = Some(buffer);
                         continue;
@@ -351,13 +346,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         Ok(Step::Yields) => yields = true,
                         Ok(step) => {
                             let timeouts = &self.proxy.shared.config.timeouts;
-                            let still_since = self.course.down.progress(body.pump.written(), world);
+                            let still_since = self.course.down.progress(body.pump.written(), step, world);
                             if step == Step::NeedsRead {
                                 wants.upstream = true;
                                 wants.until(still_since + timeouts.body_idle, Expiry::ResponseBody);
                             } else {
                                 wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
-                                wants.until(still_since + timeouts.write, Expiry::ClientWrite);
+                                wants.until(self.course.down.until(timeouts.write), Expiry::ClientWrite);
                             }
                         }
                         Err(PumpError::Write) => return self.break_off(Failure::ClientGone),
@@ -368,7 +363,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             }
             self.course.held = Some(buffer);
             if yields {
-                world.yield_now(&self.course.lease.stream);
+                world.take_turns(&self.course.lease.stream);
                 continue;
             }
             let expiry = match self.wait(&wants) {
@@ -376,7 +371,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 Waited::Expired(expiry) => expiry,
                 Waited::Aside(need, deadline) => return Ok(self.lay_aside(need, deadline)),
             };
-            let of_upload = matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::ResponseHead);
+            if self.is_taken_slowly(expiry) {
+                continue;
+            }
+            let of_upload = matches!(
+                expiry,
+                Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::RequestWrite | Expiry::ResponseHead
+            );
             if of_upload && self.course.has_begun() {
                 self.course.upload = Upload::Broken;
                 continue;
@@ -384,7 +385,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             let failure = match expiry {
                 Expiry::RequestBody => Failure::RequestBodyTimeout,
                 Expiry::RequestBodyRate => Failure::RequestBodyTooSlow,
-                Expiry::ResponseHead => Failure::ResponseTimeout,
+                Expiry::RequestWrite | Expiry::ResponseHead => Failure::ResponseTimeout,
                 Expiry::ResponseBody => Failure::ResponseBodyTimeout,
                 Expiry::ClientWrite => Failure::ClientWriteStalled,
                 Expiry::HalfClosed => Failure::ClientGone,
@@ -416,7 +417,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 PeerState::HalfClosed => {
                     let world = &self.proxy.world;
                     let at = *self.course.half_closed_at.get_or_insert_with(|| world.now());
-                    let patience = at.max(self.course.down.since) + self.proxy.shared.config.timeouts.half_closed;
+                    let patience = at.max(self.course.down.since()) + self.proxy.shared.config.timeouts.half_closed;
                     if patience < deadline {
                         (deadline, expiry) = (patience, Expiry::HalfClosed);
                     }
@@ -441,6 +442,16 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             wake
         };
         if wake == Wake::Deadline { Waited::Expired(expiry) } else { Waited::Woken }
+    }
+
+    /// Whether the side that has to take something does so, if only slowly.
+    fn is_taken_slowly(&mut self, expiry: Expiry) -> bool {
+        let now = self.proxy.world.now();
+        match expiry {
+            Expiry::RequestWrite => self.course.up.goes_on(self.course.lease.stream.unsent(), now),
+            Expiry::ClientWrite => self.course.down.goes_on(self.client.stream.unsent(), now),
+            _ => false,
+        }
     }
 
     /// Waits for a backend that hasn't answered soon.
@@ -538,16 +549,5 @@ impl Wants {
         if self.deadline.is_none_or(|(earliest, _)| at < earliest) {
             self.deadline = Some((at, expiry));
         }
-    }
-}
-
-impl Stillness {
-    /// Since when nothing moved, now that `written` bytes in all have been written.
-    fn progress<W: World>(&mut self, written: u64, world: &W) -> Instant {
-        if self.written != written {
-            self.written = written;
-            self.since = world.now();
-        }
-        self.since
     }
 }

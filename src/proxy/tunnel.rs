@@ -11,6 +11,7 @@ use super::exchange::{After, Turn};
 use super::patience::SLOW_AFTER;
 use super::pump::{Pump, PumpError, Step};
 use super::request_id::RequestId;
+use super::stillness::Stillness;
 use crate::http1::Framing;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
@@ -25,15 +26,13 @@ pub(super) struct Tunnel<W: World> {
     up: Pump<W::Stream>,
     down: Pump<W::Stream>,
     client_ended: bool,
-    /// Bytes moved so far, and when it last were more.
-    moved: u64,
-    since: Instant,
+    stillness: Stillness,
 }
 
 impl<W: World> Tunnel<W> {
     pub(super) fn new(id: RequestId, lease: Lease<W>, visit: Visit<W>, since: Instant) -> Self {
         let [up, down] = [(); 2].map(|()| Pump::new(Framing::UntilClose, false, 0, 0));
-        Self { id, lease, _visit: visit, up, down, client_ended: false, moved: 0, since }
+        Self { id, lease, _visit: visit, up, down, client_ended: false, stillness: Stillness::new(since) }
     }
 
     pub(super) fn id(&self) -> RequestId {
@@ -86,7 +85,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let timeouts = &self.shared.config.timeouts;
         let mut slow_at = self.world.now() + lingers;
         loop {
-            let Tunnel { lease, up, down, client_ended, moved, since, .. } = &mut *tunnel;
+            let Tunnel { lease, up, down, client_ended, stillness, .. } = &mut *tunnel;
             let upstream = &lease.stream;
             let outbound = client.buffer.get_or_insert_with(|| self.buffers.take());
             let inbound = from_upstream.get_or_insert_with(|| self.buffers.take());
@@ -106,14 +105,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 upstream.shutdown_write();
             }
             if up_step == Step::Yields || down_step == Step::Yields {
-                self.world.yield_now(upstream);
+                self.world.take_turns(upstream);
                 continue;
             }
-            let now_moved = up.written() + down.written();
-            if now_moved != *moved {
-                (*moved, *since) = (now_moved, self.world.now());
-                slow_at = slow_at.max(*since + lingers);
-            }
+            let blocked = up_step == Step::NeedsWrite || down_step == Step::NeedsWrite;
+            let step = if blocked { Step::NeedsWrite } else { Step::NeedsRead };
+            let since = stillness.progress(up.written() + down.written(), step, &self.world);
+            slow_at = slow_at.max(since + lingers);
             let (patience, failure) = match down_step {
                 // The backend has said what it had to say.
                 Step::NeedsRead if *client_ended => (timeouts.half_closed, None),
@@ -129,7 +127,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 _ => Need::of_waiting(&client.stream),
             };
             let also = Some((&client.stream, Watch::Everything));
-            let deadline = *since + patience;
+            let deadline = if blocked { stillness.until(patience) } else { since + patience };
             let mut buffers = [&mut client.buffer, &mut from_upstream];
             let Some(wake) = self.wait_until_slow(&mut buffers, upstream, also, deadline, slow_at) else {
                 if !self.world.tie(&client.stream, upstream) {
@@ -139,6 +137,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 return Turn::Aside(aside);
             };
             if wake == Wake::Deadline {
+                let unsent = || client.stream.unsent().saturating_add(lease.stream.unsent());
+                if blocked && stillness.goes_on(unsent(), self.world.now()) {
+                    continue;
+                }
                 if let Some(failure) = failure {
                     self.count(failure.view().reason);
                 }

@@ -111,6 +111,10 @@ impl Mailbox {
         self.ring();
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Wakes the mailbox's coroutine; one system call however often it is rung before that one looks.
     pub(super) fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
@@ -121,12 +125,16 @@ impl Mailbox {
         }
     }
 
-    /// Silences the bell, then hands out the mail: in this order none is missed.
-    pub(super) fn collect(&self) -> impl Iterator<Item = Message> + '_ {
+    /// Silences the bell. The mail is to be collected behind it, or the bell rung again: in this order none is missed.
+    pub(super) fn silence(&self) {
         self.rung.store(false, Ordering::Release);
         let mut count = [0_u8; 8];
         // SAFETY: reads at most 8 bytes into a live array from an open, non-blocking descriptor.
         unsafe { libc::read(self.bell.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    /// Hands out the mail.
+    pub(super) fn collect(&self) -> impl Iterator<Item = Message> + '_ {
         std::iter::from_fn(|| self.queue.pop())
     }
 }

@@ -169,6 +169,13 @@ impl<P: 'static> Stream for MayStream<P> {
         (memory[SEND_BUFFER].saturating_sub(memory[SEND_QUEUE]) / 2) as usize
     }
 
+    fn unsent(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ writes an int, which lives through the call, and the descriptor is open.
+        let known = unsafe { libc::ioctl(self.fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if known == 0 { usize::try_from(bytes).unwrap_or(usize::MAX) } else { usize::MAX }
+    }
+
     fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {
         self.worker.pipe(body_bytes)
     }

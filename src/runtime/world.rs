@@ -139,6 +139,12 @@ pub trait Stream: 'static {
         usize::MAX
     }
 
+    /// Bytes that were written and that the peer hasn't confirmed yet, at the price of a system call: they get fewer as it
+    /// reads, long before a write would take more. The most there can be when that isn't known.
+    fn unsent(&self) -> usize {
+        usize::MAX
+    }
+
     /// An empty pipe, to move a body of so many bytes. None when the body is too short to gain by it, or no pipe is to be
     /// had just now: then it goes through memory.
     fn pipe(&self, body_bytes: u64) -> Option<Self::Pipe>;
@@ -187,6 +193,10 @@ pub trait World: Clone + 'static {
 
     /// Gives the worker's other coroutines and the network a turn although `on` could go on; for loops that stream.
     fn yield_now(&self, on: &Self::Stream);
+
+    /// To be called between two pieces of work that no wait need part (requests that are answered here, tries, parts of a
+    /// body): yields as [`World::yield_now`] does when this coroutine has had the worker for long enough.
+    fn take_turns(&self, on: &Self::Stream);
 
     /// As [`World::wait`], for a wait that is expected to be long: gives back what memory the coroutine doesn't use
     /// meanwhile, at the price of some system calls.

@@ -52,6 +52,9 @@ pub fn connect<W: World>(
             Err(error @ (ConnectError::ClientGone | ConnectError::NoDescriptor)) => return Err(error),
             Err(error) => failure = Some(more_telling(failure, error)),
         }
+        if number + 1 < count {
+            world.take_turns(client);
+        }
     }
     Err(failure.unwrap_or(ConnectError::NotResolved))
 }

@@ -110,6 +110,8 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::CutAnswers)
 } else if cfg!(feature = "sabotage-blame-backend") {
     Some(Promise::ClientsBlamed)
+} else if cfg!(feature = "sabotage-keep-worker") {
+    Some(Promise::GivesWay)
 } else {
     None
 };

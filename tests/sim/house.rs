@@ -17,6 +17,7 @@ use crate::chance::Chance;
 use crate::client::{Client, Log};
 use crate::control::{Control, Upset};
 use crate::excuse::Circumstances;
+use crate::flood;
 use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
@@ -157,6 +158,16 @@ impl House {
         let own = OwnAnswers::default();
         let counted = own.clone();
         self.sim.after(delay, move |sim| mutant::start(sim, from, FRONT, bytes, counted));
+        self.mutants.borrow_mut().push(own);
+    }
+
+    /// Starts a client after `delay` that pipelines requests without end.
+    pub fn play_flood(&self, delay: Time) {
+        self.book.mutants.set(true);
+        let from = self.next_address();
+        let own = OwnAnswers::default();
+        let counted = own.clone();
+        self.sim.after(delay, move |sim| flood::start(sim, from, FRONT, counted));
         self.mutants.borrow_mut().push(own);
     }
 

@@ -67,6 +67,11 @@ pub fn start(sim: &Sim, from: IpAddr, to: SocketAddr, bytes: Vec<u8>, counted: O
             let excerpt = got[..got.len().min(40)].escape_ascii();
             sim.wrong(Promise::WellFormed, format!("a mutated request was answered with '{excerpt}'"));
         }
-        counted.set(memchr::memmem::find_iter(&got, b"\r\nProxy-Status: ").count() as u64);
+        counted.set(count_own(&got));
     });
+}
+
+/// How many answers of the proxy's own there are among these.
+pub fn count_own(answers: &[u8]) -> u64 {
+    memchr::memmem::find_iter(answers, b"\r\nProxy-Status: ").count() as u64
 }

@@ -40,6 +40,8 @@ pub struct Trouble {
     pub clients: bool,
     /// Clients send requests with bytes changed.
     pub mutants: bool,
+    /// A client sends requests without end, over its rate.
+    pub flood: bool,
     /// Limits are low, and clients and origins exceed them.
     pub limits: bool,
     /// More clients come than may be served at once.
@@ -70,6 +72,7 @@ impl Trouble {
             stalling: chance.percent(20),
             clients: chance.percent(40),
             mutants: chance.percent(15),
+            flood: chance.percent(4),
             limits: chance.percent(20),
             crowd: chance.percent(5),
             rush: chance.percent(20),
@@ -149,7 +152,7 @@ fn any_config(chance: &Chance, trouble: Trouble, patient: bool) -> Config {
         config.limits.requests_per_connection = chance.pick(&[0, 1, 3]);
         config.limits.min_body_rate = chance.pick(&[0, SLOWEST_BODY]);
     }
-    if trouble.limits && chance.percent(30) {
+    if trouble.flood || (trouble.limits && chance.percent(30)) {
         config.rate_limit = Some(RateLimit {
             requests: 1,
             per: Duration::from_secs(1),
@@ -227,6 +230,9 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize
         client.pace.rest = chance.pick(&[0, 0, 10 * MILLISECOND]);
         client.lingers = chance.pick(&[0, 0, SECOND, 100 * SECOND]);
         house.play(client, chance.pick(&[0, 0, MILLISECOND, SECOND]));
+    }
+    if trouble.flood {
+        house.play_flood(chance.pick(&[0, MILLISECOND, SECOND]));
     }
     if trouble.mutants {
         for _ in 0..=chance.below(3) {

@@ -28,6 +28,15 @@ pub const SECOND: Time = 1_000_000_000;
 /// A task that waits this often without any time passing would spin on a real worker too.
 const TURNS_WITHOUT_TIME: u32 = 5_000;
 
+/// Pieces of work that a task of the service does in a turn when it asks whether others want one.
+const PIECES_OF_A_TURN: u32 = 4;
+/// Bytes that a task may move between two waits. A piece of work moves up to 128 KiB of a body and what a head's buffer holds
+/// beyond them, each read and written.
+pub const BYTES_OF_A_TURN: usize = PIECES_OF_A_TURN as usize * 2 * (152 << 10);
+/// The same in calls: through a head's buffer, which is the smallest, a piece takes up to ten reads and ten writes. A request
+/// that is answered at once takes two.
+pub const OPERATIONS_OF_A_TURN: u32 = PIECES_OF_A_TURN * 20;
+
 /// One run of the simulated world. Clones are handles to the same run.
 #[derive(Clone)]
 pub struct Sim(Rc<Inner>);
@@ -47,6 +56,8 @@ pub struct Inner {
     unfinished: Cell<usize>,
     ready: RefCell<Vec<TaskId>>,
     pub running: Cell<Option<TaskId>>,
+    /// What the running task has done since it got its turn.
+    effort: Cell<Effort>,
     idle_runners: RefCell<Vec<Runner>>,
     ending: Cell<bool>,
     wrongs: RefCell<Vec<Wrong>>,
@@ -61,6 +72,15 @@ pub struct Inner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId(usize);
+
+/// What a task of the service did: calls on its sockets, the bytes they moved, and pieces of work that it has come to the
+/// end of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Effort {
+    operations: u32,
+    bytes: usize,
+    pieces: u32,
+}
 
 /// Names one pause of one task, so that a wake meant for an earlier one is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +201,7 @@ impl Sim {
             unfinished: Cell::new(0),
             ready: RefCell::default(),
             running: Cell::new(None),
+            effort: Cell::default(),
             idle_runners: RefCell::default(),
             ending: Cell::new(false),
             wrongs: RefCell::default(),
@@ -293,6 +314,28 @@ impl Sim {
         if spins {
             self.violation(Promise::Turns, format!("{name} spins: {TURNS_WITHOUT_TIME} turns and no time passed"));
         }
+    }
+
+    /// Counts a call on a socket of the service's. Whoever makes many keeps a real worker from all others.
+    pub fn toil(&self, bytes: usize) {
+        let mut effort = self.effort.get();
+        effort.operations += 1;
+        effort.bytes += bytes;
+        self.effort.set(effort);
+        self.checked(Promise::GivesWay);
+        if !std::thread::panicking() && (effort.operations > OPERATIONS_OF_A_TURN || effort.bytes > BYTES_OF_A_TURN) {
+            let Some(id) = self.running.get() else { return };
+            let name = self.tasks.borrow()[id.0].name;
+            self.violation(Promise::GivesWay, format!("{name} keeps its worker: {effort:?}"));
+        }
+    }
+
+    /// Counts a piece of work; true when others should get a turn.
+    pub fn has_had_its_turn(&self) -> bool {
+        let mut effort = self.effort.get();
+        effort.pieces += 1;
+        self.effort.set(effort);
+        effort.pieces >= PIECES_OF_A_TURN
     }
 
     fn leave_when_over(&self) {
@@ -431,6 +474,7 @@ impl Sim {
         };
         self.trace.note(self.now(), "turn", &[id.0 as u64], String::new);
         self.running.set(Some(id));
+        self.effort.take();
         if let Some(job) = job {
             let idle = self.idle_runners.borrow_mut().pop();
             let runner = runner.insert(idle.unwrap_or_else(Runner::new));

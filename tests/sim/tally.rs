@@ -34,6 +34,7 @@ counted! {
         ClientSplits = "client sends a request in pieces",
         ClientTrickles = "client sends a request too slowly",
         ClientPipelines = "client sends before it has its answer",
+        ClientFloods = "client pipelines hundreds of requests that the proxy answers itself",
         ClientStalls = "client sends no more and stays",
         ClientHalfCloses = "client closes its sending side",
         ClientLeaves = "client closes",
@@ -134,6 +135,7 @@ counted! {
         Deadlines = "nothing waits without a deadline",
         OneWaiter = "a socket has one waiter",
         Turns = "nothing spins, and housekeeping never waits",
+        GivesWay = "no coroutine keeps its worker from the others",
         NoPanics = "nothing panics",
     }
 }

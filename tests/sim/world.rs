@@ -219,6 +219,7 @@ impl<P: 'static> World for SimWorld<P> {
 
     fn connect(&self, address: SocketAddr) -> io::Result<SimStream> {
         let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.sim.toil(0);
         let id = self.sim.dial(from, address, Holder::Service)?;
         Ok(SimStream { sim: self.sim.clone(), id })
     }
@@ -262,6 +263,12 @@ impl<P: 'static> World for SimWorld<P> {
     fn yield_now(&self, _on: &SimStream) {
         let moment = 1 + self.sim.chance.below(10 * MICROSECOND);
         self.sim.sleep(moment);
+    }
+
+    fn take_turns(&self, on: &SimStream) {
+        if self.sim.has_had_its_turn() {
+            self.yield_now(on);
+        }
     }
 
     fn waker(&self, on: &SimStream) -> Waker {
@@ -317,6 +324,12 @@ impl<P: 'static> Drop for Unwatch<'_, P> {
 }
 
 impl SimStream {
+    /// Counts a call that came to this.
+    fn toil(&self, outcome: io::Result<usize>) -> io::Result<usize> {
+        self.sim.toil(*outcome.as_ref().unwrap_or(&0));
+        outcome
+    }
+
     /// Where the code under test touches a socket a defect of its own may strike as well.
     fn may_panic(&self) {
         let panics = self.sim.temper.panics;
@@ -331,12 +344,12 @@ impl Stream for SimStream {
 
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         self.may_panic();
-        self.sim.read(self.id, into)
+        self.toil(self.sim.read(self.id, into))
     }
 
     fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         self.may_panic();
-        self.sim.write(self.id, from)
+        self.toil(self.sim.write(self.id, from))
     }
 
     fn is_readable(&self) -> bool {
@@ -361,18 +374,22 @@ impl Stream for SimStream {
         self.sim.take_connect_error(self.id)
     }
 
+    fn unsent(&self) -> usize {
+        self.sim.unread_by_peer(self.id)
+    }
+
     fn pipe(&self, _body_bytes: u64) -> Option<SimPipe> {
         SimPipe::take(&self.sim)
     }
 
     fn try_fill(&self, pipe: &mut SimPipe, bytes_max: usize) -> io::Result<usize> {
         self.may_panic();
-        pipe.fill(self.id, bytes_max)
+        self.toil(pipe.fill(self.id, bytes_max))
     }
 
     fn try_drain(&self, pipe: &mut SimPipe) -> io::Result<usize> {
         self.may_panic();
-        pipe.drain(self.id)
+        self.toil(pipe.drain(self.id))
     }
 
     fn shutdown_write(&self) {

@@ -45,9 +45,9 @@ impl Holdup {
         }
         if matches!(need, Some(Need::Write | Need::Either)) {
             // One that reads takes a little at a time, as room comes: only without any does it hold anybody up.
-            self.has_waited_to_write(now.since(down.since));
+            self.has_waited_to_write(now.since(down.since()));
         }
-        if need.is_none() && now.since(up.since.max(down.since)) >= MADE_UP {
+        if need.is_none() && now.since(up.since().max(down.since())) >= MADE_UP {
             self.client = Duration::ZERO;
         }
     }

@@ -49,12 +49,15 @@ impl<P: 'static> Handle<P> {
             };
             batch += 1;
             let pause = match failed.as_ref().map(io::Error::kind) {
-                None if batch < ACCEPT_BATCH => continue,
-                None => Duration::ZERO,
+                // The client gave up before it was accepted (accept(2)): nothing is wrong here.
+                None | Some(io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                    if batch < ACCEPT_BATCH {
+                        continue;
+                    }
+                    Duration::ZERO
+                }
                 Some(io::ErrorKind::WouldBlock) if !worker.accepting.get() => break,
                 Some(io::ErrorKind::WouldBlock) => Duration::MAX,
-                // The client gave up before it was accepted (accept(2)): nothing is wrong here.
-                Some(io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
                 Some(_) => {
                     worker.counters.accept_errors.bump();
                     if clock::now_coarse() >= next_complaint {
@@ -73,14 +76,17 @@ impl<P: 'static> Handle<P> {
     /// Gives others a turn until `pause` is over, or a connection comes.
     fn pause_accepting(&self, listener: &may::net::TcpListener, key: usize, pause: Duration) {
         let worker = &self.0;
+        let wait = || {
+            listener.wait_io();
+            homing::check(worker.id);
+        };
         if pause.is_zero() {
-            worker.yielded.borrow_mut().push(key);
-            worker.mailbox.ring();
-        } else if pause < Duration::MAX {
+            return self.give_turn_away(key, wait);
+        }
+        if pause < Duration::MAX {
             self.set_deadline(key, clock::now() + pause);
         }
-        listener.wait_io();
-        homing::check(worker.id);
+        wait();
         if let Some(slot) = worker.slots.borrow_mut().get_mut(key) {
             slot.expired = false;
         }

@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use may::coroutine;
 use may::io::{CoIo, WaitIo};
 
 use super::{Handle, Job, Parked};
@@ -15,6 +14,10 @@ use crate::runtime::mailbox::Controls;
 use crate::runtime::stream::MayStream;
 use crate::runtime::world::{Instant, Wake};
 use crate::runtime::{clock, homing};
+
+/// Messages, expired deadlines or recalled streams that are dealt with before others get a turn. One that is resumed gets a
+/// coroutine at once, and runs later: of thousands at the same moment only so many have one.
+const BATCH: usize = 128;
 
 impl<P: 'static> Handle<P> {
     /// Fires deadlines and the service's tick.
@@ -26,6 +29,7 @@ impl<P: 'static> Handle<P> {
         let Ok(timer) = CoIo::new(BorrowedFd(worker.timer.fd.as_raw_fd())) else {
             return log::error!("worker {}: its timer can't be registered", worker.id);
         };
+        let key = self.register(worker.timer.fd.as_raw_fd(), timer.waker());
         let mut next_tick = clock::now() + TICK;
         let mut due = Vec::new();
         loop {
@@ -36,9 +40,13 @@ impl<P: 'static> Handle<P> {
                 timer.wait_io();
             }
             worker.wheel.borrow_mut().advance(now.0, &mut due);
-            for (n, key) in due.drain(..).enumerate() {
-                let_others_run(n);
-                self.expire(key, now);
+            for (n, expired) in (1..).zip(due.drain(..)) {
+                self.expire(expired, now);
+                if n % BATCH == 0 {
+                    self.give_turn_away(key, || {
+                        timer.wait_io();
+                    });
+                }
             }
             if now >= next_tick {
                 next_tick = now + TICK;
@@ -93,14 +101,17 @@ impl<P: 'static> Handle<P> {
             for (key, flags) in events.iter() {
                 self.lot_event(key, flags);
             }
+            let wait = || {
+                lot.wait_io();
+            };
             if more {
                 // Backends answer those first that have come back: thousands at once would all be in flight together, and
                 // none would find its memory in the cache.
-                worker.yielded.borrow_mut().push(key);
-                worker.mailbox.ring();
+                self.give_turn_away(key, wait);
+            } else {
+                wait();
+                homing::check(worker.id);
             }
-            lot.wait_io();
-            homing::check(worker.id);
         }
     }
 
@@ -139,20 +150,40 @@ impl<P: 'static> Handle<P> {
             return log::error!("worker {}: its mailbox can't be registered", worker.id);
         };
         loop {
-            for message in worker.mailbox.collect() {
+            worker.mailbox.silence();
+            for message in worker.mailbox.collect().take(BATCH) {
                 message(self);
             }
-            let yielded = std::mem::take(&mut *worker.yielded.borrow_mut());
-            for key in yielded {
-                if let Some(slot) = worker.slots.borrow().get(key) {
-                    slot.waker.wakeup();
-                }
+            self.recall_some();
+            if !worker.mailbox.is_empty() || !worker.recalled.borrow().is_empty() {
+                worker.mailbox.ring();
             }
             if let Some(runners) = worker.runners.get() {
                 runners.start_waiting();
             }
+            self.wake_yielded();
             bell.wait_io();
             homing::check(worker.id);
+        }
+    }
+
+    fn recall_some(&self) {
+        for _ in 0..BATCH {
+            let Some(key) = self.0.recalled.borrow_mut().pop() else { return };
+            self.resume(key, Wake::Recalled);
+        }
+    }
+
+    /// Has all who gave their turn away go on. They run when this coroutine waits, each up to its next wait: who gives its
+    /// turn away again is woken by the next look at the network. So a round is one such look and a turn for each.
+    fn wake_yielded(&self) {
+        let yielded = std::mem::take(&mut *self.0.yielded.borrow_mut());
+        let mut slots = self.0.slots.borrow_mut();
+        for key in yielded {
+            if let Some(slot) = slots.get_mut(key) {
+                slot.yields = false;
+                slot.waker.wakeup();
+            }
         }
     }
 
@@ -201,21 +232,9 @@ impl<P: 'static> Controls for Handle<P> {
 
     fn recall(&self) {
         let slots = self.0.slots.borrow();
-        let parked: Vec<usize> = slots.iter().filter(|(_, slot)| slot.parked.is_some()).map(|(key, _)| key).collect();
-        drop(slots);
-        for (n, key) in parked.into_iter().enumerate() {
-            let_others_run(n);
-            self.resume(key, Wake::Recalled);
-        }
-    }
-}
-
-/// A connection that is resumed gets a coroutine at once, and runs later: of thousands at the same moment only so many
-/// have one. To be called with the number of those before.
-fn let_others_run(resumed: usize) {
-    const TOGETHER_MAX: usize = 128;
-    if resumed % TOGETHER_MAX == TOGETHER_MAX - 1 {
-        coroutine::yield_now();
+        let parked = slots.iter().filter(|(_, slot)| slot.parked.is_some()).map(|(key, _)| key);
+        self.0.recalled.borrow_mut().extend(parked);
+        self.0.mailbox.ring();
     }
 }
 

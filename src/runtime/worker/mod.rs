@@ -6,6 +6,7 @@ mod duties;
 mod start;
 mod surroundings;
 mod timer;
+mod turn;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
@@ -24,6 +25,7 @@ use self::accept::Lifetimes;
 pub use self::counters::{Counter, Counters};
 pub use self::start::{Options, start};
 use self::timer::Timer;
+use self::turn::Turn;
 use super::lot::{Lot, Mode};
 use super::mailbox::{Mailbox, Mailboxes};
 use super::pipe::{KernelPipe, Pipes};
@@ -62,7 +64,11 @@ struct Worker<P: 'static> {
     mailbox: Arc<Mailbox>,
     runners: OnceCell<Runners<Job<P>>>,
     service: OnceCell<Box<dyn Service<MayWorld<P>>>>,
+    turn: Turn,
+    /// Those that gave their turn away, and get the next one when the worker has looked at the network.
     yielded: RefCell<Vec<usize>>,
+    /// Parked streams that are to come back, some in each round.
+    recalled: RefCell<Vec<usize>>,
     accepting: Cell<bool>,
     acceptors: RefCell<Vec<usize>>,
     lifetimes: Lifetimes,
@@ -92,6 +98,8 @@ struct Slot<P> {
     accepted_at: Option<Instant>,
     deadline: u64,
     expired: bool,
+    /// It stands among those that gave their turn away.
+    yields: bool,
     lot_mode: Mode,
     lot_events: u32,
     /// The slot of the stream that is waited on when an event of the lot comes for this one.
@@ -135,6 +143,7 @@ impl<P: 'static> Handle<P> {
             accepted_at: None,
             deadline: u64::MAX,
             expired: false,
+            yields: false,
             lot_mode: Mode::Absent,
             lot_events: 0,
             wakes: None,
@@ -194,12 +203,26 @@ impl<P: 'static> Handle<P> {
         self.set_deadline(on.key, deadline);
         let events = on.io().wait_io() as u32;
         homing::check(self.0.id);
+        self.0.turn.begin();
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(on.key) else { return false };
         slot.deadline = u64::MAX;
         let events = events & !WOKEN | std::mem::take(&mut slot.lot_events);
         on.ready.set(on.ready.get() | events);
         std::mem::take(&mut slot.expired) && events == 0
+    }
+
+    /// Lets the network and all others go first, whatever comes meanwhile. `wait` is a wait of this slot's own.
+    fn give_turn_away(&self, key: usize, wait: impl Fn()) {
+        if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
+            slot.yields = true;
+        }
+        self.0.yielded.borrow_mut().push(key);
+        self.0.mailbox.ring();
+        while self.0.slots.borrow().get(key).is_some_and(|slot| slot.yields) {
+            wait();
+            homing::check(self.0.id);
+        }
     }
 
     fn set_wakes(&self, key: usize, wakes: Option<usize>) {

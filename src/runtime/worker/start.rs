@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::accept::Lifetimes;
 use super::timer::Timer;
+use super::turn::Turn;
 use super::{Counters, Handle, Job, MayWorld, Team, Worker};
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
@@ -100,7 +101,9 @@ impl<P: 'static> Worker<P> {
             mailbox: Arc::clone(&team.mailboxes.0[id]),
             runners: OnceCell::new(),
             service: OnceCell::new(),
-            yielded: RefCell::new(Vec::new()),
+            turn: Turn::new(),
+            yielded: RefCell::default(),
+            recalled: RefCell::default(),
             accepting: Cell::new(true),
             acceptors: RefCell::new(Vec::new()),
             lifetimes: Lifetimes::new(),
@@ -119,8 +122,9 @@ impl<P: 'static> Handle<P> {
         let _ = worker.service.set(service);
         let (here, counters) = (Rc::downgrade(worker), Arc::clone(&worker.counters));
         let work = move |job| {
-            let Some(service) = here.upgrade() else { return };
-            let Some(service) = service.service.get() else { return };
+            let Some(worker) = here.upgrade() else { return };
+            let Some(service) = worker.service.get() else { return };
+            worker.turn.begin();
             match job {
                 Job::Accepted(stream, peer) => service.accepted(stream, peer),
                 Job::Resumed(stream, what, wake) => {

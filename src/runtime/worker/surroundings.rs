@@ -92,10 +92,16 @@ impl<P: 'static> World for MayWorld<P> {
     }
 
     fn yield_now(&self, on: &Self::Stream) {
-        on.pull();
-        self.0.0.yielded.borrow_mut().push(on.key);
-        self.0.0.mailbox.ring();
-        self.0.wait_on(on, Instant::NEVER);
+        self.0.give_turn_away(on.key, || {
+            self.0.wait_on(on, Instant::NEVER);
+        });
+    }
+
+    #[inline]
+    fn take_turns(&self, on: &Self::Stream) {
+        if self.0.0.turn.is_over() {
+            self.yield_now(on);
+        }
     }
 
     fn wait_long(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {

@@ -216,6 +216,13 @@ impl Sim {
         self.temper.window.saturating_sub(peer.inbox.len() + peer.flying)
     }
 
+    /// Bytes that were written at `id` and that its peer hasn't read.
+    pub fn unread_by_peer(&self, id: SocketId) -> usize {
+        let sockets = self.net.sockets.borrow();
+        let peer = sockets[id.0].peer.map(|peer| &sockets[peer.0]);
+        peer.map_or(0, |peer| peer.inbox.len() + peer.flying)
+    }
+
     /// A write as the kernel does it: as much as fits, cut into segments that arrive one after the other.
     pub fn write(&self, id: SocketId, from: &[IoSlice<'_>]) -> io::Result<usize> {
         let blocked = Err(ErrorKind::WouldBlock.into());
