@@ -159,7 +159,7 @@ fn a_body_below_the_minimum_rate_gets_408_although_it_never_stalls() {
         let mut writer = client.writer();
         let began = Instant::now();
         let trickle = std::thread::spawn(move || {
-            // Ends when the proxy closes, or well after it should have.
+            // Ends with the connection, or well after the answer should have come.
             while began.elapsed() < support::PATIENCE && writer.write_all(piece.as_bytes()).is_ok() {
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -172,6 +172,8 @@ fn a_body_below_the_minimum_rate_gets_408_although_it_never_stalls() {
         assert!(answer.list("proxy-status").contains("error=http_request_error"), "{answer:?}");
         assert!((Duration::from_secs(5)..Duration::from_secs(9)).contains(&began.elapsed()), "{:?}", began.elapsed());
         client.wait_for_end();
+        // Until then the proxy would read on.
+        client.finish();
         trickle.join().expect("no panic");
     }
     assert_eq!(proxy.status()["failures"]["body_too_slow"], 2);

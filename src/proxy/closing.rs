@@ -14,11 +14,13 @@ use super::respond;
 use super::seats::Seat;
 use crate::runtime::world::{Instant, Need, Stream, Wake, World};
 
-/// How long and how much a closing connection is still read.
-const PATIENCE: Duration = Duration::from_secs(2);
-const BYTES_MAX: usize = 1 << 20;
-/// A client that is silent this long has nothing on its way.
-const SILENCE: Duration = Duration::from_millis(500);
+/// How long a closing connection is read, at most, and when its client says nothing more. Many clients read no answer before
+/// all is sent, however much that is: only time bounds it, and others get their turns meanwhile.
+const PATIENCE: Patience = Patience { whole: Duration::from_secs(30), silence: Duration::from_secs(2) };
+/// The same of one that was never served.
+const PATIENCE_TURNED_AWAY: Patience = Patience { whole: Duration::from_secs(5), silence: Duration::from_millis(500) };
+/// Bytes of it that are read at a time, before others get a turn.
+const TURN_BYTES: usize = 256 * 1024;
 /// Connections over a limit that a worker lets read their answer at the same time, at most, and as a part of those
 /// within it.
 const TURNED_AWAY_MAX: usize = 64;
@@ -30,8 +32,13 @@ pub(super) struct Closing {
     /// What it has not taken of the answer; only of one that was turned away.
     unsent: Option<Box<[u8]>>,
     until: Instant,
-    read_bytes: usize,
     place: Place,
+}
+
+struct Patience {
+    whole: Duration,
+    /// One that is silent so long has nothing on its way.
+    silence: Duration,
 }
 
 /// What a closing connection counts against.
@@ -80,14 +87,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             return self.begin_closing(stream, place);
         }
         let until = self.world.now() + self.shared.config.timeouts.write;
-        let closing = Closing { unsent: Some(scratch.bytes[written..].into()), until, read_bytes: 0, place };
+        let closing = Closing { unsent: Some(scratch.bytes[written..].into()), until, place };
         self.world.park_for(Need::Write, stream, Parked(Stage::Closing(closing)), until);
     }
 
     fn begin_closing(&self, stream: W::Stream, place: Place) {
         stream.shutdown_write();
-        let until = self.world.now() + PATIENCE;
-        self.go_on_closing(stream, Closing { unsent: None, until, read_bytes: 0, place });
+        let until = self.world.now() + place.patience().whole;
+        self.go_on_closing(stream, Closing { unsent: None, until, place });
     }
 
     /// Goes on with a closing connection that was parked.
@@ -107,19 +114,32 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
-    /// Reads what is there, and parks until more comes.
-    fn go_on_closing(&self, stream: W::Stream, mut closing: Closing) {
-        let mut buffer = self.buffers.take();
-        while closing.read_bytes < BYTES_MAX {
+    /// Reads what is there, and parks until more comes. Where more is there than one turn is for, it comes back at once,
+    /// behind all others.
+    fn go_on_closing(&self, stream: W::Stream, closing: Closing) {
+        let mut buffer = self.body_buffers.take();
+        let mut read_bytes = 0;
+        while read_bytes < TURN_BYTES {
             match stream.try_read(buffer.spare()) {
                 Ok(0) => return,
-                Ok(n) => closing.read_bytes += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let until = closing.until.min(self.world.now() + SILENCE);
-                    return self.world.park(stream, Parked(Stage::Closing(closing)), until);
-                }
+                Ok(n) => read_bytes += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return,
             }
+        }
+        let now = self.world.now();
+        if now < closing.until {
+            let until = closing.until.min(now + closing.place.patience().silence);
+            self.world.park(stream, Parked(Stage::Closing(closing)), until);
+        }
+    }
+}
+
+impl Place {
+    const fn patience(&self) -> &'static Patience {
+        match self {
+            Self::Served(_) => &PATIENCE,
+            Self::TurnedAway(_) => &PATIENCE_TURNED_AWAY,
         }
     }
 }
