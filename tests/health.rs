@@ -140,9 +140,14 @@ fn a_probe_asks_below_the_backends_base_path() {
         let _ = asked.send(exchange.request.target().to_owned());
         exchange.answer(if exchange.request.target().starts_with("/app/v1/") { 200 } else { 404 }, "ok");
     });
-    for (base, path, wanted) in
-        [("/app/v1", "/alive?deep", "/app/v1/alive?deep"), ("/app/v1/", "/", "/app/v1/"), ("", "/app/v1/", "/app/v1/")]
-    {
+    let (long_base, long_path) = (format!("/app/v1/{}", "b".repeat(2000)), format!("/{}", "p".repeat(1023)));
+    let long = format!("{long_base}{long_path}");
+    for (base, path, wanted) in [
+        ("/app/v1", "/alive?deep", "/app/v1/alive?deep"),
+        ("/app/v1/", "/", "/app/v1/"),
+        ("", "/app/v1/", "/app/v1/"),
+        (&long_base, &long_path, &long),
+    ] {
         let on_top = json!({ "backends": [format!("{}{base}", origin.url())], "health_check": { "path": path } });
         let proxy = Proxy::with(&[], on_top);
         assert_eq!(questions.recv_timeout(support::PATIENCE).as_deref(), Ok(wanted));

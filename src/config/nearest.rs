@@ -5,14 +5,17 @@
 pub fn nearest<'k>(found: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '_'], "");
     let found = plain(found);
+    let close = |(distance, longest): (usize, usize)| distance * 3 <= longest;
     known
         .into_iter()
-        .map(|name| {
+        .filter_map(|name| {
             let candidate = plain(name);
             let longest = found.len().max(candidate.len());
-            (strsim::osa_distance(&found, &candidate), longest, name)
+            // There are at least as many edits as letters more: a stranger's endless name is compared with nothing.
+            let letters_more = found.chars().count().abs_diff(candidate.chars().count());
+            let distance = close((letters_more, longest)).then(|| strsim::osa_distance(&found, &candidate))?;
+            close((distance, longest)).then_some((distance, longest, name))
         })
-        .filter(|(distance, longest, _)| distance * 3 <= *longest)
         .min_by_key(|(distance, _, _)| *distance)
         .map(|(_, _, name)| name)
 }

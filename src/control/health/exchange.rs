@@ -24,7 +24,7 @@ const TOLD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\
 #[derive(Debug)]
 pub(super) struct Answer {
     reader: ResponseReader,
-    /// The first 64 KiB of its body, or a little more.
+    /// The first 64 KiB of its body.
     pub(super) body: Vec<u8>,
     /// What is wrong with it.
     pub(super) fault: Option<ResponseFault>,
@@ -46,6 +46,7 @@ impl Answer {
 
     fn take(&mut self, bytes: &[u8]) {
         let taken = if bytes.is_empty() { self.reader.end() } else { self.reader.take(bytes, &mut self.body) };
+        self.body.truncate(BODY_BYTES_MAX);
         self.fault = taken.err();
     }
 }

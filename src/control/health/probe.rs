@@ -55,7 +55,7 @@ impl Probe {
             .timeout_global(Some(check.timeout))
             .max_idle_connections(0)
             .input_buffer_size(16 * 1024)
-            .output_buffer_size(4 * 1024)
+            .output_buffer_size(8 * 1024)
             .user_agent(USER_AGENT)
             .build();
         Self {

@@ -209,6 +209,14 @@ fn method_host_and_expectation_are_the_configurations() {
 fn the_body_must_contain_what_is_wanted() {
     let check = HealthCheck { body_contains: Some("ok".into()), ..check() };
     assert!(finding(&check, OK).0);
+    for (before, passes) in [(64 * 1024 - 2, true), (64 * 1024 - 1, false)] {
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n{}ok{}",
+            "x".repeat(before),
+            "x".repeat(89_998 - before)
+        );
+        assert_eq!(finding(&check, text.leak()).0, passes, "behind {before} bytes");
+    }
     let (passed, reason) = finding(&check, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno");
     assert_eq!((passed, &*reason), (false, "answered 200, but its body doesn't contain \"ok\""));
 }
