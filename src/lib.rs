@@ -11,6 +11,7 @@
         feature = "sabotage-end-cut-body",
         feature = "sabotage-blame-backend",
         feature = "sabotage-keep-worker",
+        feature = "sabotage-share-login",
     )
 ))]
 compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");

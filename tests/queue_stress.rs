@@ -102,7 +102,8 @@ impl Scene {
         };
         let tried = [request.random() % 3];
         let tried = if number.is_multiple_of(4) { &tried[..] } else { &[] };
-        let ticket = fleet.queue.join(tried, Waker::from(Arc::new(Unpark(thread::current())))).expect("all find room");
+        let ticket =
+            fleet.queue.join(tried, None, Waker::from(Arc::new(Unpark(thread::current())))).expect("all find room");
         let deadline = Instant::now() + patience;
         ends.waited += 1;
         loop {

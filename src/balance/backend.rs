@@ -164,7 +164,7 @@ impl Backend {
 
     /// Whether a request more could be sent to it now.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
         max == 0 || (self.in_flight() < max && self.queue.has_room())
     }

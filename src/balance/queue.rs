@@ -43,6 +43,8 @@ struct Line {
 #[derive(Debug)]
 struct Waiter {
     tried: Box<[u64]>,
+    /// It waits for room at this one, as long as that serves sessions.
+    home: Option<u64>,
     waker: Waker,
 }
 
@@ -85,15 +87,15 @@ impl Queue {
     }
 
     /// Lines a request up that found no room, behind all that wait: `waker` is woken when its turn has come. It prefers a
-    /// backend that is none of `tried`.
+    /// backend that is none of `tried`. One with a `home` that serves sessions waits for room there alone.
     ///
     /// # Errors
     /// As many wait as may, and there is still no room.
-    pub fn join(self: &Arc<Self>, tried: &[u64], waker: Waker) -> Result<Ticket, QueueFull> {
+    pub fn join(self: &Arc<Self>, tried: &[u64], home: Option<u64>, waker: Waker) -> Result<Ticket, QueueFull> {
         let mut line = self.line.lock();
         line.last_number += 1;
         let number = line.last_number;
-        line.waiting.insert(number, Waiter { tried: tried.into(), waker });
+        line.waiting.insert(number, Waiter { tried: tried.into(), home, waker });
         self.waiting.store(line.waiting.len(), Ordering::SeqCst);
         // Room that was made before this is seen here; who makes some after it sees that somebody waits.
         fence(Ordering::SeqCst);
@@ -177,12 +179,13 @@ impl Line {
             while let Some((&number, waiter)) = self.waiting.range(last + 1..).next() {
                 last = number;
                 let tried = if is_choosy { &*waiter.tried } else { &[] };
-                match snapshot.take_place(tried) {
+                let home = waiter.home.and_then(|id| snapshot.home(id));
+                match home.map_or_else(|| snapshot.take_place(tried), |home| Place::take(home, false)) {
                     Some(place) => {
                         self.called.insert(number, Call::Place(place));
                         called.extend(self.waiting.remove(&number).map(|waiter| waiter.waker));
                     }
-                    None if tried.is_empty() => return called,
+                    None if tried.is_empty() && home.is_none() => return called,
                     None => {}
                 }
             }

@@ -112,6 +112,12 @@ impl Snapshot {
         (!tried.contains(&backend.id) && backend.has_room() && backend.admit()).then_some(backend)
     }
 
+    /// The backend with this id, if it may serve the sessions that are bound to it, though it may have no room for the moment.
+    pub fn home(&self, id: u64) -> Option<&Arc<Backend>> {
+        let home = self.members.iter().find(|member| member.backend.id == id)?;
+        (home.serves_sessions && home.backend.is_open()).then_some(&home.backend)
+    }
+
     /// Whether a session is bound to a backend that serves it, though it may have no room for the moment.
     pub fn has_home(&self, mark: Mark, tried: &[u64]) -> bool {
         let home = self.marked.find(mark).map(|at| &self.members[at].backend);

@@ -6,6 +6,8 @@ use httparse::Header;
 /// A field name that a proxy treats in its own way. Recognised in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
+    /// `Authorization`, `WWW-Authenticate`, or what a proxy has instead of them: either side's part in a login.
+    Authentication,
     /// `Connection`.
     Connection,
     /// `Content-Length`.
@@ -62,13 +64,17 @@ impl Known {
             (10, b'k') => (is(bytes, b"keep-alive"), Self::HopByHop),
             (12, b'm') => (is(bytes, b"max-forwards"), Self::MaxForwards),
             (12, b'x') => (is(bytes, b"x-request-id"), Self::XRequestId),
+            (13, b'a') => (is(bytes, b"authorization"), Self::Authentication),
             (14, b'c') => (is(bytes, b"content-length"), Self::ContentLength),
             (14, b'h') => (is(bytes, b"http2-settings"), Self::HopByHop),
             (15, b'x') => (is(bytes, b"x-forwarded-for"), Self::XForwardedFor),
             (16, b'x') => (is(bytes, b"x-forwarded-host"), Self::XForwardedHost),
+            (16, b'w') => (is(bytes, b"www-authenticate"), Self::Authentication),
             (16, b'p') => (is(bytes, b"proxy-connection"), Self::HopByHop),
             (17, b't') => (is(bytes, b"transfer-encoding"), Self::TransferEncoding),
             (17, b'x') => (is(bytes, b"x-forwarded-proto"), Self::XForwardedProto),
+            (18, b'p') => (is(bytes, b"proxy-authenticate"), Self::Authentication),
+            (19, b'p') => (is(bytes, b"proxy-authorization"), Self::Authentication),
             _ => return Self::Other,
         };
         if same { known } else { Self::Other }
@@ -89,6 +95,16 @@ fn is<const LEN: usize>(name: &[u8], lower: &[u8; LEN]) -> bool {
 /// values that may hold quoted strings.
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
+}
+
+/// Does a value of a [`Known::Authentication`] field name a scheme that authenticates a connection instead of a request
+/// (RFC 4559 §6)? Taken for a list of whatever is between commas: one within a quoted string may be taken for such a
+/// scheme, which does no harm, and none is missed.
+pub(super) fn binds_connection(value: &[u8]) -> bool {
+    list(value).any(|element| {
+        let scheme = element.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
 }
 
 /// Without spaces and tabs around it.
@@ -157,11 +173,35 @@ mod tests {
             ("Proxy-Connection", Known::HopByHop),
             ("TE", Known::HopByHop),
             ("HTTP2-Settings", Known::HopByHop),
+            ("Authorization", Known::Authentication),
+            ("WWW-Authenticate", Known::Authentication),
+            ("Proxy-Authenticate", Known::Authentication),
+            ("proxy-authorization", Known::Authentication),
+            ("X-Authenticate-X", Known::Other),
             ("X-Forwarded-For", Known::XForwardedFor),
             ("X-Forwarded-Fox", Known::Other),
             ("", Known::Other),
         ] {
             assert_eq!(Known::of(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn schemes_that_authenticate_a_connection_are_found_wherever_they_stand() {
+        for value in [
+            "NTLM",
+            "ntlm TlRMTVNTUAABAAAA",
+            "Negotiate",
+            "nEGOTIATE YIIJvw==",
+            "Negotiate\tYIIJvw==",
+            "Basic realm=\"a\", NTLM",
+            "Digest realm=\"a, b\", nonce=\"\\\"\",Negotiate , Basic realm=x",
+            ",, NTLM",
+        ] {
+            assert!(binds_connection(value.as_bytes()), "{value}");
+        }
+        for value in ["", "Basic TlRMTQ==", "Bearer NTLM", "Digest username=\"NTLM\"", "NTLMv2 x", "XNegotiate"] {
+            assert!(!binds_connection(value.as_bytes()), "{value}");
         }
     }
 

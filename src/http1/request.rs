@@ -90,6 +90,8 @@ pub struct Request<'h, 'b> {
     pub max_forwards: Option<u64>,
     /// It came through proxies that say so.
     pub has_via: bool,
+    /// It logs in by NTLM or Negotiate, which authenticate the connection and not the request (RFC 4559 §6).
+    pub binds_connection: bool,
     /// `Connection` names fields, see [`Self::connection_options`].
     pub(super) names_fields: bool,
     /// From the method to the blank line, that included.
@@ -316,6 +318,7 @@ fn check<'h, 'b>(
     let mut expects_continue = false;
     let mut max_forwards: Option<u64> = None;
     let mut has_via = false;
+    let mut binds_connection = false;
 
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
@@ -331,6 +334,7 @@ fn check<'h, 'b>(
             Known::TransferEncoding => body.add_coding(value),
             Known::Connection => hop.add_connection(value).map_err(RequestError::Malformed)?,
             Known::Upgrade => hop.add_upgrade(value),
+            Known::Authentication => binds_connection |= field::binds_connection(value),
             Known::Expect => {
                 expects_continue |= field::list(value).any(|one| one.eq_ignore_ascii_case(b"100-continue"));
             }
@@ -375,6 +379,7 @@ fn check<'h, 'b>(
         upgrade: hop.upgrade().filter(|_| is_11),
         max_forwards,
         has_via,
+        binds_connection,
         names_fields: hop.names_fields(),
         head,
     })

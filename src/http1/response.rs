@@ -12,6 +12,7 @@ use super::request::Method;
 
 /// A whole and sound response head.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Response<'h, 'b> {
     /// The backend's version.
     pub version: Version,
@@ -34,6 +35,8 @@ pub struct Response<'h, 'b> {
     pub upgrade: Option<&'b [u8]>,
     /// It has a `Date`.
     pub has_date: bool,
+    /// It asks for a login by NTLM or Negotiate, or is a step of one: they authenticate the connection (RFC 4559 §6).
+    pub binds_connection: bool,
     /// `Connection` names fields, see [`Self::connection_options`].
     pub(super) names_fields: bool,
     /// From the status line to the blank line, that included.
@@ -171,6 +174,7 @@ fn check<'h, 'b>(
     let mut body = BodyFields::default();
     let mut hop = HopFields::default();
     let mut has_date = false;
+    let mut binds_connection = false;
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
             return malformed(BARE_LF);
@@ -184,6 +188,7 @@ fn check<'h, 'b>(
             Known::Connection => hop.add_connection(value).map_err(ResponseError::Malformed)?,
             Known::Upgrade => hop.add_upgrade(value),
             Known::Date => has_date = true,
+            Known::Authentication => binds_connection |= field::binds_connection(value),
             _ => {}
         }
     }
@@ -212,6 +217,7 @@ fn check<'h, 'b>(
         keep_alive: hop.keep_alive(version) && !leaves_doubt,
         upgrade: hop.upgrade().filter(|_| matches!(status, 101 | 426)),
         has_date,
+        binds_connection,
         names_fields: hop.names_fields(),
         head,
     })

@@ -31,6 +31,7 @@ struct Head {
     keep_alive: bool,
     to_client: Framing,
     close: bool,
+    binds: bool,
 }
 
 impl<W: World<Parked = Parked>> Transfer<'_, W> {
@@ -44,6 +45,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             // More than one head may have come: after an interim one that its client was slow to take, the rest is here.
             while let Some((head, head_bytes)) = self.parse_answer(buffer, scratch)? {
                 buffer.consume(head_bytes);
+                self.course.bound |= head.binds;
                 match head.status {
                     101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
                     101 => return Err(Failure::UnaskedSwitch),
@@ -109,7 +111,14 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         };
         scratch.clear();
         forward::write_response_head(scratch, response, &how);
-        Head { status: response.status, framing: response.framing, keep_alive: response.keep_alive, to_client, close }
+        Head {
+            status: response.status,
+            framing: response.framing,
+            keep_alive: response.keep_alive,
+            to_client,
+            close,
+            binds: response.binds_connection,
+        }
     }
 
     /// False when its client takes no more: the rest goes before all that follows.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::time::Duration;
 
+use super::bound::{Bound, BoundWaiting};
 use super::closing::Closing;
 use super::patience::bytes_alone;
 use super::seats::Seat;
@@ -27,6 +28,8 @@ pub(super) struct Client<S> {
     pub(super) deadline: Deadline,
     /// Its requests follow each other closely: it is worth a coroutine to wait with.
     pub(super) brisk: bool,
+    /// A backend's connection that is this one's alone, while it isn't in an exchange.
+    pub(super) bound: Option<Bound>,
     pub(super) seat: Seat,
 }
 
@@ -50,6 +53,8 @@ pub struct Parked(pub(super) Stage);
 pub(super) enum Stage {
     /// It waits for a head.
     Waiting(Waiting),
+    /// The same, with a backend's connection that is its own.
+    Bound(Box<BoundWaiting>),
     /// Its last answer is written.
     Closing(Closing),
     /// In the middle of something: an [`Aside`](super::aside::Aside), whose type knows the world.
@@ -70,7 +75,16 @@ pub(super) struct Waiting {
 
 impl<S> Client<S> {
     pub(super) fn new(stream: S, seat: Seat) -> Self {
-        Self { stream, buffer: None, whole_bytes: None, requests: 0, deadline: Deadline::Unset, brisk: true, seat }
+        Self {
+            stream,
+            buffer: None,
+            whole_bytes: None,
+            requests: 0,
+            deadline: Deadline::Unset,
+            brisk: true,
+            bound: None,
+            seat,
+        }
     }
 
     /// Length of the request at the buffer's front, when all of it is there.
@@ -84,10 +98,15 @@ impl<S> Client<S> {
         head_bytes.checked_add(body_bytes).filter(|&whole| whole <= there)
     }
 
+    /// The first bytes of its next head are there.
+    pub(super) fn awaits_rest_of_head(&self) -> bool {
+        matches!(self.deadline, Deadline::Head(_))
+    }
+
     /// The stream, and what is known of the connection without it.
     pub(super) fn part(self) -> (S, Client<()>) {
-        let Self { stream, buffer, whole_bytes, requests, deadline, brisk, seat } = self;
-        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, brisk, seat })
+        let Self { stream, buffer, whole_bytes, requests, deadline, brisk, bound, seat } = self;
+        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, brisk, bound, seat })
     }
 
     /// Takes the connection apart for parking, after it began to wait at `since`.
@@ -106,15 +125,15 @@ impl<S> Client<S> {
             buffer.append(&bytes);
             buffer
         });
-        Self { stream, buffer, whole_bytes: None, requests, deadline, brisk, seat }
+        Self { stream, buffer, whole_bytes: None, requests, deadline, brisk, bound: None, seat }
     }
 }
 
 impl Client<()> {
     /// The reverse of [`Client::part`].
     pub(super) fn join<S>(self, stream: S) -> Client<S> {
-        let Self { stream: (), buffer, whole_bytes, requests, deadline, brisk, seat } = self;
-        Client { stream, buffer, whole_bytes, requests, deadline, brisk, seat }
+        let Self { stream: (), buffer, whole_bytes, requests, deadline, brisk, bound, seat } = self;
+        Client { stream, buffer, whole_bytes, requests, deadline, brisk, bound, seat }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::bound::Bound;
 use super::client::{Client, Deadline, LINGER, Parked, Waiting};
 use super::error::Failure;
 use super::exchange::{After, Directions, Turn};
@@ -33,15 +34,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let turn = match turn.take().map_or_else(|| self.next_turn(&mut client), Ok) {
                 Ok(turn) => turn,
                 Err(Pause::Park(since)) => {
-                    let deadline = client.deadline.instant();
-                    let half_head = matches!(client.deadline, Deadline::Head(_));
-                    let (stream, parked) = client.park(since);
-                    if half_head {
-                        self.world.park_for(Need::Read, stream, parked, deadline);
-                    } else {
-                        self.world.park(stream, parked, deadline);
+                    if let Some(bound) = client.bound.take() {
+                        return self.park_bound(client, bound, since);
                     }
-                    return;
+                    let (deadline, half_head) = (client.deadline.instant(), client.awaits_rest_of_head());
+                    let (stream, parked) = client.park(since);
+                    return self.park(half_head, stream, parked, deadline);
                 }
                 Err(Pause::Gone) => return,
                 Err(Pause::Refused(failure)) => self.refuse(&mut client, failure),
@@ -63,6 +61,15 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
+    /// Parks a connection that waits for a head, or for the rest of one.
+    pub(super) fn park(&self, half_head: bool, stream: W::Stream, parked: Parked, deadline: Instant) {
+        if half_head {
+            self.world.park_for(Need::Read, stream, parked, deadline);
+        } else {
+            self.world.park(stream, parked, deadline);
+        }
+    }
+
     /// The next exchange.
     fn next_turn(&self, client: &mut Client<W::Stream>) -> Result<Turn<W>, Pause> {
         let (directions, scratch) = self.read_head(client)?;
@@ -70,8 +77,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Goes on with a parked connection, unless it ended while it was parked.
-    pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, wake: Wake) {
+    pub(super) fn unpark(&self, stream: W::Stream, waiting: Waiting, bound: Option<Bound>, wake: Wake) {
         let mut client = Client::unpark(stream, waiting, self.world.now(), || self.buffers.take());
+        client.bound = bound;
         let half_head = client.buffer.is_some();
         match wake {
             Wake::Event => self.serve(client),
@@ -90,7 +98,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut buffer = client.buffer.take().unwrap_or_else(|| self.buffers.take());
         let mut parsed_bytes = 0;
         // Whose head didn't come in one go gets no coroutine to wait for the rest with.
-        let lingers = client.brisk && !matches!(client.deadline, Deadline::Head(_));
+        let lingers = client.brisk && !client.awaits_rest_of_head();
         let linger = if lingers { LINGER } else { Duration::ZERO };
         let mut since = None;
         loop {

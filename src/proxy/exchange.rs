@@ -57,6 +57,7 @@ pub(super) enum Turn<W: World> {
 
 /// What an exchange has to remember of a request once its head is rewritten.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(super) struct Facts {
     /// The same at each try.
     pub(super) id: RequestId,
@@ -66,6 +67,8 @@ pub(super) struct Facts {
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
     pub(super) upgrade: bool,
+    /// It logs in by a scheme that authenticates the connection to the backend.
+    pub(super) binds: bool,
     /// What an error answer should look like; None: the head, which stays in the buffer, tells.
     pub(super) representation: Option<Representation>,
     /// What the client has left of its rate, if that is limited.
@@ -167,7 +170,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let id = again.unwrap_or_else(|| self.identify(request, trusted));
         let mut facts = Facts::of(request, id, charge.map(|charge| charge.quota));
         let admitted = self.admit(request, charge).map_err(Halt::Failed);
-        let visit = admitted.and_then(|()| self.pick(tried, &occasion, &mut facts.cookie));
+        let home = client.bound.as_ref().map(|bound| bound.backend_id);
+        let visit = admitted.and_then(|()| self.pick(home, tried, &occasion, &mut facts.cookie));
         if let Ok(visit) = &visit {
             self.rewrite(request, peer, trusted, id, visit.backend(), head);
         }
@@ -228,8 +232,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         hops_max > 0 && self.shared.via.as_ref().is_some_and(|via| via.visits(request) >= hops_max)
     }
 
+    /// `home` is where a connection leads that is the client's own.
     fn pick(
         &self,
+        home: Option<u64>,
         tried: &[u64],
         occasion: &Occasion<'_, '_, '_, W>,
         cookie: &mut CookieDue,
@@ -239,7 +245,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let session = self.session(occasion);
         // Who comes while others wait, waits behind them.
         while fleet.queue.waiting() == 0 {
-            let bound = session.and_then(|session| snapshot.bound(session.mark, tried));
+            let bound = match home.and_then(|id| snapshot.home(id)) {
+                Some(home) if home.has_room() && home.admit() => Some(home),
+                Some(_) => break,
+                None => session.and_then(|session| snapshot.bound(session.mark, tried)),
+            };
             let pick = || snapshot.pick(&fleet.cursor, tried, occasion);
             let Some(backend) = bound.or_else(pick) else { break };
             // Where another request was quicker, somebody else may have room.
@@ -249,7 +259,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
             return Ok(visit);
         }
-        Err(if snapshot.may_have_room() { Halt::Full } else { Halt::Failed(Failure::NoBackend) })
+        let may_wait = snapshot.may_have_room() || home.is_some_and(|id| snapshot.home(id).is_some());
+        Err(if may_wait { Halt::Full } else { Halt::Failed(Failure::NoBackend) })
     }
 
     /// Is what this peer says of the client before it believed?
@@ -412,7 +423,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if !again {
             self.shared.retry_budget.note_request(self.world.worker(), began.0);
         }
-        let lease = leased?;
+        let (lease, bound) = leased?;
         let reused = lease.reused;
         let upload = self.send(client, facts, tries.head_bytes, &lease, &mut scratch.bytes).inspect_err(|miss| {
             if let Miss::Failed { failure, .. } = miss {
@@ -421,7 +432,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
-        let course = Course::new(lease, visit, began, upload, pace, tries.head_deadline);
+        let bound = bound || facts.binds;
+        let course = Course::new(lease, visit, bound, began, upload, pace, tries.head_deadline);
         self.transfer(client, facts, course, began + SLOW_AFTER, tries, scratch)
     }
 
@@ -456,19 +468,26 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
     }
 
-    /// A connection to the picked backend: an idle one, or a new one.
+    /// A connection to the picked backend: the client's own, an idle one, or a new one; and whether it is the client's own.
     fn lease(
         &self,
-        client: &Client<W::Stream>,
+        client: &mut Client<W::Stream>,
         facts: &Facts,
         visit: &Visit<W>,
         again: bool,
-    ) -> Result<Lease<W>, Miss> {
+    ) -> Result<(Lease<W>, bool), Miss> {
         // What can't be sent twice is worth a look at the socket itself. Where one idle connection turned out dead, the
-        // others may be too: a second try begins with a new one.
-        let idle = if again { None } else { visit.lease_idle(!facts.method.is_idempotent()) };
+        // others may be too: a second try begins with a new one, and so does a client whose own has ended.
+        let thorough = !facts.method.is_idempotent();
+        let bound = client.bound.take();
+        let is_bound = bound.is_some();
+        let idle = match bound {
+            Some(bound) => bound.lease(visit, thorough),
+            None if again => None,
+            None => visit.lease_idle(thorough),
+        };
         if let Some(lease) = idle {
-            return Ok(lease);
+            return Ok((lease, is_bound));
         }
         let deadline = self.world.now() + self.shared.config.timeouts.connect;
         let connect = || visit.lease_new(&self.world, &client.stream, deadline);
@@ -480,7 +499,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if leased.as_ref().is_ok_and(|lease| lease.missed) {
             let _ = self.shared.fleet.reports.try_send(Report::Missed(visit.shared_backend()));
         }
-        leased.map_err(|error| {
+        leased.map(|lease| (lease, false)).map_err(|error| {
             let report = match error {
                 ConnectError::Refused => Some(Report::Refused(visit.shared_backend())),
                 ConnectError::NotResolved | ConnectError::Unroutable => {
@@ -562,6 +581,7 @@ impl Facts {
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
             upgrade: request.upgrade.is_some(),
+            binds: request.binds_connection,
             representation: request.framing.has_body().then(|| Representation::of(request.values("accept"))),
             quota,
             cookie: CookieDue::No,

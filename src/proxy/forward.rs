@@ -82,7 +82,7 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         }
         Known::XForwardedHost => keep_once(&mut has_host, how.trusted && !field.value.is_empty()),
         Known::XForwardedProto => keep_once(&mut has_proto, how.trusted && !field.value.is_empty()),
-        Known::Date | Known::Other => {
+        Known::Authentication | Known::Date | Known::Other => {
             (how.trusted || !how.untrusted_fields.contains(field.name)) && !options.name(field.name)
         }
     });

@@ -6,6 +6,7 @@
 
 mod answer;
 mod aside;
+mod bound;
 mod client;
 mod closing;
 mod connection;
@@ -145,7 +146,8 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
 
     fn resumed(&self, stream: W::Stream, parked: Parked, wake: Wake) {
         match parked.0 {
-            Stage::Waiting(waiting) => self.unpark(stream, waiting, wake),
+            Stage::Waiting(waiting) => self.unpark(stream, waiting, None, wake),
+            Stage::Bound(bound) => self.resume_bound(stream, *bound, wake),
             Stage::Closing(closing) => self.resume_closing(stream, closing, wake),
             Stage::Aside(aside) => self.take_up(stream, aside),
         }

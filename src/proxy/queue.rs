@@ -45,7 +45,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         head_deadline: Option<Instant>,
     ) -> Result<Place, Failure> {
         let waker = self.world.waker(&client.stream);
-        let ticket = self.shared.fleet.queue.join(tried, waker).map_err(|QueueFull| Failure::QueueFull)?;
+        let join = |home| {
+            let queue = &self.shared.fleet.queue;
+            queue.join(tried, home, waker.clone()).map_err(|QueueFull| Failure::QueueFull)
+        };
+        let home = client.bound.as_ref().map(|bound| bound.backend_id);
+        // One that can't even wait for the backend that it logged in at begins anew where there is room.
+        let mut ticket = join(home).or_else(|full| client.bound.take().map_or(Err(full), |_| join(None)))?;
         let now = self.world.now();
         let timeout = (now + self.shared.config.queue.timeout, Failure::QueueTimeout);
         let late = head_deadline.map(|at| (at, Failure::ResponseTimeout));
@@ -57,6 +63,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             match ticket.take_call() {
                 Some(Call::Place(place)) => return Ok(place),
                 Some(Call::Nobody) => return Err(Failure::NoBackend),
+                // Nor does it wait there for longer than others do.
+                None if wake == Wake::Deadline && limit.1 == Failure::QueueTimeout && client.bound.take().is_some() => {
+                    drop(ticket);
+                    ticket = join(None)?;
+                    continue;
+                }
                 None if wake == Wake::Deadline => return Err(limit.1),
                 None => {}
             }

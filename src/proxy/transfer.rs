@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::Proxy;
 use super::answer::Answer;
 use super::aside::{Aside, Work};
+use super::bound::Bound;
 use super::client::{Client, LINGER, Parked};
 use super::error::Failure;
 use super::exchange::{After, Exchange, Facts, Turn};
@@ -87,6 +88,8 @@ pub(super) enum Cut {
 pub(super) struct Course<W: World> {
     pub(super) lease: Lease<W>,
     pub(super) visit: Visit<W>,
+    /// The connection belongs to the client's from now on.
+    pub(super) bound: bool,
     began: Instant,
     upload: Upload<W::Stream>,
     download: Download<W::Stream>,
@@ -155,6 +158,7 @@ impl<W: World> Course<W> {
     pub(super) fn new(
         lease: Lease<W>,
         visit: Visit<W>,
+        bound: bool,
         began: Instant,
         upload: Upload<W::Stream>,
         pace: Option<Pace>,
@@ -163,6 +167,7 @@ impl<W: World> Course<W> {
         Self {
             lease,
             visit,
+            bound,
             began,
             upstream_failed: matches!(upload, Upload::Broken),
             upload,
@@ -231,6 +236,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             && self.facts.method.is_idempotent()
             && self.client.whole_bytes.is_some()
             && self.course.interim == 0
+            && !self.course.bound
             && (1..self.proxy.tries_max()).contains(&self.tried.len())
             && shared.fleet.snapshot.load().offers_other_than(self.tried)
             && self.proxy.withdraw_retry()
@@ -526,7 +532,14 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         self.record(Outcome::Answered(body.status, body.took));
         let (after, sent) = (body.after, matches!(self.course.upload, Upload::Done));
         if sent && body.reusable && buffer.is_empty() {
-            self.course.lease.give_back(body.answered);
+            let bound = self.course.bound;
+            #[cfg(feature = "sabotage-share-login")] // Broken on purpose: ./x sabotage
+            let bound = false;
+            if bound {
+                self.client.bound = Some(Bound::new(self.course.lease));
+            } else {
+                self.course.lease.give_back(body.answered);
+            }
         }
         if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {
             from.consume(whole_bytes);

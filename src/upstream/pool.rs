@@ -42,7 +42,7 @@ impl<W: World> Deref for PoolOf<W> {
     }
 }
 
-/// A connection to a backend that belongs to one request.
+/// A connection to a backend that belongs to one request, or to one client.
 pub struct Lease<W: World> {
     /// The connection.
     pub stream: W::Stream,
@@ -181,6 +181,11 @@ impl<W: World> Visit<W> {
 }
 
 impl<W: World> Lease<W> {
+    /// The id of the backend that it leads to.
+    pub fn backend_id(&self) -> u64 {
+        self.pool.backend.id
+    }
+
     /// Returns the connection to its pool: its last exchange was whole and left nothing behind. It is closed where its address
     /// has left the backend's name, or is ill.
     pub fn give_back(self, now: Instant) {

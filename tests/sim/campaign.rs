@@ -112,6 +112,8 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::ClientsBlamed)
 } else if cfg!(feature = "sabotage-keep-worker") {
     Some(Promise::GivesWay)
+} else if cfg!(feature = "sabotage-share-login") {
+    Some(Promise::LoginsAreOnes)
 } else {
     None
 };

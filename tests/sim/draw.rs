@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use maypole::config::Limits;
 
 use crate::chance::Chance;
+use crate::logins::any_login;
 use crate::net::Connecting;
 use crate::origin::Origin;
 use crate::plan::{Afterwards, AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
@@ -81,6 +82,7 @@ pub fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, trouble: Troub
         closes: chance.percent(10),
         too_large: false,
         claim: None,
+        login: any_login(chance),
         misdeed: ClientMisdeed::Nothing,
         answers,
     };

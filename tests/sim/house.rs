@@ -18,6 +18,7 @@ use crate::client::{Client, Log};
 use crate::control::{Control, Upset};
 use crate::excuse::Circumstances;
 use crate::flood;
+use crate::logins;
 use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
@@ -250,6 +251,7 @@ impl House {
         let are_bounded = self.control.are_bounded() || self.shared.config.limits.max_in_flight > 0;
         let absences = self.control.absences();
         sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
+        logins::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow());
         self.judge_what_is_left(&mut judge);
         let reports = self.control.take_reports();
         if self.origins_behave.get() {

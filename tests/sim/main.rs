@@ -15,6 +15,7 @@ mod exchanges;
 mod excuse;
 mod flood;
 mod house;
+mod logins;
 mod mutant;
 mod net;
 mod origin;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::chance::Chance;
 use crate::control::Site;
+use crate::logins::Login;
 use crate::net::{Connecting, Holder, Listener};
 use crate::peer::{Peer, Unsent};
 use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, Seen};
@@ -433,6 +434,7 @@ fn mutate_head(chance: &Chance, head: &mut [u8], changes: usize) {
 fn answer_head(exchange: &Exchange, answering: &Answering, attempt: usize) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {} Planned\r\nx-sim-id: {}\r\n", answering.status, exchange.id);
     let _ = write!(head, "x-sim-try: {attempt}\r\n");
+    head.push_str(exchange.login.map_or("", Login::answer_fields));
     if answering.status == 101 {
         head.push_str("Connection: upgrade\r\nUpgrade: sim-echo\r\n");
     } else {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use crate::logins::Login;
 use crate::net::SocketId;
 use crate::places::Places;
 use crate::sessions::Claim;
@@ -28,6 +29,8 @@ pub struct Exchange {
     pub too_large: bool,
     /// What its cookie says of its session.
     pub claim: Option<Claim>,
+    /// What it has of a login that belongs to the connection.
+    pub login: Option<Login>,
     pub misdeed: ClientMisdeed,
     /// One for each try; the last one for all that follow.
     pub answers: Vec<Answering>,
@@ -164,6 +167,7 @@ impl Exchange {
             closes: false,
             too_large: false,
             claim: None,
+            login: None,
             misdeed: ClientMisdeed::Nothing,
             answers: vec![answer],
         }
@@ -202,6 +206,7 @@ impl Exchange {
         if let Some(claim) = self.claim {
             let _ = write!(head, "Cookie: a=b; {}\r\n", claim.cookie());
         }
+        head.push_str(self.login.map_or("", Login::request_fields));
         match self.framing {
             RequestFraming::NoBody => {}
             RequestFraming::Length => {

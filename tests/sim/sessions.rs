@@ -126,7 +126,9 @@ pub fn judge(
     let all_stayed = circumstances.stories.trail.stayed_as_it_was();
     let seen = book.seen.borrow();
     let mut of_addresses: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    for connection in played {
+    // A client that has logged in on a connection stays there, whatever its cookie says.
+    let logs_in = |connection: &&Played| connection.exchanges.iter().any(|exchange| exchange.login.is_some());
+    for connection in played.iter().filter(|connection| !logs_in(connection)) {
         judge_what_is_told(judge, config, are_bounded, connection, &seen);
         for exchange in connection.exchanges.iter().filter(|_| undisturbed) {
             let Some(first) = seen.iter().find(|seen| seen.id == exchange.id) else { continue };

@@ -52,8 +52,12 @@ impl Scene {
     }
 
     fn join(&self, tried: &[u64]) -> Result<Waiting, QueueFull> {
+        self.join_for(tried, None)
+    }
+
+    fn join_for(&self, tried: &[u64], home: Option<u64>) -> Result<Waiting, QueueFull> {
         let bell = Arc::new(Bell::default());
-        let ticket = self.fleet.queue.join(tried, Waker::from(Arc::clone(&bell)))?;
+        let ticket = self.fleet.queue.join(tried, home, Waker::from(Arc::clone(&bell)))?;
         Ok(Waiting { ticket, bell })
     }
 
@@ -173,6 +177,25 @@ fn who_has_failed_at_the_only_one_with_room_goes_there_when_nobody_else_waits() 
     let again = scene.join(&[0]).unwrap();
     drop(at_0);
     assert_eq!(again.place().0, 0);
+}
+
+#[test]
+fn one_with_a_home_waits_for_room_there_alone_and_keeps_nobody_else_waiting() {
+    let scene = scene(0, 10, &[1, 1]);
+    let [at_0, at_1] = [scene.begin(0).unwrap(), scene.begin(1).unwrap()];
+    let homely = scene.join_for(&[], Some(0)).unwrap();
+    let other = scene.join(&[]).unwrap();
+    drop(at_1);
+    homely.still_waits();
+    assert_eq!(other.place().0, 1);
+    drop(at_0);
+    let (id, _place) = homely.place();
+    assert_eq!(id, 0);
+    let homeless = scene.join_for(&[], Some(0)).unwrap();
+    homeless.still_waits();
+    // Its home leaves: any other will do.
+    scene.publish(scene.members()[1..].to_vec());
+    assert_eq!(homeless.place().0, 1);
 }
 
 #[test]
