@@ -184,6 +184,33 @@ fn an_idle_backend_connection_is_closed_in_time_and_not_used_again() {
 }
 
 #[test]
+fn the_kernel_asks_silent_peers_on_both_sides_whether_they_are_still_there() {
+    let origin = Origin::start(|exchange| {
+        exchange.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+        exchange.echo();
+    });
+    let proxy = Proxy::over(&[&origin]);
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(client.answer_head().status(), 101);
+    // The timer of an idle connection that the kernel keeps alive, by the proxy's port as the remote one's.
+    let is_asked = |local: Option<u16>, remote: Option<u16>| {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("readable");
+        let ends_with =
+            |column: &str, port: Option<u16>| port.is_none_or(|port| column.ends_with(&format!(":{port:04X}")));
+        sockets.lines().skip(1).any(|line| {
+            let columns: Vec<_> = line.split_whitespace().collect();
+            ends_with(columns[1], local)
+                && ends_with(columns[2], remote)
+                && columns[3] == "01"
+                && columns[5].starts_with("02:")
+        })
+    };
+    support::eventually("its client is asked", || is_asked(Some(proxy.port), None));
+    support::eventually("its backend is asked", || is_asked(None, Some(origin.port())));
+}
+
+#[test]
 fn a_connection_may_carry_only_so_many_requests() {
     let origin = parrot();
     let proxy = Proxy::with(&[&origin], json!({ "limits": {"requests_per_connection": 3} }));

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::homing;
 
@@ -48,8 +49,9 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it, which saves a system call each.
+    // Accepted sockets inherit both, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     if !shared {
         // Binding alone succeeds beside another socket with SO_REUSEADDR; listening tells.
@@ -58,9 +60,42 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// From silence to the first question whether the peer is still there, from one question to the next, and how many go unanswered
+/// before the connection ends: a dead peer is known after two minutes. So a tunnel in which nothing moves ends with its peer.
+const PEER_ASKED_AFTER: Duration = Duration::from_secs(60);
+const PEER_ASKED_EACH: Duration = Duration::from_secs(15);
+const PEER_ASKED_TIMES: u32 = 4;
+
+/// Has the kernel end a connection whose peer is gone without a word.
+pub(super) fn keep_alive(socket: &Socket) -> io::Result<()> {
+    let how = TcpKeepalive::new().with_time(PEER_ASKED_AFTER).with_interval(PEER_ASKED_EACH);
+    socket.set_tcp_keepalive(&how.with_retries(PEER_ASKED_TIMES))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
     use super::*;
+
+    #[test]
+    fn accepted_connections_have_the_listeners_keep_alive() {
+        let listeners = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let _client = TcpStream::connect(listeners.address).unwrap();
+        let listener = SockRef::from(&listeners.sockets[0]);
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), PEER_ASKED_AFTER);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), PEER_ASKED_EACH);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), PEER_ASKED_TIMES);
+    }
 
     #[test]
     fn a_taken_port_is_an_error_although_it_could_be_shared() {

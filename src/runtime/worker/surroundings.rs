@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Handle, MayWorld, Parked};
+use crate::runtime::listen::keep_alive;
 use crate::runtime::lot::Mode;
 use crate::runtime::mailbox::{Bell, Controls};
 use crate::runtime::stream::MayStream;
@@ -52,6 +53,7 @@ impl<P: 'static> World for MayWorld<P> {
     fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
+        keep_alive(&socket)?;
         let socket = self.0.home(OwnedFd::from(socket)).map_err(|(error, _)| error)?;
         match socket2::SockRef::from(&socket).connect(&SockAddr::from(address)) {
             Ok(()) => {}
