@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use maypole::balance::{Backend, Fleet, InFlight, KeySource, Member, Origin, Outcome, Policy, Snapshot, Strategy};
+use maypole::balance::{Backend, Fleet, HashKey, InFlight, Member, Origin, Outcome, Policy, Snapshot, Strategy};
 use pick::Request;
 
 const WORKERS: usize = 4;
@@ -103,7 +103,7 @@ impl Drop for Running {
 #[test]
 fn no_in_flight_count_and_no_pick_gets_lost() {
     let strategies =
-        [Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::PeakEwma, Strategy::Hash(KeySource::Path)];
+        [Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::PeakEwma, Strategy::Hash(HashKey::Path)];
     for strategy in strategies {
         let all = backends();
         let swaps = storm(&all, strategy.clone(), |backend, worker| Running {

@@ -10,7 +10,7 @@ const LINES_MAX: usize = 600;
 
 /// Each room, and the rooms whose names may stand in it.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("balance", &[]),
+    ("balance", &["config"]),
     ("config", &[]),
     ("http1", &[]),
     ("policy", &[]),

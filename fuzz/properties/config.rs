@@ -163,7 +163,6 @@ fn networks<T: ToString>(networks: &[T]) -> Vec<String> {
 }
 
 /// A configuration with every field said.
-#[expect(clippy::too_many_lines, reason = "a line for each field")]
 fn written(config: &Config) -> Value {
     let time = |time: Duration| format!("{}ns", time.as_nanos());
     let (check, times, limits, retries) = (&config.health_check, &config.timeouts, &config.limits, &config.retries);
@@ -174,21 +173,20 @@ fn written(config: &Config) -> Value {
         "bind": config.bind,
         "admin_port": config.admin_port,
         "admin_bind": config.admin_bind,
-        "strategy": match config.strategy {
+        "strategy": match &config.strategy {
             Strategy::RoundRobin => "round-robin",
             Strategy::LeastConn => "least-conn",
             Strategy::P2c => "p2c",
             Strategy::PeakEwma => "peak-ewma",
             Strategy::Random => "random",
-            Strategy::IpHash => "ip-hash",
-            Strategy::Hash => "hash",
+            Strategy::Hash(_) => "hash",
         },
-        "hash_key": match &config.hash_key {
-            HashKey::ClientIp => "client-ip".to_owned(),
-            HashKey::Path => "path".to_owned(),
-            HashKey::Header(name) => format!("header:{name}"),
-            HashKey::Cookie(name) => format!("cookie:{name}"),
-            HashKey::Query(name) => format!("query:{name}"),
+        "hash_key": match &config.strategy {
+            Strategy::Hash(HashKey::Path) => "path".to_owned(),
+            Strategy::Hash(HashKey::Header(name)) => format!("header:{name}"),
+            Strategy::Hash(HashKey::Cookie(name)) => format!("cookie:{name}"),
+            Strategy::Hash(HashKey::Query(name)) => format!("query:{name}"),
+            _ => "client-ip".to_owned(),
         },
         "hash_balance_factor": config.hash_balance_factor.unwrap_or(0.0),
         "zone": config.zone,

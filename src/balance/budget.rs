@@ -12,11 +12,10 @@ const WINDOW_SECONDS: usize = 10;
 const RETRIES_PER_SECOND_MIN: u64 = 3;
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Retries of all workers, held against a part of the requests of the last 10 s. Each worker writes to a cell of its own,
-/// so that a request costs no shared cache line; only who wants to retry reads them all.
+/// Retries of all workers and the requests of the last 10 s, against a part of which they are held. Each worker writes to a
+/// cell of its own, so that a request costs no shared cache line; only a request that wants to be sent again reads them all.
 #[derive(Debug)]
-pub struct RetryBudget {
-    percent: u64,
+pub struct RetryCells {
     cells: Box<[CachePadded<Cell>]>,
 }
 
@@ -37,10 +36,10 @@ struct Second {
     retries: AtomicU64,
 }
 
-impl RetryBudget {
-    /// For workers `0..workers`: retries may be `percent` of the requests, and 3 a second in any case.
-    pub fn new(percent: u32, workers: usize) -> Self {
-        Self { percent: percent.into(), cells: (0..workers).map(|_| CachePadded::default()).collect() }
+impl RetryCells {
+    /// For workers `0..workers`.
+    pub fn new(workers: usize) -> Self {
+        Self { cells: (0..workers).map(|_| CachePadded::default()).collect() }
     }
 
     /// Counts a request, however often it is sent. Only `worker`'s own thread may call it with its number. `now_ns` is any
@@ -52,9 +51,9 @@ impl RetryBudget {
         }
     }
 
-    /// Takes one retry out of the budget; false when there is none left. `worker` and `now_ns` as in
-    /// [`Self::note_request`].
-    pub fn withdraw(&self, worker: usize, now_ns: u64) -> bool {
+    /// Takes one retry out of a budget of `percent` of the requests, and 3 a second in any case; false when there is none left.
+    /// `worker` and `now_ns` as in [`Self::note_request`].
+    pub fn withdraw(&self, percent: u32, worker: usize, now_ns: u64) -> bool {
         let since = (now_ns / NANOSECONDS).saturating_sub(WINDOW_SECONDS as u64 - 1);
         let (mut requests, mut retries) = (0, 0);
         for second in self.cells.iter().flat_map(|cell| &cell.seconds) {
@@ -63,7 +62,7 @@ impl RetryBudget {
                 retries += second.retries.load(Ordering::Relaxed);
             }
         }
-        let allowed = (requests * self.percent / 100).max(RETRIES_PER_SECOND_MIN * WINDOW_SECONDS as u64);
+        let allowed = (requests * u64::from(percent) / 100).max(RETRIES_PER_SECOND_MIN * WINDOW_SECONDS as u64);
         let granted = retries < allowed;
         if let Some(cell) = self.cells.get(worker) {
             if granted {
@@ -99,36 +98,36 @@ impl Cell {
 mod tests {
     use super::*;
 
-    fn granted(budget: &RetryBudget, worker: usize, now_ns: u64, wanted: usize) -> usize {
-        (0..wanted).filter(|_| budget.withdraw(worker, now_ns)).count()
+    fn granted(cells: &RetryCells, worker: usize, now_ns: u64, wanted: usize) -> usize {
+        (0..wanted).filter(|_| cells.withdraw(20, worker, now_ns)).count()
     }
 
     #[test]
     fn without_requests_three_a_second_are_granted() {
-        let budget = RetryBudget::new(20, 2);
-        assert_eq!(granted(&budget, 0, 0, 100), 30);
-        assert_eq!(granted(&budget, 1, 9 * NANOSECONDS, 100), 0, "all workers have one budget");
-        assert_eq!(granted(&budget, 1, 10 * NANOSECONDS, 100), 30);
-        assert_eq!(budget.totals(), (60, 240));
+        let cells = RetryCells::new(2);
+        assert_eq!(granted(&cells, 0, 0, 100), 30);
+        assert_eq!(granted(&cells, 1, 9 * NANOSECONDS, 100), 0, "all workers have one budget");
+        assert_eq!(granted(&cells, 1, 10 * NANOSECONDS, 100), 30);
+        assert_eq!(cells.totals(), (60, 240));
     }
 
     #[test]
     fn a_part_of_the_requests_of_ten_seconds_is_granted() {
-        let budget = RetryBudget::new(20, 2);
+        let cells = RetryCells::new(2);
         for n in 0..1000 {
-            budget.note_request(n % 2, n as u64 % 10 * NANOSECONDS);
+            cells.note_request(n % 2, n as u64 % 10 * NANOSECONDS);
         }
-        assert_eq!(granted(&budget, 0, 9 * NANOSECONDS, 1000), 200);
+        assert_eq!(granted(&cells, 0, 9 * NANOSECONDS, 1000), 200);
         // The first second's hundred are gone; the retries of the last one aren't.
-        assert_eq!(granted(&budget, 0, 10 * NANOSECONDS, 1000), 0);
-        assert_eq!(granted(&budget, 1, 30 * NANOSECONDS, 1000), 30);
+        assert_eq!(granted(&cells, 0, 10 * NANOSECONDS, 1000), 0);
+        assert_eq!(granted(&cells, 1, 30 * NANOSECONDS, 1000), 30);
     }
 
     #[test]
     fn a_worker_without_a_cell_is_never_counted() {
-        let budget = RetryBudget::new(100, 1);
-        budget.note_request(7, 0);
-        assert!(budget.withdraw(7, 0));
-        assert_eq!(budget.totals(), (0, 0));
+        let cells = RetryCells::new(1);
+        cells.note_request(7, 0);
+        assert!(cells.withdraw(100, 7, 0));
+        assert_eq!(cells.totals(), (0, 0));
     }
 }

@@ -5,6 +5,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 use super::Sessions;
+pub use crate::config::{HashKey, Strategy};
 
 /// What the operator chose. It stays the same over all snapshots of a fleet.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,38 +19,6 @@ pub struct Policy {
     pub sessions: Sessions,
 }
 
-/// How a backend is picked. All of them honour weights.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    /// Each in turn, exact over all workers together.
-    RoundRobin,
-    /// The one with the fewest requests in flight for its weight; ties in turn.
-    LeastConn,
-    /// Of two drawn at random and one remembered, the one with the fewest requests in flight for its weight.
-    P2c,
-    /// Of two drawn at random, the one where the request would probably be answered sooner: see [`super::PeakEwma`].
-    PeakEwma,
-    /// Drawn at random.
-    Random,
-    /// Always the same one for the same key.
-    Hash(KeySource),
-}
-
-/// What of a request is hashed. A request without it takes its turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// The client's address; of an IPv6 one, the /64.
-    ClientIp,
-    /// The target's path, without its query.
-    Path,
-    /// A field of the head, by its name.
-    Header(String),
-    /// A cookie, by its name.
-    Cookie(String),
-    /// A parameter of the query, by its name.
-    Query(String),
-}
-
 /// What a pick may ask of the request and its surroundings. Each is asked for only by a strategy that uses it, so the
 /// others pay nothing for it.
 pub trait Occasion {
@@ -60,7 +29,7 @@ pub trait Occasion {
     fn now_ns(&self) -> u64;
 
     /// The hash of the request's key, see [`hash`]; None when the request has none.
-    fn key(&self, source: &KeySource) -> Option<u64>;
+    fn key(&self, source: &HashKey) -> Option<u64>;
 }
 
 impl Policy {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::maglev;
 use super::rotation::rotation;
-use super::strategy::{KeySource, Occasion, Policy, Strategy};
+use super::strategy::{HashKey, Occasion, Policy, Strategy};
 use super::{Backend, Member, Place, Standing};
 
 /// How far a second choice is looked for: beyond it the first one has nearly all of the weight anyway.
@@ -267,7 +267,7 @@ impl Tier {
     /// The one that the key belongs to, or the next on the table that can serve and has room.
     fn by_key(
         &self,
-        source: &KeySource,
+        source: &HashKey,
         balance_factor: Option<f64>,
         cursor: &AtomicUsize,
         tried: &[u64],

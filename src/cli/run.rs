@@ -149,7 +149,7 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
         accept_errors: sum(|worker| &worker.accept_errors),
         failures: shared.failures.all(),
         queue: (shared.fleet.queue.waiting(), shared.fleet.queue.queued()),
-        retries: shared.retry_budget.totals(),
+        retries: shared.retries.totals(),
         panics: sum(|worker| &worker.panics),
     }
 }

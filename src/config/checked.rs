@@ -21,9 +21,7 @@ pub struct Config {
     pub admin_bind: IpAddr,
     /// How a backend is picked.
     pub strategy: Strategy,
-    /// What the strategy `hash` hashes.
-    pub hash_key: HashKey,
-    /// For `hash` and `ip-hash`: how many times its fair share of the requests in flight a backend gets at most; at least
+    /// For strategies that hash: how many times its fair share of the requests in flight a backend gets at most; at least
     /// 1. None: no bound.
     pub hash_balance_factor: Option<f64>,
     /// The zone that the proxy is in; empty: none.
@@ -62,37 +60,35 @@ pub struct Config {
     pub sticky: Option<Sticky>,
 }
 
-/// How a backend is picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a backend is picked. All of them honour weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// Each in turn.
+    /// Each in turn, exact over all workers together.
     RoundRobin,
-    /// Fewest requests in flight.
+    /// The one with the fewest requests in flight for its weight; ties in turn.
     LeastConn,
-    /// The one with fewer requests in flight of two drawn at random.
+    /// Of two drawn at random and one remembered, the one with the fewest requests in flight for its weight.
     P2c,
-    /// The one that probably answers sooner of two drawn at random.
+    /// Of two drawn at random, the one where the request would probably be answered sooner.
     PeakEwma,
     /// Drawn at random.
     Random,
-    /// The same one for the same client.
-    IpHash,
-    /// The same one for the same key.
-    Hash,
+    /// Always the same one for the same key.
+    Hash(HashKey),
 }
 
-/// What of a request is hashed.
+/// What of a request is hashed. A request without it takes its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashKey {
-    /// The client's address.
+    /// The client's address; of an IPv6 one, the /64.
     ClientIp,
-    /// The target's path.
+    /// The target's path, without its query.
     Path,
-    /// The field of this name.
+    /// A field of the head, by its name.
     Header(String),
-    /// The cookie of this name.
+    /// A cookie, by its name.
     Cookie(String),
-    /// The query's parameter of this name.
+    /// A parameter of the query, by its name.
     Query(String),
 }
 
@@ -336,7 +332,6 @@ impl Default for Config {
             admin_port: 8081,
             admin_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             strategy: Strategy::RoundRobin,
-            hash_key: HashKey::ClientIp,
             hash_balance_factor: Some(1.25),
             zone: String::new(),
             slow_start: Duration::ZERO,

@@ -115,15 +115,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("circuit_breaker", CIRCUIT_BREAKER),
     ("sticky", STICKY),
 ];
-const STRATEGIES: [(&str, Strategy); 7] = [
-    ("round-robin", Strategy::RoundRobin),
-    ("least-conn", Strategy::LeastConn),
-    ("p2c", Strategy::P2c),
-    ("peak-ewma", Strategy::PeakEwma),
-    ("random", Strategy::Random),
-    ("ip-hash", Strategy::IpHash),
-    ("hash", Strategy::Hash),
-];
+const STRATEGIES: [&str; 7] = ["round-robin", "least-conn", "p2c", "peak-ewma", "random", "ip-hash", "hash"];
 /// Those that a probe can send without a body, and that `ureq` sends.
 const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
@@ -144,11 +136,13 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     bind(fields, &mut config.bind);
     fields.whole("admin_port", 0..=65535, &mut config.admin_port);
     admin_bind(fields, &mut config.admin_bind);
-    if let Some(nth) = fields.word("strategy", &STRATEGIES.map(|(word, _)| word)) {
-        config.strategy = STRATEGIES[nth].1;
-    }
+    let nth = fields.word("strategy", &STRATEGIES);
     let wanted = "\"client-ip\", \"path\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
-    fields.parsed("hash_key", wanted, hash_key, &mut config.hash_key);
+    let mut key = HashKey::ClientIp;
+    fields.parsed("hash_key", wanted, hash_key, &mut key);
+    if let Some(nth) = nth {
+        config.strategy = strategy(STRATEGIES[nth], key);
+    }
     hash_balance_factor(fields, &mut config.hash_balance_factor);
     fields.checked_text("zone", ZONE_WANTED, is_zone, &mut config.zone);
     slow_start(fields, &mut config.slow_start);
@@ -233,6 +227,18 @@ fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
             .unfit(fields.problems, format!("{wanted}: the admin API has no tokens yet, so nobody else may reach it")),
         Some(Err(_)) => field.unfit(fields.problems, wanted),
         None => {}
+    }
+}
+
+fn strategy(word: &str, key: HashKey) -> Strategy {
+    match word {
+        "least-conn" => Strategy::LeastConn,
+        "p2c" => Strategy::P2c,
+        "peak-ewma" => Strategy::PeakEwma,
+        "random" => Strategy::Random,
+        "ip-hash" => Strategy::Hash(HashKey::ClientIp),
+        "hash" => Strategy::Hash(key),
+        _ => Strategy::RoundRobin,
     }
 }
 

@@ -36,8 +36,8 @@ use self::publisher::Publisher;
 use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
-use crate::balance::{self, Backend, Fleet, KeySource, MarkKey, Report, Sessions, Turn};
-use crate::config::{BackendChange, BackendConfig, Config, HashKey, Sticky, StickyCookie, Strategy};
+use crate::balance::{self, Backend, Fleet, MarkKey, Report, Sessions, Turn};
+use crate::config::{BackendChange, BackendConfig, Config, Sticky, StickyCookie};
 use crate::http1::HeadLimits;
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
@@ -319,16 +319,11 @@ impl Audience for Findings {
 
 impl From<&Config> for balance::Policy {
     fn from(config: &Config) -> Self {
-        let strategy = match config.strategy {
-            Strategy::RoundRobin => balance::Strategy::RoundRobin,
-            Strategy::LeastConn => balance::Strategy::LeastConn,
-            Strategy::P2c => balance::Strategy::P2c,
-            Strategy::PeakEwma => balance::Strategy::PeakEwma,
-            Strategy::Random => balance::Strategy::Random,
-            Strategy::IpHash => balance::Strategy::Hash(KeySource::ClientIp),
-            Strategy::Hash => balance::Strategy::Hash(config.hash_key.clone().into()),
-        };
-        Self { strategy, balance_factor: config.hash_balance_factor, sessions: sessions(config) }
+        Self {
+            strategy: config.strategy.clone(),
+            balance_factor: config.hash_balance_factor,
+            sessions: sessions(config),
+        }
     }
 }
 
@@ -350,17 +345,5 @@ fn sessions(config: &Config) -> Sessions {
 impl From<&Config> for balance::Queue {
     fn from(config: &Config) -> Self {
         Self::new(config.limits.max_in_flight, config.queue.size)
-    }
-}
-
-impl From<HashKey> for KeySource {
-    fn from(key: HashKey) -> Self {
-        match key {
-            HashKey::ClientIp => Self::ClientIp,
-            HashKey::Path => Self::Path,
-            HashKey::Header(name) => Self::Header(name),
-            HashKey::Cookie(name) => Self::Cookie(name),
-            HashKey::Query(name) => Self::Query(name),
-        }
     }
 }

@@ -2,13 +2,15 @@
 //! says who answers. Pure: it knows a clock that is handed in, keys that somebody else has made, and nothing else of the house.
 
 mod clients;
-mod limiter;
 mod networks;
 mod rate;
+mod rates;
 mod recent;
+mod tables;
 mod ties;
 
-pub use limiter::RateLimiter;
 pub use networks::Networks;
 pub use rate::{Charge, Quota, Rate};
+pub use rates::RateTable;
+pub use tables::Tables;
 pub use ties::Ties;

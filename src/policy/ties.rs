@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::clients::Clients;
 
-/// Remembers to whom each client was tied last, as long as it comes again in time and there is room for it.
+/// Remembers to whom each client was tied last, as long as there is room for it.
 #[derive(Debug)]
 pub struct Ties {
-    idle_max_ns: u64,
     clients: Clients<Tie>,
 }
 
@@ -19,18 +18,17 @@ struct Tie {
 }
 
 impl Ties {
-    /// Ties of at most `keys_max` clients (at least 1), of which those leave first that came the longest ago, and of none that
-    /// hasn't come for longer than `idle_max` (None: however long).
-    pub fn new(idle_max: Option<Duration>, keys_max: usize) -> Self {
-        let nanos = |idle_max: Duration| u64::try_from(idle_max.as_nanos()).unwrap_or(u64::MAX);
-        Self { idle_max_ns: idle_max.map_or(u64::MAX, nanos), clients: Clients::new(keys_max) }
+    /// Ties of at most `keys_max` clients (at least 1), of which those leave first that came the longest ago.
+    pub fn new(keys_max: usize) -> Self {
+        Self { clients: Clients::new(keys_max) }
     }
 
-    /// To whom the client is tied that comes at `now_ns`, on a clock that all workers share. `key` is a hash of who it is with
-    /// a secret.
-    pub fn of(&self, key: u64, now_ns: u64) -> Option<u64> {
+    /// To whom the client is tied that comes at `now_ns`, on a clock that all workers share; to nobody any more if it hasn't
+    /// come for longer than `idle_max` (None: however long). `key` is a hash of who it is with a secret.
+    pub fn of(&self, key: u64, now_ns: u64, idle_max: Option<Duration>) -> Option<u64> {
         self.clients.with(key, |tie| {
-            let kept = tie.to != 0 && now_ns.saturating_sub(tie.used_ns) <= self.idle_max_ns;
+            let idle = Duration::from_nanos(now_ns.saturating_sub(tie.used_ns));
+            let kept = tie.to != 0 && idle_max.is_none_or(|idle_max| idle <= idle_max);
             tie.used_ns = now_ns;
             if !kept {
                 tie.to = 0;
@@ -53,33 +51,35 @@ mod tests {
 
     #[test]
     fn a_client_stays_tied_while_it_comes_in_time() {
-        let ties = Ties::new(Some(Duration::from_secs(10)), 100);
-        assert_eq!(ties.of(1, SECOND), None);
+        let ties = Ties::new(100);
+        let of = |now_ns| ties.of(1, now_ns, Some(Duration::from_secs(10)));
+        assert_eq!(of(SECOND), None);
         ties.tie(1, 7, SECOND);
         for now in [11, 12, 22] {
-            assert_eq!(ties.of(1, now * SECOND), Some(7), "{now}");
+            assert_eq!(of(now * SECOND), Some(7), "{now}");
         }
-        assert_eq!(ties.of(1, 22 * SECOND - 1), Some(7), "another worker's clock was read before");
-        assert_eq!(ties.of(1, 32 * SECOND), None);
-        assert_eq!(ties.of(1, 32 * SECOND), None, "it isn't tied again by having been looked at");
+        assert_eq!(of(22 * SECOND - 1), Some(7), "another worker's clock was read before");
+        assert_eq!(of(32 * SECOND + 1), None);
+        assert_eq!(of(32 * SECOND + 1), None, "it isn't tied again by having been looked at");
     }
 
     #[test]
     fn clients_are_tied_each_to_its_own_and_anew_to_another() {
-        let ties = Ties::new(None, 100);
+        let ties = Ties::new(100);
         ties.tie(1, 7, 0);
         ties.tie(2, 8, 0);
         ties.tie(1, 9, 0);
-        assert_eq!((ties.of(1, u64::MAX), ties.of(2, u64::MAX), ties.of(3, 0)), (Some(9), Some(8), None));
+        let of = |key| ties.of(key, u64::MAX, None);
+        assert_eq!((of(1), of(2), of(3)), (Some(9), Some(8), None));
     }
 
     #[test]
     fn the_client_that_came_the_longest_ago_leaves_when_there_is_no_room() {
-        let ties = Ties::new(None, 2);
+        let ties = Ties::new(2);
         ties.tie(1, 7, 0);
         ties.tie(2, 7, 1);
-        assert_eq!(ties.of(1, 2), Some(7));
+        assert_eq!(ties.of(1, 2, None), Some(7));
         ties.tie(3, 7, 3);
-        assert_eq!((ties.of(2, 4), ties.of(3, 5)), (None, Some(7)));
+        assert_eq!((ties.of(2, 4, None), ties.of(3, 5, None)), (None, Some(7)));
     }
 }

@@ -372,7 +372,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// Takes one retry out of the budget, if one is left.
     pub(super) fn withdraw_retry(&self) -> bool {
-        self.shared.retry_budget.withdraw(self.world.worker(), self.world.now().0)
+        self.shared.retries.withdraw(self.shared.config.retries.budget_percent, self.world.worker(), self.world.now().0)
     }
 
     /// The same request, whose head is still in the client's buffer, for another backend.
@@ -421,7 +421,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let leased = self.lease(client, facts, &visit, again);
         let began = self.world.now();
         if !again {
-            self.shared.retry_budget.note_request(self.world.worker(), began.0);
+            self.shared.retries.note_request(self.world.worker(), began.0);
         }
         let (lease, bound) = leased?;
         let reused = lease.reused;

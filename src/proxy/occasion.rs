@@ -1,12 +1,12 @@
 //! What a strategy may ask of the request that it picks a backend for.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use super::client::Parked;
 use super::{Proxy, forwarded};
-use crate::balance::{self, KeySource};
+use crate::balance::{self, HashKey};
 use crate::http1::{Request, Target};
+use crate::policy::Tables;
 use crate::runtime::world::World;
 
 /// A request on its way to be picked for. Nothing is looked up before a strategy asks.
@@ -27,13 +27,13 @@ impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
         self.proxy.world.now().0
     }
 
-    fn key(&self, source: &KeySource) -> Option<u64> {
+    fn key(&self, source: &HashKey) -> Option<u64> {
         let key = match source {
-            KeySource::ClientIp => return Some(address_hash(self.client())),
-            KeySource::Path => path_and_query(self.request.target).0,
-            KeySource::Header(name) => return header_hash(self.request, name),
-            KeySource::Cookie(name) => cookies(self.request, name).next()?,
-            KeySource::Query(name) => parameter(path_and_query(self.request.target).1, name)?,
+            HashKey::ClientIp => return Some(address_hash(self.client())),
+            HashKey::Path => path_and_query(self.request.target).0,
+            HashKey::Header(name) => return header_hash(self.request, name),
+            HashKey::Cookie(name) => cookies(self.request, name).next()?,
+            HashKey::Query(name) => parameter(path_and_query(self.request.target).1, name)?,
         };
         Some(balance::hash(key))
     }
@@ -67,10 +67,10 @@ fn address_hash(address: IpAddr) -> u64 {
 }
 
 /// The same, with a secret: for tables in which nobody should be able to choose a place.
-pub(super) fn address_key(hasher: &RandomState, address: IpAddr) -> u64 {
+pub(super) fn address_key(tables: &Tables, address: IpAddr) -> u64 {
     match address.to_canonical() {
-        IpAddr::V4(address) => hasher.hash_one(address.octets()),
-        IpAddr::V6(address) => hasher.hash_one(&address.octets()[..8]),
+        IpAddr::V4(address) => tables.key(address.octets()),
+        IpAddr::V6(address) => tables.key(&address.octets()[..8]),
     }
 }
 

@@ -20,9 +20,18 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Seats {
     taken: AtomicUsize,
-    connections_max: usize,
-    /// None without `limits.connections_per_client`: then nobody is looked up.
-    by_client: Option<ByClient>,
+    by_client: ByClient,
+}
+
+/// How many there may be.
+#[derive(Debug)]
+pub(super) struct SeatRules {
+    /// In all.
+    pub(super) connections_max: usize,
+    /// Of one client; 0: any number, and none is looked up.
+    of_client_max: usize,
+    /// Proxies, which connect for many clients.
+    exempt: Networks,
 }
 
 /// One client connection's place, free again when this is dropped.
@@ -30,15 +39,14 @@ pub(super) struct Seats {
 pub(super) struct Seat {
     shared: Arc<Shared>,
     peer: IpAddr,
+    /// It counts as one of its client's too.
+    by_client: bool,
 }
 
 /// How many places each client has taken. One without any has no entry, so that there are never more entries than
 /// connections.
 #[derive(Debug)]
 struct ByClient {
-    connections_max: usize,
-    /// Proxies, which connect for many clients.
-    exempt: Networks,
     /// Locked for the length of a look-up: at a connection's begin and end, never at a request.
     shards: Box<[Mutex<HashMap<Client, usize>>]>,
     hasher: RandomState,
@@ -57,8 +65,8 @@ impl Seat {
     /// # Errors
     /// The limit that is reached.
     pub(super) fn take(shared: &Arc<Shared>, peer: IpAddr) -> Result<Self, Failure> {
-        shared.seats.take(peer)?;
-        Ok(Self { shared: Arc::clone(shared), peer })
+        let by_client = shared.seats.take(peer, &shared.seat_rules)?;
+        Ok(Self { shared: Arc::clone(shared), peer, by_client })
     }
 
     /// Who sits there.
@@ -69,36 +77,44 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.shared.seats.leave(self.peer);
+        self.shared.seats.leave(self.by_client.then(|| Client::of(self.peer)));
+    }
+}
+
+impl SeatRules {
+    /// `connections_max` bounds connections in all, the configuration those of one client.
+    pub(super) fn new(config: &Config, connections_max: usize) -> Self {
+        Self {
+            connections_max,
+            of_client_max: config.limits.connections_per_client,
+            exempt: Networks::new(&config.trusted_proxies),
+        }
+    }
+
+    /// Whether this peer's connections are those of one client, of which there may be only so many.
+    fn counts(&self, peer: IpAddr) -> bool {
+        self.of_client_max > 0 && !self.exempt.contains(peer.to_canonical())
     }
 }
 
 impl Seats {
-    /// `connections_max` bounds connections in all, the configuration those of one client.
-    pub(super) fn new(config: &Config, connections_max: usize) -> Self {
-        let of_client_max = config.limits.connections_per_client;
-        let by_client = (of_client_max > 0).then(|| ByClient {
-            connections_max: of_client_max,
-            exempt: Networks::new(&config.trusted_proxies),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        });
-        Self { taken: AtomicUsize::new(0), connections_max, by_client }
-    }
-
-    pub(super) fn connections_max(&self) -> usize {
-        self.connections_max
+    pub(super) fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { taken: AtomicUsize::new(0), by_client: ByClient { shards, hasher: RandomState::new() } }
     }
 
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
 
-    fn take(&self, peer: IpAddr) -> Result<(), Failure> {
-        let refused = if self.taken.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
+    /// Whether it is counted by client too.
+    fn take(&self, peer: IpAddr, rules: &SeatRules) -> Result<bool, Failure> {
+        let refused = if self.taken.fetch_add(1, Ordering::AcqRel) >= rules.connections_max {
             Failure::ConnectionLimit
-        } else if self.by_client.as_ref().is_none_or(|by_client| by_client.take(peer)) {
-            return Ok(());
+        } else if !rules.counts(peer) {
+            return Ok(false);
+        } else if self.by_client.take(Client::of(peer), rules.of_client_max) {
+            return Ok(true);
         } else {
             Failure::ClientConnectionLimit
         };
@@ -106,9 +122,9 @@ impl Seats {
         Err(refused)
     }
 
-    fn leave(&self, peer: IpAddr) {
-        if let Some(by_client) = &self.by_client {
-            by_client.leave(peer);
+    fn leave(&self, client: Option<Client>) {
+        if let Some(client) = client {
+            self.by_client.leave(client);
         }
         self.taken.fetch_sub(1, Ordering::AcqRel);
     }
@@ -116,17 +132,15 @@ impl Seats {
 
 impl ByClient {
     /// False when this client has as many as it may.
-    fn take(&self, peer: IpAddr) -> bool {
-        let Some(client) = self.counted(peer) else { return true };
+    fn take(&self, client: Client, connections_max: usize) -> bool {
         let mut shard = self.shard(client).lock();
         let taken = shard.entry(client).or_default();
-        let fits = *taken < self.connections_max;
+        let fits = *taken < connections_max;
         *taken += usize::from(fits);
         fits
     }
 
-    fn leave(&self, peer: IpAddr) {
-        let Some(client) = self.counted(peer) else { return };
+    fn leave(&self, client: Client) {
         let mut shard = self.shard(client).lock();
         if let Some(taken) = shard.get_mut(&client) {
             *taken -= 1;
@@ -136,11 +150,6 @@ impl ByClient {
         }
     }
 
-    fn counted(&self, peer: IpAddr) -> Option<Client> {
-        let peer = peer.to_canonical();
-        (!self.exempt.contains(peer)).then(|| Client::of(peer))
-    }
-
     fn shard(&self, client: Client) -> &Mutex<HashMap<Client, usize>> {
         &self.shards[self.hasher.hash_one(client) as usize % SHARDS]
     }
@@ -148,7 +157,7 @@ impl ByClient {
 
 impl Client {
     fn of(peer: IpAddr) -> Self {
-        match peer {
+        match peer.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
@@ -176,7 +185,7 @@ mod tests {
     }
 
     fn entries(shared: &Shared) -> usize {
-        let shards = &shared.seats.by_client.as_ref().unwrap().shards;
+        let shards = &shared.seats.by_client.shards;
         shards.iter().map(|shard| shard.lock().len()).sum()
     }
 

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::seats::Seats;
+use super::seats::{SeatRules, Seats};
 use super::sticky::Stickiness;
 use super::throttle::Throttle;
 use super::via::Via;
-use crate::balance::{Fleet, RetryBudget};
-use crate::config::Config;
+use crate::balance::{Fleet, RetryCells};
+use crate::config::{Config, Sticky};
 use crate::observe::FailureCounts;
-use crate::policy::Networks;
+use crate::policy::{Networks, Tables};
 
 /// Made once, read by all.
 #[derive(Debug)]
@@ -22,9 +22,12 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     /// Exchanges that failed, by reason.
     pub failures: FailureCounts,
-    /// How many requests may be sent again.
-    pub retry_budget: RetryBudget,
+    /// Requests that were sent, and sent again.
+    pub retries: RetryCells,
     pub(super) seats: Seats,
+    pub(super) seat_rules: SeatRules,
+    /// What is kept of clients.
+    pub(super) tables: Tables,
     /// None without `rate_limit`: then nobody is looked up.
     pub(super) throttle: Option<Throttle>,
     /// None without `sticky`: then no request is looked at for a session.
@@ -39,8 +42,14 @@ impl Shared {
     /// `connections_max` bounds client connections over all workers.
     pub fn new(config: Config, fleet: Arc<Fleet>, connections_max: usize) -> Arc<Self> {
         let failures = FailureCounts::new(config.workers);
-        let retry_budget = RetryBudget::new(config.retries.budget_percent, config.workers);
-        let seats = Seats::new(&config, connections_max);
+        let retries = RetryCells::new(config.workers);
+        let (seats, seat_rules) = (Seats::new(), SeatRules::new(&config, connections_max));
+        let rates_max = config.rate_limit.as_ref().map(|limit| limit.max_keys);
+        let ties_max = match &config.sticky {
+            Some(Sticky::Ip { max_keys, .. }) => Some(*max_keys),
+            _ => None,
+        };
+        let tables = Tables::new(rates_max, ties_max);
         let throttle = config.rate_limit.as_ref().map(Throttle::new);
         let stickiness = config.sticky.as_ref().map(Stickiness::new);
         let trusted_proxies = Networks::new(&config.trusted_proxies);
@@ -50,8 +59,10 @@ impl Shared {
             config,
             fleet,
             failures,
-            retry_budget,
+            retries,
             seats,
+            seat_rules,
+            tables,
             throttle,
             stickiness,
             trusted_proxies,
@@ -66,7 +77,7 @@ impl Shared {
     }
 
     pub(super) fn connections_max(&self) -> usize {
-        self.seats.connections_max()
+        self.seat_rules.connections_max
     }
 
     /// From now on each answer ends its connection, and idle connections end as they are found.

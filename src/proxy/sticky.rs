@@ -1,6 +1,6 @@
 //! Sticky sessions as requests meet them: which backend a client is bound to, and what binds it to another one.
 
-use std::hash::RandomState;
+use std::time::Duration;
 
 use super::Proxy;
 use super::client::Parked;
@@ -15,17 +15,13 @@ use crate::runtime::world::World;
 /// more than the rest of that time, seven eighths, comes back to its backend.
 const RENEWALS: u64 = 8;
 
-/// What `sticky` says, ready for use by all workers.
+/// What `sticky` says, ready for use.
 #[derive(Debug)]
 pub(super) enum Stickiness {
     /// The client keeps a cookie that names its backend.
     Cookie(Cookie),
-    /// The client's address is remembered.
-    Ip {
-        ties: Ties,
-        /// Its secret keeps clients from choosing addresses that are slow to look up.
-        hasher: RandomState,
-    },
+    /// The client's address is remembered, unless it stays away for longer than this; None: however long.
+    Ip(Option<Duration>),
 }
 
 /// The cookie, but for what differs from one answer to the other.
@@ -76,9 +72,7 @@ impl Stickiness {
     pub(super) fn new(sticky: &config::Sticky) -> Self {
         match sticky {
             config::Sticky::Cookie(cookie) => Self::Cookie(Cookie::new(cookie)),
-            config::Sticky::Ip { ttl, max_keys } => {
-                Self::Ip { ties: Ties::new(*ttl, *max_keys), hasher: RandomState::new() }
-            }
+            config::Sticky::Ip { ttl, .. } => Self::Ip(*ttl),
         }
     }
 }
@@ -96,8 +90,10 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Stickiness::Cookie(cookie) => {
                 cookie.session(occasion.request, occasion.trusted, || self.world.unix_seconds())
             }
-            Stickiness::Ip { ties, hasher } => {
-                let id = ties.of(address_key(hasher, occasion.client()), self.world.now().0);
+            Stickiness::Ip(idle_max) => {
+                let tables = &self.shared.tables;
+                let tied = |ties: &Ties| ties.of(address_key(tables, occasion.client()), self.world.now().0, *idle_max);
+                let id = tables.ties.as_ref().and_then(tied);
                 Session { mark: id.map_or(Mark::NONE, Mark::of_id), fresh: true, secure: false }
             }
         }
@@ -129,8 +125,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         match &self.shared.stickiness {
             Some(Stickiness::Cookie(_)) if session.secure => CookieDue::Secure,
             Some(Stickiness::Cookie(_)) => CookieDue::Plain,
-            Some(Stickiness::Ip { ties, hasher }) => {
-                ties.tie(address_key(hasher, occasion.client()), backend.id, self.world.now().0);
+            Some(Stickiness::Ip(_)) => {
+                let tables = &self.shared.tables;
+                if let Some(ties) = &tables.ties {
+                    ties.tie(address_key(tables, occasion.client()), backend.id, self.world.now().0);
+                }
                 CookieDue::No
             }
             None => CookieDue::No,

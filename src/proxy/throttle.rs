@@ -1,22 +1,18 @@
 //! Rate limits as requests meet them: whose a request is, who is let pass, and what answers say of it.
 
-use std::hash::{BuildHasher, RandomState};
-
 use super::client::Parked;
 use super::occasion::{Occasion, address_key};
 use crate::config::{RateKey, RateLimit};
 use crate::http1::Request;
-use crate::policy::{Charge, Networks, Quota, Rate, RateLimiter};
+use crate::policy::{Charge, Networks, Quota, Rate};
 use crate::runtime::world::World;
 
-/// What `rate_limit` says, ready for use by all workers.
+/// What `rate_limit` says, ready for use.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    limiter: RateLimiter,
+    rate: Rate,
     key: RateKey,
     allow: Networks,
-    /// Its secret keeps clients from choosing a key that is somebody else's.
-    hasher: RandomState,
     /// The lines that tell of it, up to the number that differs.
     lines: Vec<u8>,
 }
@@ -32,10 +28,9 @@ pub struct Allowance<'a> {
 impl Throttle {
     pub(super) fn new(limit: &RateLimit) -> Self {
         Self {
-            limiter: RateLimiter::new(Rate::new(limit.requests, limit.per, limit.burst), limit.max_keys),
+            rate: Rate::new(limit.requests, limit.per, limit.burst),
             key: limit.key.clone(),
             allow: Networks::new(&limit.allow),
-            hasher: RandomState::new(),
             lines: lines(limit),
         }
     }
@@ -44,6 +39,7 @@ impl Throttle {
     /// straight way, so that those without limits don't carry it.
     #[cold]
     pub(super) fn charge<W: World<Parked = Parked>>(&self, occasion: &Occasion<'_, '_, '_, W>) -> Option<Charge> {
+        let tables = &occasion.proxy.shared.tables;
         let client = occasion.client().to_canonical();
         if self.allow.contains(client) {
             return None;
@@ -53,8 +49,8 @@ impl Throttle {
             RateKey::Header(name) => only_value(occasion.request, name),
         };
         // Who leaves the field out, or says it twice, is known by the address, and not free of the limit.
-        let key = field.map_or_else(|| address_key(&self.hasher, client), |value| self.hasher.hash_one(value));
-        Some(self.limiter.charge(key, occasion.proxy.world.now().0))
+        let key = field.map_or_else(|| address_key(tables, client), |value| tables.key(value));
+        Some(tables.rates.as_ref()?.charge(&self.rate, key, occasion.proxy.world.now().0))
     }
 
     /// What an answer to a request says that left its client with this quota.

@@ -1,6 +1,6 @@
 //! What the stress tests pick with.
 
-use maypole::balance::{KeySource, Occasion, hash};
+use maypole::balance::{HashKey, Occasion, hash};
 
 /// Chance and keys that differ from pick to pick, all made of the pick's number.
 pub struct Request(pub usize);
@@ -14,7 +14,7 @@ impl Occasion for Request {
         self.0 as u64
     }
 
-    fn key(&self, _: &KeySource) -> Option<u64> {
+    fn key(&self, _: &HashKey) -> Option<u64> {
         Some(self.random())
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};
 
-use maypole::balance::{KeySource, Policy, Strategy};
+use maypole::balance::{HashKey, Policy, Strategy};
 
 use report::{Goals, picture, table};
 use scenario::{Scenario, scenarios};
@@ -39,7 +39,7 @@ impl Contender {
 
 fn contenders() -> Vec<Contender> {
     let plain = |name, strategy| Contender::Product(name, Policy::of(strategy));
-    let hash = |balance_factor| Policy { balance_factor, ..Policy::of(Strategy::Hash(KeySource::ClientIp)) };
+    let hash = |balance_factor| Policy { balance_factor, ..Policy::of(Strategy::Hash(HashKey::ClientIp)) };
     vec![
         Contender::Ideal,
         plain("round-robin", Strategy::RoundRobin),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use maypole::balance::{
-    Backend, InFlight, KeySource, Member, Occasion, Origin, Outcome, Policy, Snapshot, Strategy, hash,
+    Backend, InFlight, HashKey, Member, Occasion, Origin, Outcome, Policy, Snapshot, Strategy, hash,
 };
 
 use crate::Contender;
@@ -193,7 +193,7 @@ impl<'s> World<'s> {
     }
 
     fn end(&mut self, server: usize, guard: usize, came: u64, now: u64) {
-        let outcome = Outcome::Answered(200, Duration::from_nanos(now - came));
+        let outcome = Outcome::Answered(200, Some(Duration::from_nanos(now - came)));
         self.members[server].backend.record(0, outcome, || now);
         self.guards[guard] = None;
         if self.scenario.measured.contains(&came) {
@@ -259,7 +259,7 @@ impl Occasion for Request<'_> {
         self.now
     }
 
-    fn key(&self, _: &KeySource) -> Option<u64> {
+    fn key(&self, _: &HashKey) -> Option<u64> {
         Some(hash(&self.client.to_le_bytes()))
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use governor::DefaultKeyedRateLimiter;
-use policy::{Charge, Quota, Rate, RateLimiter};
+use policy::{Charge, Quota, Rate, RateTable};
 
 // The room alone: it needs nothing of the house.
 #[path = "../../../src/policy/mod.rs"]
@@ -26,7 +26,8 @@ trait Limiter: Sync {
 }
 
 struct Own {
-    limiter: RateLimiter,
+    rate: Rate,
+    table: RateTable,
     hasher: RandomState,
     began: Instant,
 }
@@ -34,7 +35,7 @@ struct Own {
 impl Limiter for Own {
     fn admits(&self, address: u32) -> bool {
         let now_ns = 1_000_000_000 + self.began.elapsed().as_nanos() as u64;
-        let Charge { admits, quota: Quota { .. } } = self.limiter.charge(self.hasher.hash_one(address), now_ns);
+        let Charge { admits, quota: Quota { .. } } = self.table.charge(&self.rate, self.hasher.hash_one(address), now_ns);
         admits
     }
 }
@@ -47,7 +48,7 @@ impl Limiter for DefaultKeyedRateLimiter<u32> {
 
 fn own(keys_max: usize) -> Own {
     let rate = Rate::new(REQUESTS, Duration::from_secs(1), BURST);
-    Own { limiter: RateLimiter::new(rate, keys_max), hasher: RandomState::new(), began: Instant::now() }
+    Own { rate, table: RateTable::new(keys_max), hasher: RandomState::new(), began: Instant::now() }
 }
 
 fn governor() -> DefaultKeyedRateLimiter<u32> {

@@ -260,11 +260,11 @@ fn a_pick_passes_full_ones_over_whatever_the_strategy() {
         fn now_ns(&self) -> u64 {
             0
         }
-        fn key(&self, _: &crate::balance::KeySource) -> Option<u64> {
+        fn key(&self, _: &crate::balance::HashKey) -> Option<u64> {
             Some(self.0)
         }
     }
-    let hash = Strategy::Hash(crate::balance::KeySource::Path);
+    let hash = Strategy::Hash(crate::balance::HashKey::Path);
     for strategy in [Strategy::RoundRobin, Strategy::LeastConn, Strategy::P2c, Strategy::Random, hash] {
         let scene = scene(0, 10, &[1, 1, 1]);
         let policy = Arc::new(Policy::of(strategy.clone()));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::*;
-use crate::balance::{InFlight, KeySource, Origin, Outcome, Sessions, Strategy, hash};
+use crate::balance::{HashKey, InFlight, Origin, Outcome, Sessions, Strategy, hash};
 
 const EVERY_STRATEGY: [Strategy; 6] = [
     Strategy::RoundRobin,
@@ -13,7 +13,7 @@ const EVERY_STRATEGY: [Strategy; 6] = [
     Strategy::P2c,
     Strategy::PeakEwma,
     Strategy::Random,
-    Strategy::Hash(KeySource::ClientIp),
+    Strategy::Hash(HashKey::ClientIp),
 ];
 
 /// Chance from a counter, a clock that stands still, and a key.
@@ -42,7 +42,7 @@ impl Occasion for Request {
         1_000_000_000
     }
 
-    fn key(&self, _: &KeySource) -> Option<u64> {
+    fn key(&self, _: &HashKey) -> Option<u64> {
         self.key
     }
 }
@@ -295,7 +295,7 @@ mod by_chance {
 mod by_hash {
     use super::*;
 
-    const BY_CLIENT: Strategy = Strategy::Hash(KeySource::ClientIp);
+    const BY_CLIENT: Strategy = Strategy::Hash(HashKey::ClientIp);
 
     fn places(snapshot: &Snapshot, keys: u64) -> HashMap<u64, u64> {
         let place = |key| snapshot.pick(&AtomicUsize::new(0), &[], &Request::with_key(key)).unwrap().id;
