@@ -140,3 +140,99 @@ fn h2c_is_not_passed_on() {
     assert_eq!(origin.only_request().field("upgrade"), None);
     assert_eq!(origin.only_request().field("http2-settings"), None);
 }
+
+/// Says 101 as soon as it has a request's head, then takes the request's body, and echoes what comes behind it.
+fn switch_at_once(exchange: &mut Exchange) {
+    exchange.send(format!("{SWITCH}first"));
+    exchange.read_body();
+    exchange.echo();
+}
+
+#[test]
+fn a_101_in_the_middle_of_a_body_begins_a_tunnel_behind_its_end() {
+    let ask = ASK.strip_suffix("\r\n").expect("a head").replace("GET", "POST");
+    let long: Vec<u8> = (0..12_000_000_u32).map(|i| (i.wrapping_mul(40_503) >> 9) as u8).collect();
+    let of_length = |body: &[u8]| (format!("{ask}Content-Length: {}\r\n\r\n", body.len()), body.to_vec());
+    let in_chunks = |body: &[u8]| {
+        let mut bytes: Vec<u8> = Vec::new();
+        for chunk in body.chunks(50_000) {
+            bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes.extend_from_slice(chunk);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"0\r\n\r\n");
+        (format!("{ask}Transfer-Encoding: chunked\r\n\r\n"), bytes)
+    };
+    for body in [&long[..10], &long[..60_000], &long] {
+        for (head, bytes) in [of_length(body), in_chunks(body)] {
+            let origin = Origin::with_small_window(switch_at_once);
+            let proxy = Proxy::over(&[&origin]);
+            let mut client = proxy.client();
+            // The switch comes within the body, and within a chunk.
+            let (half, rest) = bytes.split_at(5);
+            assert_eq!(client.send(&head).send(half).answer_head().status(), 101);
+            assert_eq!(client.read_bytes(5), b"first");
+            let (mut writer, rest) = (client.writer(), [rest, b"TUNNEL"].concat());
+            let sending = thread::spawn(move || writer.write_all(&rest));
+            assert_eq!(client.read_bytes(6), b"TUNNEL", "{} bytes", body.len());
+            sending.join().expect("no panic").expect("all is taken");
+            assert!(origin.only_request().body == body, "another body came than {} bytes", body.len());
+        }
+    }
+}
+
+#[test]
+fn no_tunnel_begins_behind_half_a_body() {
+    let ask = ASK.strip_suffix("\r\n").expect("a head").replace("GET", "POST");
+    for (framing, rest) in [
+        ("Content-Length: 10\r\n\r\nhello", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "no chunk at all\r\n"),
+    ] {
+        let (told, outcome) = std::sync::mpsc::channel();
+        let origin = Origin::start(move |exchange| {
+            exchange.send(SWITCH);
+            exchange.read_body();
+            let _ = told.send(exchange.request.complete);
+        });
+        let proxy = Proxy::over(&[&origin]);
+        let mut client = proxy.client();
+        assert_eq!(client.send(format!("{ask}{framing}")).answer_head().status(), 101);
+        client.send(rest);
+        if rest.is_empty() {
+            client.finish();
+        }
+        assert_eq!(outcome.recv_timeout(support::PATIENCE), Ok(false), "{framing:?}");
+        eventually("the exchange is over", || proxy.in_flight(&origin) == 0);
+    }
+}
+
+#[test]
+fn a_switch_is_passed_on_only_to_a_protocol_that_was_offered() {
+    let ask = |offers: &str| format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {offers}\r\n\r\n");
+    for (offers, fields, status) in [
+        ("websocket", "Connection: Upgrade\r\nUpgrade: websocket\r\n", 101),
+        ("websocket", "Connection: keep-alive, upgrade\r\nUpgrade: WebSocket\r\n", 101),
+        ("a/1, a/2", "Connection: Upgrade\r\nUpgrade: a/2\r\n", 101),
+        ("a/1, a/2", "Connection: Upgrade\r\nUpgrade: a\r\n", 101),
+        ("tls/1.2", "Connection: Upgrade\r\nUpgrade: TLS/1.2, HTTP/1.1\r\n", 101),
+        ("websocket", "", 502),
+        ("websocket", "Upgrade: websocket\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: \r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: foo\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: web\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: websocket, foo\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: h2c\r\n", 502),
+        ("websocket", "Connection: Upgrade\r\nUpgrade: HTTP/1.1\r\n", 502),
+        ("a/1, a/2", "Connection: Upgrade\r\nUpgrade: a/3\r\n", 502),
+    ] {
+        let origin = Origin::start(move |exchange| {
+            exchange.send(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n"));
+            exchange.wait_for_end();
+        });
+        let proxy = Proxy::over(&[&origin]);
+        let answer = proxy.client().send(ask(offers)).answer_head();
+        assert_eq!(answer.status(), status, "{fields:?} to one that offers {offers}");
+    }
+}

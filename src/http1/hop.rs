@@ -135,6 +135,24 @@ impl<'b> HopFields<'b> {
     }
 }
 
+/// Whether the protocols of a 101's `Upgrade` are among those that its request `offered` (RFC 9110 §7.8), names without case.
+/// A version counts where both sides say one. HTTP/1.1, which is spoken already, needs no offer beside one that does.
+pub fn is_offered(taken: &[u8], offered: &[u8]) -> bool {
+    let fits = |taken: &[u8]| list(offered).any(|offered| same_protocol(taken, offered));
+    let named = || list(taken).filter(|protocol| !protocol.is_empty());
+    named().any(fits) && named().all(|protocol| fits(protocol) || protocol.eq_ignore_ascii_case(b"HTTP/1.1"))
+}
+
+fn same_protocol(left: &[u8], right: &[u8]) -> bool {
+    let parts = |protocol: &[u8]| {
+        let slash = memchr::memchr(b'/', protocol).unwrap_or(protocol.len());
+        (trim(&protocol[..slash]).to_ascii_lowercase(), protocol.get(slash + 1..).map(|version| trim(version).to_vec()))
+    };
+    let ((left, left_version), (right, right_version)) = (parts(left), parts(right));
+    let versions = left_version.zip(right_version);
+    !left.is_empty() && left == right && versions.is_none_or(|(left, right)| left == right)
+}
+
 /// Does an `Upgrade` value offer HTTP/2 over cleartext? It is never passed on: behind it a backend would speak another
 /// protocol with the client, past every check made here.
 fn offers_h2c(upgrade: &[u8]) -> bool {
@@ -201,6 +219,29 @@ mod tests {
     fn the_number_of_options_is_bounded() {
         assert!(HopFields::default().add_connection(&[b','; OPTIONS_MAX - 1]).is_ok());
         assert!(HopFields::default().add_connection(&[b','; OPTIONS_MAX]).is_err());
+    }
+
+    #[test]
+    fn a_switch_is_to_what_was_offered() {
+        for (taken, offered, want) in [
+            ("websocket", "websocket", true),
+            ("WebSocket", "a/1, websocket", true),
+            ("websocket", "foo", false),
+            ("web", "websocket", false),
+            ("", "websocket", false),
+            (",", "websocket,", false),
+            ("a/1", "a/1, a/2", true),
+            ("a/3", "a/1, a/2", false),
+            ("a", "a/1", true),
+            ("A/1", "a", true),
+            ("/1", "/1", false),
+            ("tls/1.2, HTTP/1.1", "TLS/1.2", true),
+            ("HTTP/1.1", "TLS/1.2", false),
+            ("a, b", "b,a", true),
+            ("a, b", "a", false),
+        ] {
+            assert_eq!(is_offered(taken.as_bytes(), offered.as_bytes()), want, "{taken} of {offered}");
+        }
     }
 
     #[test]

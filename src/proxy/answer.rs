@@ -9,7 +9,7 @@ use super::forward::{self, ResponseForwarding};
 use super::pump::{Pump, PumpError};
 use super::respond::write_on;
 use super::transfer::{Body, Transfer};
-use crate::http1::{self, Framing, Parsed, Response, Version};
+use crate::http1::{self, Framing, Parsed, Response, Version, is_offered};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Stream, World};
 
@@ -18,13 +18,14 @@ use crate::runtime::world::{Instant, Stream, World};
 pub(super) enum Answer<S: Stream> {
     /// A body, whose head was sent on.
     Body(Body<S>),
-    /// A tunnel (101); its rewritten head is in the scratch.
+    /// A 101 to what was offered; its rewritten head is in the scratch.
     Tunnel,
     /// One of this status, instead of which another backend is to be asked.
     PassedOver(u16),
 }
 
 /// What is to be known of a head once it is rewritten.
+#[expect(clippy::struct_excessive_bools, reason = "what a head says is a list of independent facts")]
 struct Head {
     status: u16,
     framing: Framing,
@@ -32,6 +33,9 @@ struct Head {
     to_client: Framing,
     close: bool,
     binds: bool,
+    /// It is a 101 to what the request offers.
+    switches: bool,
+    upload_goes_on: bool,
 }
 
 impl<W: World<Parked = Parked>> Transfer<'_, W> {
@@ -47,7 +51,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                 buffer.consume(head_bytes);
                 self.course.bound |= head.binds;
                 match head.status {
-                    101 if self.facts.upgrade => return Ok(Some(Answer::Tunnel)),
+                    101 if head.switches => return Ok(Some(Answer::Tunnel)),
                     101 => return Err(Failure::UnaskedSwitch),
                     100..=199 if self.pass_interim_on(scratch)? => {}
                     100..=199 => return Ok(None),
@@ -96,16 +100,20 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     fn rewrite_answer(&self, response: &Response<'_, '_>, scratch: &mut Vec<u8>) -> Head {
         let shared = &self.proxy.shared;
         let (to_client, must_close) = forward::client_framing(response, self.facts.version);
-        // While more of the request is to come nobody knows where the next one would begin.
-        let close =
-            must_close || !self.course.is_sent() || !self.facts.keep_alive || shared.is_last(self.client.requests);
+        // RFC 9110 §10.1.1: a backend that doesn't close reads the rest of the request.
+        let upload_goes_on = response.keep_alive && self.course.upload_can_go_on(self.facts.expects_continue);
+        // Where the rest of the request isn't read, nobody knows where the next one would begin.
+        let cut_short = !self.course.is_sent() && !upload_goes_on;
+        let close = must_close || cut_short || !self.facts.keep_alive || shared.is_last(self.client.requests);
+        let offers = self.facts.offers.as_deref().zip(response.upgrade);
+        let switches = response.status == 101 && offers.is_some_and(|(offered, taken)| is_offered(taken, offered));
         let date = if response.has_date { [0; 29] } else { self.proxy.date() };
         let how = ResponseForwarding {
             client_version: self.facts.version,
             framing: to_client,
             close,
             date: &date,
-            upgrade: response.status == 101,
+            upgrade: switches,
             allowance: self.proxy.allowance(self.facts),
             session: self.proxy.session_cookie(self.facts.cookie, self.course.backend()),
         };
@@ -118,6 +126,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             to_client,
             close,
             binds: response.binds_connection,
+            switches,
+            upload_goes_on,
         }
     }
 
@@ -161,6 +171,28 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         Ok(self.course.unsent.is_empty())
     }
 
+    /// Sends a 101's head on, with what came of the tunnel. None when its client takes nothing any more.
+    pub(super) fn begin_tunnel(
+        &self,
+        answered: Instant,
+        buffer: &mut Buffer,
+        scratch: &mut Vec<u8>,
+    ) -> Option<Body<W::Stream>> {
+        let mut pump = Pump::new(Framing::UntilClose, false, 0, 0);
+        pump.begin(scratch, buffer, &self.client.stream).ok()?;
+        Some(Body {
+            pump,
+            after: After::Linger,
+            reusable: false,
+            framed: false,
+            status: 101,
+            answered,
+            took: None,
+            upload_goes_on: false,
+            is_through: false,
+        })
+    }
+
     fn begin_body(
         &self,
         head: &Head,
@@ -184,6 +216,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                 status: head.status,
                 answered,
                 took: self.course.took(answered),
+                upload_goes_on: head.upload_goes_on,
+                is_through: false,
             }))),
             Err(PumpError::Write) => Err(Failure::ClientGone),
             // Nothing of it has gone to the client.

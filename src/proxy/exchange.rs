@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::aside::Aside;
 use super::client::{Client, Parked};
@@ -56,8 +57,7 @@ pub(super) enum Turn<W: World> {
 }
 
 /// What an exchange has to remember of a request once its head is rewritten.
-#[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
+#[derive(Clone)]
 pub(super) struct Facts {
     /// The same at each try.
     pub(super) id: RequestId,
@@ -66,7 +66,8 @@ pub(super) struct Facts {
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
-    pub(super) upgrade: bool,
+    /// The protocols that it offers to switch to.
+    pub(super) offers: Option<Rc<[u8]>>,
     /// It logs in by a scheme that authenticates the connection to the backend.
     pub(super) binds: bool,
     /// What an error answer should look like; None: the head, which stays in the buffer, tells.
@@ -580,7 +581,7 @@ impl Facts {
             framing: request.framing,
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
-            upgrade: request.upgrade.is_some(),
+            offers: request.upgrade.map(Rc::from),
             binds: request.binds_connection,
             representation: request.framing.has_body().then(|| Representation::of(request.values("accept"))),
             quota,

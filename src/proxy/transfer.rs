@@ -3,13 +3,18 @@
 //! ```text
 //! upload    Streaming ─→ Done          the request's body, client to backend
 //!              └───────→ Broken        the backend takes no more: an answer may be there all the same
-//! download  Head ─→ Body ─→ done       1xx answers come before the head; a 101 becomes a tunnel
+//! download  Head ─→ Body ─→ done       1xx answers come before the head; behind a 101 a tunnel begins
+//!                     └───→ through    the answer is sent on, and its backend goes on to read
 //! ```
 //!
 //! One loop steps both and waits when neither can go on. What it waits for has a deadline each; progress sets only
 //! its own direction's back.
+//!
+//! The side that is through first leaves the other as it is: behind a 101 the client's body is finished before its bytes
+//! are the tunnel's, and an answer that comes early doesn't end an upload that its backend goes on to read.
 
 mod holdup;
+mod wait;
 
 use std::time::Duration;
 
@@ -17,7 +22,7 @@ use super::Proxy;
 use super::answer::Answer;
 use super::aside::{Aside, Work};
 use super::bound::Bound;
-use super::client::{Client, LINGER, Parked};
+use super::client::{Client, Parked};
 use super::error::Failure;
 use super::exchange::{After, Exchange, Facts, Turn};
 use super::pace::Pace;
@@ -27,9 +32,10 @@ use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
+use crate::runtime::world::{Instant, Need, Stream, World};
 use crate::upstream::{Lease, Visit};
 pub(super) use holdup::Holdup;
+use wait::{Expiry, Waited, Wants};
 
 /// The request's way to the backend.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
@@ -51,6 +57,7 @@ enum Download<S: Stream> {
     Body(Body<S>),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "what is known of an answer is a list of independent facts")]
 pub(super) struct Body<S: Stream> {
     pub(super) pump: Pump<S>,
     /// What becomes of the client's connection when the body is through.
@@ -64,6 +71,10 @@ pub(super) struct Body<S: Stream> {
     pub(super) answered: Instant,
     /// How long that took; see [`Course::took`].
     pub(super) took: Option<Duration>,
+    /// It came before the request's end, which the backend goes on to read.
+    pub(super) upload_goes_on: bool,
+    /// All of it is sent on.
+    pub(super) is_through: bool,
 }
 
 /// A transfer that ended before the answer's head was sent on.
@@ -124,35 +135,6 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     tried: &'a [u64],
 }
 
-/// What the loop waits for, and until when.
-#[derive(Default)]
-struct Wants {
-    /// What the client has to do: send, or take.
-    client: Option<Need>,
-    upstream: bool,
-    deadline: Option<(Instant, Expiry)>,
-}
-
-/// What a deadline that has passed says.
-#[derive(Clone, Copy)]
-enum Expiry {
-    RequestBody,
-    RequestBodyRate,
-    RequestWrite,
-    ResponseHead,
-    ResponseBody,
-    ClientWrite,
-    HalfClosed,
-}
-
-/// How a wait ended.
-enum Waited {
-    Woken,
-    Expired(Expiry),
-    /// It goes on, and needs no coroutine; until when.
-    Aside(Need, Instant),
-}
-
 impl<W: World> Course<W> {
     /// A try whose request was sent as far as `upload` says. `head_deadline` is that of an earlier try.
     pub(super) fn new(
@@ -201,6 +183,23 @@ impl<W: World> Course<W> {
     /// A part of the answer was sent on.
     fn has_begun(&self) -> bool {
         matches!(self.download, Download::Body(_))
+    }
+
+    /// All of the answer was, and the rest of the request is still to go out.
+    fn is_through(&self) -> bool {
+        matches!(&self.download, Download::Body(body) if body.is_through)
+    }
+
+    /// The answer is a 101: what follows belongs to the tunnel, on the client's side behind its request's body.
+    fn is_switched(&self) -> bool {
+        matches!(&self.download, Download::Body(body) if body.status == 101)
+    }
+
+    /// The rest of the request can go on after its answer, since the client is sending it. One that waits for a 100 takes the
+    /// answer for a reason to send no body.
+    pub(super) fn upload_can_go_on(&self, expects_continue: bool) -> bool {
+        let Upload::Streaming(pump) = &self.upload else { return false };
+        !expects_continue || self.continued_at.is_some() || pump.payload_bytes() > 0
     }
 
     /// Where it goes.
@@ -287,8 +286,10 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         self.course.upload = Upload::Broken;
                         self.course.upstream_failed = true;
                     }
-                    // An answer that has begun goes on whatever becomes of the request.
-                    Err(_) if self.course.has_begun() => self.course.upload = Upload::Broken,
+                    // An answer that has begun goes on whatever becomes of the request. No tunnel can begin behind half of one.
+                    Err(_) if self.course.has_begun() && !self.course.is_switched() => {
+                        self.course.upload = Upload::Broken;
+                    }
                     Err(error) => return self.break_off(upload_failure(&error)),
                 }
             }
@@ -296,6 +297,11 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             if !self.course.unsent.is_empty() && self.send_interim_on().is_err() {
                 return self.break_off(Failure::ClientGone);
             }
+            if self.course.is_switched() && self.course.is_sent() {
+                return Ok(self.open_tunnel(buffer));
+            }
+            let switched = self.course.is_switched();
+            let streams = matches!(self.course.upload, Upload::Streaming(_));
             match &mut self.course.download {
                 Download::Head if !self.course.unsent.is_empty() => {
                     wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
@@ -313,9 +319,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         let answered = world.now();
                         self.proxy.note_answer(&self.course.visit, 101, answered, &self.course.holdup);
                         self.record(Outcome::Answered(101, self.course.took(answered)));
-                        let Course { lease, visit, .. } = self.course;
-                        let tunnel = Tunnel::new(self.facts.id, lease, visit, answered);
-                        return Ok(self.proxy.open_tunnel(self.client, tunnel, buffer, scratch));
+                        let Some(body) = self.begin_tunnel(answered, &mut buffer, scratch) else {
+                            return Ok(Turn::Over(After::Cut));
+                        };
+                        self.course.down.begin_anew(answered);
+                        self.course.download = Download::Body(body);
+                        self.course.held = Some(buffer);
+                        continue;
                     }
                     Ok(Some(Answer::PassedOver(status))) => {
                         self.record(Outcome::Answered(status, self.course.took(world.now())));
@@ -340,6 +350,11 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         return Err(self.interrupted(Cut::Failed { failure, replayable }));
                     }
                 },
+                Download::Body(body) if body.is_through => {
+                    if !streams {
+                        return Ok(Turn::Over(self.finish(&buffer)));
+                    }
+                }
                 Download::Body(body) => {
                     if buffer.is_empty() && body.pump.expects().is_none_or(|left| left > buffer.capacity() as u64) {
                         buffer = self.proxy.larger(buffer);
@@ -348,19 +363,26 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         body.pump.distrust_close();
                     }
                     match body.pump.step(&self.course.lease.stream, &mut buffer, &self.client.stream) {
+                        Ok(Step::Done) if body.upload_goes_on && streams => body.is_through = true,
                         Ok(Step::Done) => return Ok(Turn::Over(self.finish(&buffer))),
                         Ok(Step::Yields) => yields = true,
                         Ok(step) => {
                             let timeouts = &self.proxy.shared.config.timeouts;
+                            let (read, write) = if switched {
+                                (timeouts.tunnel_idle, timeouts.tunnel_idle)
+                            } else {
+                                (timeouts.body_idle, timeouts.write)
+                            };
                             let still_since = self.course.down.progress(body.pump.written(), step, world);
                             if step == Step::NeedsRead {
                                 wants.upstream = true;
-                                wants.until(still_since + timeouts.body_idle, Expiry::ResponseBody);
+                                wants.until(still_since + read, Expiry::ResponseBody);
                             } else {
                                 wants.client = Some(wants.client.map_or(Need::Write, |_| Need::Either));
-                                wants.until(self.course.down.until(timeouts.write), Expiry::ClientWrite);
+                                wants.until(self.course.down.until(write), Expiry::ClientWrite);
                             }
                         }
+                        Err(_) if switched => return Ok(Turn::Over(After::Cut)),
                         Err(PumpError::Write) => return self.break_off(Failure::ClientGone),
                         Err(PumpError::Chunk(error)) => return self.break_off(Failure::BadResponseChunk(error)),
                         Err(_) => return self.break_off(Failure::BodyCut),
@@ -384,7 +406,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 expiry,
                 Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::RequestWrite | Expiry::ResponseHead
             );
-            if of_upload && self.course.has_begun() {
+            if self.course.is_through() || (of_upload && self.course.has_begun() && !switched) {
                 self.course.upload = Upload::Broken;
                 continue;
             }
@@ -392,6 +414,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 Expiry::RequestBody => Failure::RequestBodyTimeout,
                 Expiry::RequestBodyRate => Failure::RequestBodyTooSlow,
                 Expiry::RequestWrite | Expiry::ResponseHead => Failure::ResponseTimeout,
+                Expiry::ResponseBody if switched => Failure::TunnelIdle,
                 Expiry::ResponseBody => Failure::ResponseBodyTimeout,
                 Expiry::ClientWrite => Failure::ClientWriteStalled,
                 Expiry::HalfClosed => Failure::ClientGone,
@@ -405,7 +428,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     fn lay_aside(self, need: Need, deadline: Instant) -> Turn<W> {
         let Self { client, facts, mut course, tried, .. } = self;
         let held = course.held.take();
-        let exchange = Exchange { facts: *facts, tried: tried.into(), course };
+        let exchange = Exchange { facts: facts.clone(), tried: tried.into(), course };
         Turn::Aside(Aside::new(client, held, Work::Exchange(Box::new(exchange)), need, deadline))
     }
 
@@ -414,89 +437,20 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         *self.course.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
     }
 
-    /// Waits for either stream.
-    fn wait(&mut self, wants: &Wants) -> Waited {
-        let (mut deadline, mut expiry) = wants.deadline.unwrap_or((Instant::NEVER, Expiry::ResponseHead));
-        if wants.client.is_none() {
-            match self.client.stream.peer_state() {
-                PeerState::Reset => return Waited::Expired(Expiry::HalfClosed),
-                PeerState::HalfClosed => {
-                    let world = &self.proxy.world;
-                    let at = *self.course.half_closed_at.get_or_insert_with(|| world.now());
-                    let patience = at.max(self.course.down.since()) + self.proxy.shared.config.timeouts.half_closed;
-                    if patience < deadline {
-                        (deadline, expiry) = (patience, Expiry::HalfClosed);
-                    }
-                }
-                PeerState::Open => {}
-            }
-        }
-        self.course.holdup.wait_begins(wants.client, || self.proxy.world.now());
-        let (upstream, client) = (&self.course.lease.stream, &self.client.stream);
-        let held = &mut [&mut self.course.held, &mut self.client.buffer];
-        let wake = if let Some(need) = wants.client {
-            let (on, also) =
-                if wants.upstream { (upstream, Some((client, Watch::Everything))) } else { (client, None) };
-            let Some(wake) = self.proxy.wait_until_slow(held, on, also, deadline, self.slow_at) else {
-                return self.lay_aside_until(need, wants.upstream, deadline);
-            };
-            wake
-        } else {
-            let also = Some((client, Watch::Hangup));
-            let soon = self.proxy.wait_for_backend_until_slow(held, upstream, also, deadline, self.slow_at);
-            let Some(wake) = soon else { return self.wait_on_for_backend(deadline, expiry) };
-            wake
-        };
-        if wake == Wake::Deadline { Waited::Expired(expiry) } else { Waited::Woken }
-    }
-
-    /// Whether the side that has to take something does so, if only slowly.
-    fn is_taken_slowly(&mut self, expiry: Expiry) -> bool {
-        let now = self.proxy.world.now();
-        match expiry {
-            Expiry::RequestWrite => self.course.up.goes_on(self.course.lease.stream.unsent(), now),
-            Expiry::ClientWrite => self.course.down.goes_on(self.client.stream.unsent(), now),
-            _ => false,
-        }
-    }
-
-    /// Waits for a backend that hasn't answered soon.
-    #[cold]
-    fn wait_on_for_backend(&mut self, deadline: Instant, expiry: Expiry) -> Waited {
-        // The moment may have passed before this wait began.
-        self.slow_at = self.proxy.world.now() + LINGER;
-        let (upstream, also) = (&self.course.lease.stream, Some((&self.client.stream, Watch::Hangup)));
-        let held = &mut [&mut self.course.held, &mut self.client.buffer];
-        match self.proxy.wait_for_backend_until_slow(held, upstream, also, deadline, self.slow_at) {
-            Some(Wake::Deadline) => Waited::Expired(expiry),
-            Some(_) => Waited::Woken,
-            None => self.lay_aside_until(Need::of_waiting(&self.client.stream), true, deadline),
-        }
-    }
-
-    /// The wait goes on without a coroutine, unless the backend has had an event meanwhile.
-    fn lay_aside_until(&mut self, need: Need, upstream: bool, deadline: Instant) -> Waited {
-        if upstream && !self.proxy.world.tie(&self.client.stream, &self.course.lease.stream) {
-            return Waited::Woken;
-        }
-        self.settle();
-        Waited::Aside(need, deadline)
-    }
-
-    /// Takes what is in pipes into buffers: a long wait keeps no pipe.
-    fn settle(&mut self) {
-        let buffers = &self.proxy.body_buffers;
-        if let Upload::Streaming(pump) = &mut self.course.upload {
-            pump.settle(&mut self.client.buffer, buffers);
-        }
-        if let Download::Body(body) = &mut self.course.download {
-            body.pump.settle(&mut self.course.held, buffers);
-        }
+    /// The request's last byte is sent: what its client sends from now on is the tunnel's.
+    fn open_tunnel(self, buffer: Buffer) -> Turn<W> {
+        let Course { lease, visit, download, .. } = self.course;
+        let Download::Body(Body { pump, answered, .. }) = download else { return Turn::Over(After::Cut) };
+        let tunnel = Tunnel::new(self.facts.id, lease, visit, answered, pump);
+        self.proxy.open_tunnel(self.client, tunnel, buffer)
     }
 
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
     fn break_off(self, failure: Failure) -> Result<Turn<W>, Interrupted> {
-        self.note_failure(&failure);
+        // How a tunnel ends says nothing of its backend.
+        if !self.course.is_switched() {
+            self.note_failure(&failure);
+        }
         let Download::Body(body) = &self.course.download else {
             return Err(self.interrupted(Cut::Failed { failure, replayable: false }));
         };
@@ -529,16 +483,21 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
     /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.
     fn finish(self, buffer: &Buffer) -> After {
         let Download::Body(body) = &self.course.download else { return After::Cut };
-        self.record(Outcome::Answered(body.status, body.took));
+        if !self.course.is_switched() {
+            self.record(Outcome::Answered(body.status, body.took));
+        }
         let (after, sent) = (body.after, matches!(self.course.upload, Upload::Done));
         if sent && body.reusable && buffer.is_empty() {
+            let (since, early) = (body.answered, body.upload_goes_on);
             let bound = self.course.bound;
             #[cfg(feature = "sabotage-share-login")] // Broken on purpose: ./x sabotage
             let bound = false;
-            if bound {
+            // What a backend has said since an early answer belongs to none.
+            let usable = !early || self.course.lease.stream.is_quiet(true);
+            if usable && bound {
                 self.client.bound = Some(Bound::new(self.course.lease));
-            } else {
-                self.course.lease.give_back(body.answered);
+            } else if usable {
+                self.course.lease.give_back(if early { self.proxy.world.now() } else { since });
             }
         }
         if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {
@@ -554,13 +513,5 @@ pub(super) fn upload_failure(error: &PumpError) -> Failure {
         PumpError::TooLarge => Failure::BodyTooLarge,
         PumpError::Chunk(error) => Failure::BadChunk(*error),
         PumpError::Read | PumpError::EarlyEnd | PumpError::Write => Failure::ClientGone,
-    }
-}
-
-impl Wants {
-    fn until(&mut self, at: Instant, expiry: Expiry) {
-        if self.deadline.is_none_or(|(earliest, _)| at < earliest) {
-            self.deadline = Some((at, expiry));
-        }
     }
 }

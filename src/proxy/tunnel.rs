@@ -30,8 +30,9 @@ pub(super) struct Tunnel<W: World> {
 }
 
 impl<W: World> Tunnel<W> {
-    pub(super) fn new(id: RequestId, lease: Lease<W>, visit: Visit<W>, since: Instant) -> Self {
-        let [up, down] = [(); 2].map(|()| Pump::new(Framing::UntilClose, false, 0, 0));
+    /// A tunnel of which `down` has begun to bring the backend's bytes.
+    pub(super) fn new(id: RequestId, lease: Lease<W>, visit: Visit<W>, since: Instant, down: Pump<W::Stream>) -> Self {
+        let up = Pump::new(Framing::UntilClose, false, 0, 0);
         Self { id, lease, _visit: visit, up, down, client_ended: false, stillness: Stillness::new(since) }
     }
 
@@ -41,23 +42,20 @@ impl<W: World> Tunnel<W> {
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
-    /// Sends the 101's `head` and moves bytes both ways until the backend ends, the client ends and the backend has
+    /// Moves bytes both ways until the backend ends, the client ends and the backend has
     /// said its last within `timeouts.half_closed`, or nothing moves for `timeouts.tunnel_idle`. Buffered bytes of
     /// either side go first.
     pub(super) fn open_tunnel(
         &self,
         client: &mut Client<W::Stream>,
         mut tunnel: Tunnel<W>,
-        mut from_upstream: Buffer,
-        head: &mut Vec<u8>,
+        from_upstream: Buffer,
     ) -> Turn<W> {
         let mut from_client = client.buffer.take().unwrap_or_else(|| self.buffers.take());
         if let Some(whole_bytes) = client.whole_bytes.take() {
             from_client.consume(whole_bytes);
         }
-        if tunnel.down.begin(head, &mut from_upstream, &client.stream).is_err()
-            || tunnel.up.begin(&mut Vec::new(), &mut from_client, &tunnel.lease.stream).is_err()
-        {
+        if tunnel.up.begin(&mut Vec::new(), &mut from_client, &tunnel.lease.stream).is_err() {
             return Turn::Over(After::Cut);
         }
         client.buffer = Some(from_client);

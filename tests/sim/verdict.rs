@@ -6,7 +6,9 @@ use std::rc::Rc;
 use crate::client::{Answer, Log};
 use crate::excuse::{Case, Circumstances};
 use crate::net::Tap;
-use crate::plan::{AnswerFraming, Answering, Book, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming, Seen};
+use crate::plan::{
+    Afterwards, AnswerFraming, Answering, Book, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming, Seen,
+};
 use crate::spoilt::Spoilt;
 use crate::story::{Story, Try};
 use crate::tally::{Promise, Tally, Wrong};
@@ -251,6 +253,14 @@ impl<'r> Judge<'r> {
         self.expect(Promise::TriesBounded, submitted <= tries_max, || {
             format!("{submitted} tries, allowed {tries_max}")
         });
+        if let (Some(last), Some(answer)) = (seen.last(), answers.get(number))
+            && sent_whole
+            && self.upload_goes_on(life, number, seen.len() - 1, answer)
+        {
+            self.expect(Promise::RequestBodies, last.body_end == Some(Ok(())), || {
+                format!("answered early, {} of {} body bytes came", last.body.len(), exchange.body.len())
+            });
+        }
         let answered = answers.get(number).is_some_and(|answer| !is_own(answer));
         self.expect(Promise::AnswersBelong, !answered || !seen.is_empty(), || {
             "answered, but no origin saw it".to_owned()
@@ -260,6 +270,19 @@ impl<'r> Judge<'r> {
         self.expect(Promise::TriesBounded, needless == 0, || {
             format!("{needless} of its tries had no reason, {}", life.stories[number])
         });
+    }
+
+    /// Its origin answered before the request's end without closing, and nothing kept either side from the rest.
+    fn upload_goes_on(&self, life: &Life<'_>, number: usize, attempt: usize, answer: &Answer) -> bool {
+        let (exchange, story) = (&life.exchanges[number], &life.stories[number]);
+        let planned = exchange.answering(attempt);
+        let reads_on = planned.early
+            && planned.then == Afterwards::Stays
+            && planned.misdeed == OriginMisdeed::Nothing
+            && planned.framing != AnswerFraming::UntilClose;
+        let drained = story.end >= self.circumstances.stories.trail.drained_at();
+        let stays = !misbehaves(life.exchanges) && !exchange.expects && !says_close(answer) && answer.end.is_ok();
+        reads_on && stays && !is_own(answer) && !story.met_any() && !life.panicked() && !drained
     }
 
     /// Whether there was need to try again after this try.
