@@ -13,6 +13,7 @@ pub mod homing;
 pub mod listen;
 mod lot;
 mod mailbox;
+mod numbers;
 mod pipe;
 mod runner;
 pub mod signals;

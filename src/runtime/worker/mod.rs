@@ -28,6 +28,7 @@ use self::timer::Timer;
 use self::turn::Turn;
 use super::lot::{Lot, Mode};
 use super::mailbox::{Mailbox, Mailboxes};
+use super::numbers::Numbers;
 use super::pipe::{KernelPipe, Pipes};
 use super::runner::Runners;
 use super::stacks::Stacks;
@@ -56,7 +57,7 @@ impl<P> Clone for Handle<P> {
 
 struct Worker<P: 'static> {
     id: usize,
-    workers: usize,
+    numbers: RefCell<Numbers>,
     slots: RefCell<Slab<Slot<P>>>,
     wheel: RefCell<Wheel>,
     timer: Timer,
@@ -133,7 +134,7 @@ impl<P: 'static> Handle<P> {
 
     /// Homes a socket of the data plane, which leaves the control plane's reserve alone.
     fn home(&self, socket: OwnedFd) -> Result<OwnedFd, (io::Error, OwnedFd)> {
-        homing::home_below(socket, self.0.id, self.0.workers, self.0.team.sockets_below)
+        self.0.numbers.borrow_mut().home(socket, self.0.team.sockets_below)
     }
 
     fn register(&self, fd: RawFd, waker: WaitIoWaker) -> usize {
@@ -156,6 +157,9 @@ impl<P: 'static> Handle<P> {
     pub(super) fn forget(&self, key: usize) {
         self.0.wheel.borrow_mut().remove(key);
         let slot = self.0.slots.borrow_mut().try_remove(key);
+        if let Some(slot) = &slot {
+            self.0.numbers.borrow_mut().give_back(slot.fd);
+        }
         if let Some(accepted_at) = slot.and_then(|slot| slot.accepted_at) {
             self.0.counters.ended.bump();
             self.0.lifetimes.add(clock::now_coarse().since(accepted_at));

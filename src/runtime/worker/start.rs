@@ -15,6 +15,7 @@ use super::{Counters, Handle, Job, MayWorld, Team, Worker};
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
+use crate::runtime::numbers::Numbers;
 use crate::runtime::pipe::Pipes;
 use crate::runtime::runner::{Runners, Tasks, spawn_here};
 use crate::runtime::stacks::Stacks;
@@ -93,7 +94,7 @@ impl<P: 'static> Worker<P> {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Handle(Rc::new(Self {
             id,
-            workers: team.counters.len(),
+            numbers: RefCell::new(Numbers::new(id, team.counters.len())),
             slots: RefCell::new(Slab::new()),
             wheel: RefCell::new(Wheel::new(clock::now().0)),
             timer: Timer { fd: timer, set_to_ns: Cell::new(u64::MAX) },

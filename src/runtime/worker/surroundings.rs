@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -58,7 +58,10 @@ impl<P: 'static> World for MayWorld<P> {
         match socket2::SockRef::from(&socket).connect(&SockAddr::from(address)) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(e) => return Err(e),
+            Err(e) => {
+                self.0.0.numbers.borrow_mut().give_back(socket.as_raw_fd());
+                return Err(e);
+            }
         }
         self.0.adopt(socket, 0)
     }
