@@ -155,6 +155,31 @@ fn check_looks_names_up_and_tells_which_do_not_resolve() {
 }
 
 #[test]
+fn check_tells_of_a_backend_that_is_the_proxy_itself() {
+    for (settings, backend, listener) in [
+        ("", "http://localhost:8080", Some("0.0.0.0:8080 (port)")),
+        ("", "http://127.0.0.1:8080/base", Some("0.0.0.0:8080 (port)")),
+        ("", "http://0.0.0.0:8080", Some("0.0.0.0:8080 (port)")),
+        ("", "http://[::ffff:127.0.0.1]:8080", Some("0.0.0.0:8080 (port)")),
+        ("", "http://127.0.0.1:8081", Some("127.0.0.1:8081 (admin_port)")),
+        (r#""bind": "::", "port": 80,"#, "http://[::1]", Some("[::]:80 (port)")),
+        (r#""bind": ["192.0.2.1", "127.0.0.1"],"#, "http://192.0.2.1:8080", Some("192.0.2.1:8080 (port)")),
+        (r#""bind": "192.0.2.1","#, "http://127.0.0.1:8080", None),
+        (r#""port": 0,"#, "http://127.0.0.1:80", None),
+        ("", "http://127.0.0.1:8082", None),
+        ("", "http://192.0.2.1:8080", None),
+    ] {
+        let place = Place::new().with("p.json", format!("{{{settings} \"backends\": [\"{backend}\"]}}"));
+        let ended = place.maypole(&["check", "--config", "p.json"]);
+        let told = listener.map(|listener| {
+            format!("backends[0]: maypole itself, which listens on {listener}; wanted another server\n")
+        });
+        assert_eq!(ended.code, Some(if told.is_some() { 2 } else { 0 }), "{backend}: {ended:?}");
+        assert!(ended.stderr.ends_with(told.as_deref().unwrap_or_default()), "{backend}: {ended:?}");
+    }
+}
+
+#[test]
 fn check_says_ok_to_a_good_configuration() {
     let one = Place::new().with("p.json", r#"{"backends": ["http://localhost:8082"]}"#);
     let good = |stdout: &str| Ended { code: Some(0), stdout: stdout.to_owned(), stderr: String::new() };

@@ -3,7 +3,8 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Message, Origin, Proxy};
+use support::proxy::Program;
+use support::{Client, Message, Origin, Proxy, eventually};
 
 /// A proxy with these settings, and no backends yet. Its checks are content with anything, since a backend may be itself.
 fn proxy(on_top: Value) -> Proxy {
@@ -76,4 +77,39 @@ fn proxies_of_other_names_and_of_none_are_not_counted() {
     assert_eq!(origin.only_request().list("via"), "1.0 fred, 1.1 maypole, 1.1 edge");
     let tagged = middle.client().send("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 edge\r\n\r\n").answer();
     is_a_loop(&tagged);
+}
+
+#[test]
+fn a_backend_that_is_the_proxy_itself_is_warned_of_when_it_comes() {
+    let origin = Origin::answering("ok");
+    let other = Proxy::over(&[&origin]);
+    let [port, admin_port] = [(); 2].map(|()| support::free_port());
+    let backends = json!([format!("http://localhost:{port}/self"), origin.url(), other.url("")]);
+    let on_top = json!({ "port": port, "admin_port": admin_port, "bind": "0.0.0.0", "backends": backends });
+    let mut config = support::proxy::settings(&[]);
+    for (name, value) in on_top.as_object().expect("an object") {
+        config[name] = value.clone();
+    }
+    config["health_check_frequency"] = json!("1h");
+    let folder = support::proxy::empty_folder();
+    let file = folder.join("maypole.json");
+    std::fs::write(&file, config.to_string()).expect("writable");
+    let program = Program::start_in(&folder, &["--config", file.to_str().expect("UTF-8")]);
+    let warnings = || {
+        let log = program.stderr();
+        log.lines().filter(|line| line.contains("WARN") && line.contains("maypole itself")).count()
+    };
+    eventually("it warns of the one", || warnings() == 1);
+    let add = |url: String| {
+        let body = json!({ "url": url }).to_string();
+        let request =
+            format!("POST /backends HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        assert_eq!(Client::connect(admin_port).send(request).answer().status(), 201);
+    };
+    add(format!("http://127.0.0.1:{admin_port}"));
+    eventually("it warns of its admin API", || warnings() == 2);
+    add(format!("http://0.0.0.0:{port}/x"));
+    eventually("it warns of itself by no address", || warnings() == 3);
+    add(format!("http://127.0.0.1:{}", support::free_port()));
+    assert_eq!(warnings(), 3, "{}", program.stderr());
 }

@@ -1,13 +1,14 @@
 //! `maypole check`: everything that is wrong with a configuration, without starting anything.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 
 use crate::config::{self, BackendUrl, FieldError, FieldPlace, Problem};
+use crate::control::own::OwnListeners;
 
 /// Names looked up at once: a resolver that doesn't answer costs seconds a name, and a file may have thousands.
 const LOOKUPS_AT_ONCE: usize = 16;
@@ -16,7 +17,7 @@ const LOOKUPS_AT_ONCE: usize = 16;
 /// 0, or one line for each error to stderr and ends with 2.
 pub(super) fn run(path: &Path) -> ExitCode {
     let mut found = config::examine(path);
-    found.errors.errors.extend(unresolved(&found.backends));
+    found.errors.errors.extend(unreachable(&found.backends, &OwnListeners(found.listeners)));
     found.errors.errors.sort_by_key(|error| error.position.map(|place| (place.line, place.column)));
     match found.config {
         Some(config) if found.errors.errors.is_empty() => {
@@ -28,24 +29,34 @@ pub(super) fn run(path: &Path) -> ExitCode {
     }
 }
 
-/// An error for each backend whose name has no address.
-fn unresolved(backends: &[(BackendUrl, FieldPlace)]) -> Vec<FieldError> {
+/// An error for each backend whose name has no address, or that is the proxy itself.
+fn unreachable(backends: &[(BackendUrl, FieldPlace)], own: &OwnListeners) -> Vec<FieldError> {
     let names: Vec<&str> =
         backends.iter().map(|(url, _)| url.host.as_str()).filter(|host| host.parse::<IpAddr>().is_err()).collect();
-    let reasons = look_up(names);
+    let found = look_up(names);
+    let problem = |url: &BackendUrl| {
+        let addresses = match (url.host.parse::<IpAddr>(), found.get(&url.host)) {
+            (Ok(ip), _) => vec![ip],
+            (Err(_), Some(Ok(addresses))) => addresses.clone(),
+            (Err(_), Some(Err(reason))) => {
+                return Some(Problem::Unresolved { host: url.host.clone(), reason: reason.clone() });
+            }
+            (Err(_), None) => return None,
+        };
+        let reached = addresses.into_iter().find_map(|ip| own.reached_by(SocketAddr::new(ip, url.port)));
+        reached.map(|(listener, field)| Problem::Itself { listener, field })
+    };
     let error = |(url, place): &(BackendUrl, FieldPlace)| {
-        let reason = reasons.get(&url.host)?.clone()?;
-        let problem = Problem::Unresolved { host: url.host.clone(), reason };
-        Some(FieldError { path: place.path.clone(), position: place.position, problem })
+        Some(FieldError { path: place.path.clone(), position: place.position, problem: problem(url)? })
     };
     backends.iter().filter_map(error).collect()
 }
 
-/// Each name once, with the reason why it has no address; none when it has one.
-fn look_up(mut names: Vec<&str>) -> BTreeMap<String, Option<String>> {
+/// Each name once, with its addresses, or the reason why it has none.
+fn look_up(mut names: Vec<&str>) -> BTreeMap<String, Result<Vec<IpAddr>, String>> {
     names.sort_unstable();
     names.dedup();
-    let reasons = Mutex::new(BTreeMap::new());
+    let found = Mutex::new(BTreeMap::new());
     let threads = names.len().min(LOOKUPS_AT_ONCE);
     let next = Mutex::new(names.into_iter());
     let take = || next.lock().ok()?.next();
@@ -53,20 +64,19 @@ fn look_up(mut names: Vec<&str>) -> BTreeMap<String, Option<String>> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(name) = take() {
-                    let reason = why_no_address(name);
-                    if let Ok(mut reasons) = reasons.lock() {
-                        reasons.insert(name.to_owned(), reason);
+                    let addresses = addresses(name);
+                    if let Ok(mut found) = found.lock() {
+                        found.insert(name.to_owned(), addresses);
                     }
                 }
             });
         }
     });
-    reasons.into_inner().unwrap_or_default()
+    found.into_inner().unwrap_or_default()
 }
 
-fn why_no_address(name: &str) -> Option<String> {
-    match (name, 0).to_socket_addrs() {
-        Ok(mut addresses) => addresses.next().is_none().then(|| "it has no address".to_owned()),
-        Err(error) => Some(error.to_string()),
-    }
+fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
+    let found: Vec<IpAddr> =
+        (name, 0).to_socket_addrs().map_err(|error| error.to_string())?.map(|address| address.ip()).collect();
+    if found.is_empty() { Err("it has no address".to_owned()) } else { Ok(found) }
 }

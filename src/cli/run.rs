@@ -11,6 +11,7 @@ use crate::balance::Fleet;
 use crate::config::Config;
 use crate::control::ControlPlane;
 use crate::control::admin::AdminServer;
+use crate::control::own::OwnListeners;
 use crate::control::server::Serving;
 use crate::observe::Counts;
 use crate::proxy::{Proxy, Shared};
@@ -31,6 +32,13 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 pub(super) struct Running {
     pub(super) proxy: Vec<SocketAddr>,
     pub(super) admin: SocketAddr,
+}
+
+impl Running {
+    fn own(&self) -> OwnListeners {
+        let proxy = self.proxy.iter().map(|&address| (address, "port"));
+        OwnListeners(proxy.chain([(self.admin, "admin_port")]).collect())
+    }
 }
 
 /// Runs the proxy of the configuration that `load` reads, until a signal ends it. Exit codes: 0 drained; 1 failed, or cut
@@ -130,6 +138,7 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
     };
     let (started, counters) = started;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
+    control.listens_on(running.own());
     control.set_serving();
     let counts = {
         let shared = Arc::clone(&shared);

@@ -1,6 +1,6 @@
 //! The checked configuration: what the rest of the house reads. Its defaults stand here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::thread;
@@ -322,6 +322,14 @@ const UNTRUSTED_FIELDS: [&str; 8] = [
     "X-ProxyUser-IP",
     "X-Original-Forwarded-For",
 ];
+
+impl Config {
+    /// Where the proxy listens, each with the field that says so.
+    pub fn listeners(&self) -> Vec<(SocketAddr, &'static str)> {
+        let proxy = self.bind.iter().map(|&ip| (SocketAddr::new(ip, self.port), "port"));
+        proxy.chain([(SocketAddr::new(self.admin_bind, self.admin_port), "admin_port")]).collect()
+    }
+}
 
 impl Default for Config {
     /// Every default of `docs/configuration.md`; no backends.

@@ -2,6 +2,7 @@
 //! and JSON path, what was found and what was wanted.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::duration::DurationError;
@@ -121,6 +122,13 @@ pub enum Problem {
         /// The first one's path.
         first: String,
     },
+    /// A backend is the proxy itself.
+    Itself {
+        /// Where it listens.
+        listener: SocketAddr,
+        /// The field that says so.
+        field: &'static str,
+    },
     /// A backend's name has no address.
     Unresolved {
         /// The name.
@@ -213,6 +221,9 @@ impl fmt::Display for Problem {
             Self::SameBackend { first } => write!(f, "the same backend as {first}"),
             Self::SameName { name, first } => {
                 write!(f, "the name \"{name}\" is taken by {first}, give one of them another \"name\"")
+            }
+            Self::Itself { listener, field } => {
+                write!(f, "maypole itself, which listens on {listener} ({field}); wanted another server")
             }
             Self::Unresolved { host, reason } => write!(f, "the name \"{host}\" doesn't resolve: {reason}"),
         }

@@ -23,6 +23,7 @@ mod url;
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::Path;
 
 pub use backends::{BACKENDS_MAX, parse_backend, parse_backend_change, parse_backend_change_by_url, parse_backend_url};
@@ -61,6 +62,8 @@ pub struct Examined {
     /// The backends that are right, each with where its URL stands, whatever is wrong elsewhere: so that their names
     /// can be looked up and all errors told at once.
     pub backends: Vec<(BackendUrl, FieldPlace)>,
+    /// As [`Config::listeners`], whatever is wrong elsewhere.
+    pub listeners: Vec<(SocketAddr, &'static str)>,
 }
 
 /// Where a field stands.
@@ -80,6 +83,7 @@ pub fn examine(path: &Path) -> Examined {
             config: None,
             errors: ConfigErrors::new(Some(path), vec![FieldError { path: String::new(), position: None, problem }]),
             backends: Vec::new(),
+            listeners: Vec::new(),
         },
     }
 }
@@ -90,7 +94,13 @@ fn examine_text(text: &str, file: Option<&Path>) -> Examined {
         Err(error) => (Config::default(), Vec::new(), vec![error]),
     };
     let backends = config.backends.iter().map(|backend| backend.url.clone()).zip(places).collect();
-    Examined { config: errors.is_empty().then_some(config), errors: ConfigErrors::new(file, errors), backends }
+    let listeners = config.listeners();
+    Examined {
+        listeners,
+        config: errors.is_empty().then_some(config),
+        errors: ConfigErrors::new(file, errors),
+        backends,
+    }
 }
 
 fn read_bounded(path: &Path) -> Result<String, Problem> {

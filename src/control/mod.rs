@@ -8,6 +8,7 @@ mod crew;
 pub mod entry;
 pub mod health;
 mod names;
+pub mod own;
 mod publisher;
 mod ramp;
 pub mod random;
@@ -21,7 +22,7 @@ mod tests;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,6 +33,7 @@ use self::circuit::Moment;
 use self::entry::{Entry, Source, Which};
 use self::health::{Audience, Checker, Health, LastProbe, Lateness};
 use self::names::Names;
+use self::own::OwnListeners;
 use self::publisher::Publisher;
 use self::ramp::Ramp;
 use self::random::Random;
@@ -77,6 +79,7 @@ pub struct ControlPlane {
     changing: Mutex<()>,
     phase: Mutex<Phase>,
     started: Instant,
+    own: OnceLock<OwnListeners>,
 }
 
 /// Where the proxy is between its start and its end.
@@ -148,7 +151,18 @@ impl ControlPlane {
         let slow_start = Some(config.slow_start).filter(|slow_start| !slow_start.is_zero());
         let ramp = slow_start.map(|slow_start| Ramp::start(Arc::clone(&registry), slow_start)).transpose()?;
         let changing = Mutex::new(());
-        Ok(Self { registry, names, checker, publisher, ramp, barrier, changing, phase, started: Instant::now() })
+        Ok(Self {
+            registry,
+            names,
+            checker,
+            publisher,
+            ramp,
+            barrier,
+            changing,
+            phase,
+            started: Instant::now(),
+            own: OnceLock::new(),
+        })
     }
 
     /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it (but see [`Made`]), and it is
@@ -163,8 +177,28 @@ impl ControlPlane {
         self.checker.add(Arc::clone(&entry.backend));
         drop(changing);
         log::info!("backend {} added through the admin API", entry.config.name);
+        self.warn_if_own(&entry.config.name, &entry.backend.addresses.list());
         self.registry.tell();
         Ok(self.made(entry))
+    }
+
+    /// Says where the proxy listens: from now on backends that are there themselves are warned of, those that there are at once.
+    pub fn listens_on(&self, own: OwnListeners) {
+        let _ = self.own.set(own);
+        let list = |entry: &Entry| (entry.config.name.clone(), entry.backend.addresses.list());
+        let backends: Vec<_> = self.registry.read(|entries| entries.iter().map(list).collect());
+        for (name, addresses) in backends {
+            self.warn_if_own(&name, &addresses);
+        }
+    }
+
+    fn warn_if_own(&self, name: &str, addresses: &[SocketAddr]) {
+        let reached = |address: &SocketAddr| self.own.get()?.reached_by(*address);
+        if let Some((listener, field)) = addresses.iter().find_map(reached) {
+            log::warn!(
+                "backend {name} is maypole itself, which listens on {listener} ({field}): requests would go round"
+            );
+        }
     }
 
     /// Removes a backend, as an operator asked; None if it isn't there. When it returns, no worker picks it any more,
