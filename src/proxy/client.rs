@@ -22,6 +22,8 @@ pub(super) struct Client<S> {
     pub(super) buffer: Option<Buffer>,
     /// The current request's bytes at the buffer's front, while all of it is there: head and whole body.
     pub(super) whole_bytes: Option<usize>,
+    /// Bytes of an incomplete head that were there when it was parsed last.
+    pub(super) looked_at: usize,
     /// Requests begun on this connection.
     pub(super) requests: u64,
     /// When the next head must be whole, or (before its first byte) when the idle connection ends.
@@ -66,6 +68,8 @@ pub(super) enum Stage {
 pub(super) struct Waiting {
     /// The bytes of half a head, in a piece of memory of just that size.
     half_head: Option<Box<[u8]>>,
+    /// See [`Client::looked_at`].
+    looked_at: usize,
     requests: u64,
     deadline: Deadline,
     /// When it began to wait.
@@ -79,6 +83,7 @@ impl<S> Client<S> {
             stream,
             buffer: None,
             whole_bytes: None,
+            looked_at: 0,
             requests: 0,
             deadline: Deadline::Unset,
             brisk: true,
@@ -105,35 +110,35 @@ impl<S> Client<S> {
 
     /// The stream, and what is known of the connection without it.
     pub(super) fn part(self) -> (S, Client<()>) {
-        let Self { stream, buffer, whole_bytes, requests, deadline, brisk, bound, seat } = self;
-        (stream, Client { stream: (), buffer, whole_bytes, requests, deadline, brisk, bound, seat })
+        let Self { stream, buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat } = self;
+        (stream, Client { stream: (), buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat })
     }
 
     /// Takes the connection apart for parking, after it began to wait at `since`.
     pub(super) fn park(self, since: Instant) -> (S, Parked) {
         let half_head = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()).map(bytes_alone);
-        let Self { stream, requests, deadline, seat, .. } = self;
-        (stream, Parked(Stage::Waiting(Waiting { half_head, requests, deadline, since, seat })))
+        let Self { stream, looked_at, requests, deadline, seat, .. } = self;
+        (stream, Parked(Stage::Waiting(Waiting { half_head, looked_at, requests, deadline, since, seat })))
     }
 
     /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
     pub(super) fn unpark(stream: S, waiting: Waiting, now: Instant, buffer: impl FnOnce() -> Buffer) -> Self {
-        let Waiting { half_head, requests, deadline, since, seat } = waiting;
+        let Waiting { half_head, looked_at, requests, deadline, since, seat } = waiting;
         let brisk = now.since(since) < LINGER;
         let buffer = half_head.map(|bytes| {
             let mut buffer = buffer();
             buffer.append(&bytes);
             buffer
         });
-        Self { stream, buffer, whole_bytes: None, requests, deadline, brisk, bound: None, seat }
+        Self { stream, buffer, whole_bytes: None, looked_at, requests, deadline, brisk, bound: None, seat }
     }
 }
 
 impl Client<()> {
     /// The reverse of [`Client::part`].
     pub(super) fn join<S>(self, stream: S) -> Client<S> {
-        let Self { stream: (), buffer, whole_bytes, requests, deadline, brisk, bound, seat } = self;
-        Client { stream, buffer, whole_bytes, requests, deadline, brisk, bound, seat }
+        let Self { stream: (), buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat } = self;
+        Client { stream, buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat }
     }
 }
 

@@ -7,6 +7,7 @@ use super::bound::Bound;
 use super::client::{Client, Deadline, LINGER, Parked, Waiting};
 use super::error::Failure;
 use super::exchange::{After, Directions, Turn};
+use super::half_head::is_worth_a_look;
 use super::patience::bytes_alone;
 use super::{Proxy, Scratch};
 use crate::http1::{self, Parsed, RequestError};
@@ -96,15 +97,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// Reads until a head is whole, and works out what is to become of it.
     fn read_head(&self, client: &mut Client<W::Stream>) -> Result<(Directions<W>, Scratch), Pause> {
         let mut buffer = client.buffer.take().unwrap_or_else(|| self.buffers.take());
-        let mut parsed_bytes = 0;
         // Whose head didn't come in one go gets no coroutine to wait for the rest with.
         let lingers = client.brisk && !client.awaits_rest_of_head();
         let linger = if lingers { LINGER } else { Duration::ZERO };
         let mut since = None;
         loop {
-            // A head that was incomplete is looked at again when another of its lines is whole.
-            let news = parsed_bytes == 0 || buffer.filled()[parsed_bytes..].contains(&b'\n') || buffer.is_full();
-            if !buffer.is_empty() && news {
+            let is_long = client.looked_at > 0 && (buffer.is_full() || buffer.len() >= self.limits.head_bytes);
+            if !buffer.is_empty() && (is_long || is_worth_a_look(buffer.filled(), client.looked_at)) {
                 let mut scratch = self.scratch();
                 let parsed = http1::parse_request(buffer.filled(), &self.limits, |request| {
                     self.direct(client, request, &mut scratch.bytes, &[], None)
@@ -112,10 +111,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 match parsed {
                     Ok(Parsed::Complete { head_bytes, value }) => {
                         client.buffer = Some(buffer);
+                        client.looked_at = 0;
                         client.requests += 1;
                         return Ok((Directions { head_bytes, ..value }, scratch));
                     }
-                    Ok(Parsed::Partial) => parsed_bytes = buffer.len(),
+                    Ok(Parsed::Partial) => client.looked_at = buffer.len(),
                     Err(error) => {
                         client.buffer = Some(buffer);
                         return Err(Pause::Refused(Failure::BadRequest(error)));

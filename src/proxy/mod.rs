@@ -16,6 +16,7 @@ mod error_answer;
 mod exchange;
 pub mod forward;
 mod forwarded;
+mod half_head;
 mod occasion;
 mod pace;
 mod patience;
