@@ -11,6 +11,9 @@ use super::json::{Json, Member, Node};
 use super::nearest::nearest;
 use super::number;
 
+/// Mistakes that are told of one text.
+const PROBLEMS_MAX: usize = 1000;
+
 /// What was found to be wrong so far.
 #[derive(Debug)]
 pub(super) struct Problems<'t> {
@@ -44,12 +47,20 @@ impl<'t> Problems<'t> {
     }
 
     pub(super) fn note(&mut self, path: &str, at: usize, problem: Problem) {
+        if self.are_enough() {
+            return;
+        }
         let error = FieldError { path: path.to_owned(), position: self.position(at), problem };
         self.found.push((at, error));
     }
 
     pub(super) fn position(&self, at: usize) -> Option<Position> {
         self.text.map(|text| Position::of(text, at))
+    }
+
+    /// Nobody reads more of them, and each costs a walk through the text to its place.
+    pub(super) fn are_enough(&self) -> bool {
+        self.found.len() >= PROBLEMS_MAX
     }
 
     pub(super) fn count(&self) -> usize {
@@ -123,6 +134,9 @@ impl<'n> Field<'n> {
         };
         let mut seen: Vec<&Member> = Vec::new();
         for member in members.iter().filter(|member| member.name != "//") {
+            if problems.are_enough() {
+                break;
+            }
             let path = joined(&self.path, &member.name);
             if !known.contains(&member.name.as_str()) {
                 let nearest = nearest(&member.name, known.iter().copied());
@@ -296,4 +310,17 @@ fn shown(duration: Duration) -> String {
         .iter()
         .find(|(unit, _)| nanos.is_multiple_of(*unit))
         .map_or_else(|| format!("{nanos}ns"), |(unit, name)| format!("{}{name}", nanos / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{parse, parse_backend};
+
+    #[test]
+    fn of_thousands_of_mistakes_a_thousand_are_told() {
+        let unknown: Vec<_> = (0..50_000).map(|nth| format!("\"unknown-{nth}\": 1")).collect();
+        let text = format!("{{{}}}", unknown.join(",\n"));
+        assert_eq!(parse(&text).unwrap_err().errors.len(), super::PROBLEMS_MAX);
+        assert_eq!(parse_backend(&text).unwrap_err().len(), super::PROBLEMS_MAX);
+    }
 }

@@ -81,6 +81,8 @@ fn length_bit(name: &[u8]) -> u64 {
 
 /// An order in which names that differ in case alone are equal.
 fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    #[cfg(test)]
+    tests::COMPARISONS.set(tests::COMPARISONS.get() + 1);
     one.len().cmp(&other.len()).then_with(|| {
         let pairs = one.iter().zip(other).map(|(a, b)| a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase()));
         pairs.fold(Ordering::Equal, Ordering::then)
@@ -166,6 +168,26 @@ fn offers_h2c(upgrade: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_field_is_compared_with_a_few_options_however_many_there_are() {
+        const FIELDS: usize = 1000;
+        // All of one length and with one beginning, as one who wants it to be slow would choose them.
+        let line = (0..OPTIONS_MAX).map(|nth| format!("option-{nth:04}")).collect::<Vec<_>>().join(",");
+        let fields = [Header { name: "Connection", value: line.as_bytes() }];
+        COMPARISONS.set(0);
+        let mut options = ConnectionOptions::none();
+        options.collect(&fields);
+        let named = (0..FIELDS).filter(|nth| options.name(&format!("OPTION-{nth:04}"))).count();
+        assert_eq!(named, OPTIONS_MAX);
+        let comparisons = COMPARISONS.get();
+        assert!(comparisons <= FIELDS * 8 + OPTIONS_MAX * 12, "{comparisons} comparisons");
+    }
 
     fn connection(lines: &[&str]) -> HopFields<'static> {
         let mut hop = HopFields::default();
