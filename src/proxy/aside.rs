@@ -1,14 +1,14 @@
 //! What is laid aside. Who waits for a client needs no coroutine meanwhile: what it has come to is kept in memory of just that
 //! size, its stack and its buffers serve others, and an event brings it back, of the client, or of the backend's connection
-//! that is tied to it. So is an exchange that waits long for its backend. Thousands of slow clients cost little so.
+//! that is tied to it. So is a request that waits long for its backend, or for room in the queue. Thousands of slow clients cost little so.
 
 use std::any::Any;
 
 use super::Proxy;
 use super::client::{Client, Parked, Stage};
-use super::exchange::Exchange;
 use super::patience::bytes_alone;
 use super::respond::Unsent;
+use super::tries::{Exchange, Queued};
 use super::tunnel::Tunnel;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, World};
@@ -27,6 +27,8 @@ pub(super) struct Aside<W: World> {
 /// What is gone on with when what was waited for is there.
 pub(super) enum Work<W: World> {
     Exchange(Box<Exchange<W>>),
+    /// A request that waits for room.
+    Queued(Box<Queued>),
     Tunnel(Box<Tunnel<W>>),
     /// An answer of the proxy's own.
     Answer(Unsent),
@@ -69,6 +71,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let turn = match work {
             Work::Exchange(exchange) => {
                 Self::or_cut(&mut client, exchange.facts.id, |client| self.resume_exchange(client, *exchange, held))
+            }
+            Work::Queued(queued) => {
+                Self::or_cut(&mut client, queued.facts.id, |client| self.resume_in_line(client, *queued))
             }
             Work::Tunnel(tunnel) => {
                 Self::or_cut(&mut client, tunnel.id(), |client| self.resume_tunnel(client, tunnel, held))

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::aside::Aside;
+use super::aside::{Aside, Work};
 use super::client::{Client, Parked};
 use super::error::{Failure, Representation};
 use super::forward::{self, RequestForwarding};
@@ -18,16 +18,18 @@ use super::occasion::Occasion;
 use super::pace::Pace;
 use super::patience::SLOW_AFTER;
 use super::pump::{self, Pump, PumpError};
+use super::queue::{InLine, Room};
 use super::request_id::RequestId;
 use super::sticky::CookieDue;
 use super::transfer::{Course, Cut, Holdup, Transfer, Upload, upload_failure};
+use super::tries::{Exchange, Queued, Tries};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
 use crate::balance::{Backend, Report};
 use crate::http1::{self, Framing, Method, Parsed, Request, RequestError, Version};
 use crate::policy::{Charge, Quota};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Instant, World};
+use crate::runtime::world::{Instant, Need, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
 /// Tries of one request, at most; the configuration allows no more.
@@ -95,28 +97,11 @@ pub(super) enum Halt {
     Full,
 }
 
-/// An exchange that was laid aside.
-pub(super) struct Exchange<W: World> {
-    pub(super) facts: Facts,
-    /// The backends that have been asked, the present one included.
-    pub(super) tried: Box<[u64]>,
-    pub(super) course: Course<W>,
-}
-
-/// The tries of one request.
-struct Tries {
-    count: usize,
-    /// The backends that have been asked, as many as there were tries.
-    ids: [u64; TRIES_MAX],
-    /// When the answer's head must be there, whoever gives it; set once a try has sent the request.
-    head_deadline: Option<Instant>,
-    /// The length of the request's head in the client's buffer.
-    head_bytes: usize,
-}
-
 /// What an exchange goes on with.
 enum Next<W: World> {
     Visit(Result<Visit<W>, Halt>),
+    /// It has waited in the queue without a coroutine.
+    Line(InLine),
     After(Miss),
 }
 
@@ -139,17 +124,6 @@ enum Again {
     /// By the retry rule, whatever the budget: a kept connection turned out to be closed, as they do, which says nothing of
     /// the backend.
     AtAnyRate,
-}
-
-impl Tries {
-    fn tried(&self) -> &[u64] {
-        &self.ids[..self.count]
-    }
-
-    fn add(&mut self, id: u64) {
-        self.ids[self.count] = id;
-        self.count += 1;
-    }
 }
 
 impl<W: World<Parked = Parked>> Proxy<W> {
@@ -287,7 +261,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     ) -> Turn<W> {
         let Directions { head_bytes, facts, visit } = directions;
         client.whole_bytes = client.whole_request(head_bytes, facts.framing);
-        let tries = Tries { count: 0, ids: [0; TRIES_MAX], head_deadline: None, head_bytes };
+        let tries = Tries::new(head_bytes);
         self.go_through(client, facts, tries, Next::Visit(visit), &mut scratch)
     }
 
@@ -301,10 +275,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let Exchange { facts, tried, mut course } = exchange;
         course.held = held;
         let mut scratch = self.scratch();
-        let mut tries = Tries { count: 0, ids: [0; TRIES_MAX], head_deadline: None, head_bytes: 0 };
-        for &id in &tried {
-            tries.add(id);
-        }
+        let mut tries = Tries::new(0);
+        tried.iter().for_each(|&id| tries.add(id));
         // Who was slow once doesn't get a coroutine to wait with again.
         match self.transfer(client, &facts, course, self.world.now(), &mut tries, &mut scratch) {
             Ok(turn) => turn,
@@ -322,27 +294,27 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         scratch: &mut Scratch,
     ) -> Turn<W> {
         loop {
-            let miss = match next {
-                Next::After(miss) => miss,
-                Next::Visit(visit) => {
-                    let placed = visit.or_else(|halt| match halt {
-                        Halt::Failed(failure) => Err(failure),
-                        Halt::Full => {
-                            self.wait_for_room(client, &mut facts, tries.tried(), tries.head_deadline, scratch)
-                        }
-                    });
-                    let result = match placed {
-                        Ok(visit) => {
-                            tries.add(visit.backend().id);
-                            self.attempt(client, &facts, visit, &mut tries, scratch)
-                        }
-                        Err(failure) => Err(Miss::Failed { failure, again: Again::No }),
-                    };
-                    match result {
-                        Ok(turn) => return turn,
-                        Err(miss) => miss,
-                    }
+            let room = match next {
+                Next::Visit(Ok(visit)) => Ok(Room::Found(visit)),
+                Next::Visit(Err(Halt::Failed(failure))) => Ok(Room::None(failure)),
+                Next::Visit(Err(Halt::Full)) => {
+                    Ok(self.wait_for_room(client, &mut facts, tries.asked(), None, scratch))
                 }
+                Next::Line(line) => Ok(self.wait_for_room(client, &mut facts, tries.asked(), Some(line), scratch)),
+                Next::After(miss) => Err(miss),
+            };
+            let result = match room {
+                Ok(Room::Found(visit)) => {
+                    tries.add(visit.backend().id);
+                    self.attempt(client, &facts, visit, &mut tries, scratch)
+                }
+                Ok(Room::None(failure)) => Err(Miss::Failed { failure, again: Again::No }),
+                Ok(Room::Later(line)) => return Self::stay_in_line(client, facts, tries, line),
+                Err(miss) => Err(miss),
+            };
+            let miss = match result {
+                Ok(turn) => return turn,
+                Err(miss) => miss,
             };
             if let Miss::Failed { failure, again } = miss {
                 if !self.may_try_again(again, tries.count) {
@@ -356,6 +328,20 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             self.world.take_turns(&client.stream);
             next = Next::Visit(self.direct_again(client, scratch, &mut tries, &mut facts));
         }
+    }
+
+    #[cold]
+    fn stay_in_line(client: &mut Client<W::Stream>, facts: Facts, tries: Tries, line: InLine) -> Turn<W> {
+        let (need, deadline) = (Need::of_waiting(&client.stream), line.deadline());
+        let queued = Box::new(Queued { facts, tries, line });
+        Turn::Aside(Aside::new(client, None, Work::Queued(queued), need, deadline))
+    }
+
+    /// Goes on with a request that has waited in the queue without a coroutine.
+    pub(super) fn resume_in_line(&self, client: &mut Client<W::Stream>, queued: Queued) -> Turn<W> {
+        let Queued { facts, tries, line } = queued;
+        let mut scratch = self.scratch();
+        self.go_through(client, facts, tries, Next::Line(line), &mut scratch)
     }
 
     fn may_try_again(&self, again: Again, tries: usize) -> bool {

@@ -30,6 +30,7 @@ mod sticky;
 mod stillness;
 mod throttle;
 mod transfer;
+mod tries;
 mod tunnel;
 mod via;
 mod witness;

@@ -27,6 +27,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         deadline: Instant,
         slow_at: Instant,
     ) -> Option<Wake> {
+        #[cfg(feature = "sabotage-keep-coroutine")] // Broken on purpose: ./x sabotage
+        let slow_at = slow_at.max(Instant::NEVER);
         self.shelved(held, || {
             if slow_at < deadline {
                 let now = self.world.now();
@@ -39,21 +41,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         })
     }
 
-    /// Waits as [`World::wait`] does, for a backend: it answers soon, as a rule. Who waits again and again keeps `slow_at`,
-    /// so that a short wait costs no look at the clock.
-    pub(super) fn wait_for_backend(
-        &self,
-        held: &mut Held<'_>,
-        on: &W::Stream,
-        also: Option<(&W::Stream, Watch)>,
-        deadline: Instant,
-        slow_at: &mut Instant,
-    ) -> Wake {
-        let soon = self.wait_for_backend_until_slow(held, on, also, deadline, *slow_at);
-        soon.unwrap_or_else(|| self.wait_long(held, on, also, deadline, slow_at))
-    }
-
-    /// The same, but None at `slow_at`, when the wait goes on and has become a long one.
+    /// The same, for a backend: it answers soon, as a rule, and buffers that hold bytes stay as they are.
     pub(super) fn wait_for_backend_until_slow(
         &self,
         held: &mut Held<'_>,
@@ -67,21 +55,6 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         }
         let wake = self.world.wait(on, also, deadline.min(slow_at));
         (wake != Wake::Deadline || deadline <= slow_at).then_some(wake)
-    }
-
-    /// Waits with the buffers' bytes alone and without the unused part of the stack; sets the moment from which the next
-    /// wait is a long one.
-    pub(super) fn wait_long(
-        &self,
-        held: &mut Held<'_>,
-        on: &W::Stream,
-        also: Option<(&W::Stream, Watch)>,
-        deadline: Instant,
-        slow_at: &mut Instant,
-    ) -> Wake {
-        let wake = self.shelved(held, || self.world.wait_long(on, also, deadline));
-        *slow_at = self.world.now() + SLOW_AFTER;
-        wake
     }
 
     #[inline(never)]

@@ -41,6 +41,11 @@ impl Stillness {
         self.since
     }
 
+    /// Bytes that had been written when it was looked at last.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Since when nothing moved, now that `written` bytes in all have been written and it goes on like this.
     pub(super) fn progress<W: World>(&mut self, written: u64, step: Step, world: &W) -> Instant {
         let blocked = step == Step::NeedsWrite;

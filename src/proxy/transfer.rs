@@ -24,10 +24,11 @@ use super::aside::{Aside, Work};
 use super::bound::Bound;
 use super::client::{Client, Parked};
 use super::error::Failure;
-use super::exchange::{After, Exchange, Facts, Turn};
+use super::exchange::{After, Facts, Turn};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
 use super::stillness::Stillness;
+use super::tries::Exchange;
 use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
@@ -131,6 +132,8 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     pub(super) course: Course<W>,
     /// When a wait has become a long one.
     slow_at: Instant,
+    /// Bytes that had moved when the backend was given some more time.
+    lingered_at: u64,
     /// The backends that have been asked, this one included; none where there won't be another try.
     tried: &'a [u64],
 }
@@ -223,7 +226,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         slow_at: Instant,
         tried: &'a [u64],
     ) -> Self {
-        Self { proxy, client, facts, course, slow_at, tried }
+        Self { proxy, client, facts, course, slow_at, lingered_at: u64::MAX, tried }
     }
 
     /// Whether to ask another backend instead of passing an answer of this status on, which came at `at`; takes the retry

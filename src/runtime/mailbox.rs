@@ -22,7 +22,7 @@ pub(super) trait Controls {
     fn stop_accepting(&self);
     /// Resumes every parked stream.
     fn recall(&self);
-    /// Ends the wait on the stream of this slot, if there is one.
+    /// Ends the wait on the stream of this slot, or resumes it where it is parked.
     fn wake(&self, key: usize);
 }
 

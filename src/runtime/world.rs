@@ -204,7 +204,8 @@ pub trait World: Clone + 'static {
         self.wait(on, also, deadline)
     }
 
-    /// Ends a wait on `on` with [`Wake::Event`], from any thread: soon the one that goes on then, or else perhaps the next.
+    /// Ends a wait on `on` with [`Wake::Event`], from any thread: soon the one that goes on then, parked or not, or else
+    /// perhaps the next.
     fn waker(&self, on: &Self::Stream) -> Waker;
 
     /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is

@@ -2,8 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::runtime::world::{Instant, PeerState, Stream, Wake, Watch, World};
+
+/// From here on a wait keeps no more of its stack than it uses.
+const SLOW_AFTER: Duration = Duration::from_millis(250);
 
 /// Why no connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +70,13 @@ fn attempt<W: World>(
     deadline: Instant,
 ) -> Result<W::Stream, ConnectError> {
     let stream = world.connect(address).map_err(|e| classify(&e))?;
+    let slow_at = world.now() + SLOW_AFTER;
     while !stream.is_writable() {
-        let wake = world.wait(&stream, Some((client, Watch::Hangup)), deadline);
+        let also = Some((client, Watch::Hangup));
+        let mut wake = world.wait(&stream, also, deadline.min(slow_at));
+        if wake == Wake::Deadline && slow_at < deadline {
+            wake = world.wait_long(&stream, also, deadline);
+        }
         if client.peer_state() == PeerState::Reset {
             return Err(ConnectError::ClientGone);
         }

@@ -114,6 +114,8 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::GivesWay)
 } else if cfg!(feature = "sabotage-share-login") {
     Some(Promise::LoginsAreOnes)
+} else if cfg!(feature = "sabotage-keep-coroutine") {
+    Some(Promise::WaitsAside)
 } else {
     None
 };

@@ -83,6 +83,9 @@ impl House {
         let control = Control::new(Registry::new(Arc::clone(&fleet), &config, workers), reports);
         let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
+        for world in &worlds {
+            world.runners().bound_waits();
+        }
         let proxies: Vec<_> =
             worlds.iter().map(|world| Rc::new(Proxy::new(world.clone(), Arc::clone(&shared)))).collect();
         for (world, proxy) in worlds.iter().zip(&proxies) {
@@ -278,6 +281,7 @@ impl House {
             |count: fn(&Proxy<SimWorld<Parked>>) -> usize| self.proxies.iter().map(|proxy| count(proxy)).sum();
         for (promise, left) in [
             (Promise::Parked, self.worlds.iter().map(SimWorld::parked).sum()),
+            (Promise::TakenUp, self.worlds.iter().map(|world| world.runners().waiting()).sum()),
             (Promise::Streams, self.sim.net.service_streams()),
             (Promise::Seats, self.shared.connections()),
             (Promise::InFlight, self.control.in_flight()),

@@ -25,6 +25,7 @@ mod places;
 mod plan;
 mod rates;
 mod regressions;
+mod runners;
 mod scenario;
 mod sessions;
 mod sim;

@@ -98,7 +98,9 @@ impl Trouble {
 
     fn temper(self, chance: &Chance) -> Temper {
         let panics = if self.panics { chance.pick(&[20, 200, 1_000]) } else { 0 };
-        Temper { panics, ..Temper::any(chance) }
+        // Where connecting takes its whole time, the others would wait for it.
+        let coroutines = if self.stalling { usize::MAX } else { chance.pick(&[usize::MAX, usize::MAX, 1, 2, 4]) };
+        Temper { panics, coroutines, ..Temper::any(chance) }
     }
 }
 

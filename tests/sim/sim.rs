@@ -108,6 +108,8 @@ struct Task {
     hurried: bool,
     turns_without_time: u32,
     last_turn: Time,
+    /// Since when it has waited without reading or writing anything.
+    waits_since: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +261,7 @@ impl Sim {
             hurried,
             turns_without_time: 0,
             last_turn: 0,
+            waits_since: None,
         });
         self.unfinished.set(self.unfinished.get() + 1);
         self.ready.borrow_mut().push(id);
@@ -336,6 +339,19 @@ impl Sim {
         effort.pieces += 1;
         self.effort.set(effort);
         effort.pieces >= PIECES_OF_A_TURN
+    }
+
+    /// Since when the running task waits, without having read or written anything meanwhile.
+    pub fn waits_since(&self) -> Time {
+        let Some(id) = self.running.get() else { return self.now() };
+        *self.tasks.borrow_mut()[id.0].waits_since.get_or_insert(self.now())
+    }
+
+    /// The running task has read or written something.
+    pub fn moves(&self) {
+        if let Some(id) = self.running.get() {
+            self.tasks.borrow_mut()[id.0].waits_since = None;
+        }
     }
 
     fn leave_when_over(&self) {

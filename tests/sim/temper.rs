@@ -40,6 +40,8 @@ pub struct Temper {
     pub panics: u64,
     /// How often, of a hundred, a pipe is to be had for a body.
     pub pipes: u64,
+    /// Coroutines that each worker may have.
+    pub coroutines: usize,
 }
 
 impl Temper {
@@ -62,6 +64,7 @@ impl Temper {
             shuffled: false,
             panics: 0,
             pipes: 0,
+            coroutines: usize::MAX,
         }
     }
 
@@ -85,6 +88,7 @@ impl Temper {
             shuffled: chance.percent(70),
             panics: 0,
             pipes: chance.pick(&[0, 50, 100]),
+            coroutines: usize::MAX,
         }
     }
 

@@ -53,6 +53,27 @@ fn who_came_first_is_served_first_whichever_worker_it_is_on() {
 }
 
 #[test]
+fn who_waits_for_long_keeps_no_coroutine_and_one_is_enough_for_all() {
+    let mut config = Config::default();
+    config.queue.timeout = Duration::from_secs(100);
+    config.request_timeout = Duration::from_secs(100);
+    let temper = |_: &_| Temper { coroutines: 1, ..Temper::calm() };
+    let mut house = House::new(0, temper, config, 1);
+    let origin = Origin::brisk(0);
+    origin.site.set_bound(2);
+    house.add_origin(origin, || Connecting::Accepted(0));
+    let logs: Vec<_> = (0..8).map(|id| house.play(house.client(vec![get(id, 3 * SECOND)]), 0)).collect();
+    let parked = house.count_parked(5 * SECOND / 2);
+    let shared = house.shared.clone();
+    house.finish().expect_fine();
+    assert!(logs.iter().all(|log| log.answers.borrow()[0].status == 200));
+    assert_eq!(shared.fleet.queue.queued(), 6);
+    let (parked, tasks) = parked.take().expect("a sample");
+    assert_eq!(parked, 8);
+    assert!(!tasks.iter().any(|task| ["accepted", "resumed"].contains(task)), "{tasks:?}");
+}
+
+#[test]
 fn who_waits_in_vain_is_told_when_the_timeout_has_passed() {
     let house = house(0, 1, 100, Duration::from_millis(700));
     house.play(house.client(vec![get(1, 5 * SECOND)]), 0);

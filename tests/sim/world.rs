@@ -13,6 +13,7 @@ use maypole::runtime::world::{Instant, Need, PeerState, Service, Stream, Wake, W
 use crate::chance::Chance;
 use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
 use crate::pipe::SimPipe;
+use crate::runners::Runners;
 use crate::sim::{MICROSECOND, SECOND, Sim, Woken};
 use crate::tally::{Fault, Promise};
 
@@ -33,6 +34,7 @@ struct Worker<P: 'static> {
     next_parked: Cell<u64>,
     /// A stream that is parked next, and the one whose events bring it back too.
     tie: Cell<Option<(SocketId, SocketId)>>,
+    runners: Runners,
 }
 
 struct ParkedStream<P> {
@@ -62,6 +64,7 @@ impl<P: 'static> SimWorld<P> {
             parked: RefCell::default(),
             next_parked: Cell::new(0),
             tie: Cell::new(None),
+            runners: Runners::new(sim),
         };
         Self { sim: sim.clone(), worker: Rc::new(worker) }
     }
@@ -91,8 +94,7 @@ impl<P: 'static> SimWorld<P> {
         let accept = move |id: SocketId, peer: SocketAddr| {
             let stream = SimStream { sim: world.sim.clone(), id };
             if let Some(service) = world.service() {
-                let task = world.sim.spawn("accepted", move || service.accepted(stream, peer));
-                world.sim.trail.serves(task, id);
+                world.worker.runners.run("accepted", id, move || service.accepted(stream, peer));
             }
         };
         Listener { outcome: Rc::new(outcome), accept: Rc::new(accept), holder: Holder::Service }
@@ -103,8 +105,14 @@ impl<P: 'static> SimWorld<P> {
         self.worker.parked.borrow().len()
     }
 
+    /// Its coroutines.
+    pub fn runners(&self) -> &Runners {
+        &self.worker.runners
+    }
+
     /// Lets go of the service and of what it parked.
     pub fn end(&self) {
+        self.worker.runners.end();
         let service = self.worker.service.borrow_mut().take();
         let parked = self.worker.parked.take();
         drop(parked);
@@ -124,8 +132,7 @@ impl<P: 'static> SimWorld<P> {
         }
         self.sim.trace.note(self.sim.now(), "resume", &[stream.id.number()], || format!("{wake:?}"));
         let id = stream.id;
-        let task = self.sim.spawn("resumed", move || service.resumed(stream, parked, wake));
-        self.sim.trail.serves(task, id);
+        self.worker.runners.run("resumed", id, move || service.resumed(stream, parked, wake));
         true
     }
 
@@ -229,6 +236,12 @@ impl<P: 'static> World for SimWorld<P> {
         if deadline == Instant::NEVER {
             self.sim.violation(Promise::Deadlines, "a wait without a deadline");
         }
+        // Connecting has a deadline of its own, and has the stack given back.
+        let connecting = !self.sim.is_connected(on.id);
+        if connecting {
+            self.sim.moves();
+        }
+        self.worker.runners.waits();
         self.sim.count_turn();
         let also = also.map(|(stream, watch)| match watch {
             Watch::Hangup => (stream, Mask::HANGUP),
@@ -254,6 +267,11 @@ impl<P: 'static> World for SimWorld<P> {
         let unwatch = Unwatch(self, on, also.map(|(stream, _)| stream));
         let woken = self.sim.pause();
         drop(unwatch);
+        if connecting {
+            self.sim.moves();
+        } else {
+            self.worker.runners.waits();
+        }
         match woken {
             Woken::Event => Wake::Event,
             Woken::Deadline => Wake::Deadline,
@@ -327,6 +345,9 @@ impl SimStream {
     /// Counts a call that came to this.
     fn toil(&self, outcome: io::Result<usize>) -> io::Result<usize> {
         self.sim.toil(*outcome.as_ref().unwrap_or(&0));
+        if outcome.is_ok() {
+            self.sim.moves();
+        }
         outcome
     }
 

@@ -86,7 +86,12 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     /// Waits for a backend that hasn't answered soon.
     #[cold]
     fn wait_on_for_backend(&mut self, deadline: Instant, expiry: Expiry) -> Waited {
-        // The moment may have passed before this wait began.
+        let moved = self.course.up.written() + self.course.down.written();
+        if self.lingered_at == moved {
+            return self.lay_aside_until(Need::of_waiting(&self.client.stream), true, deadline);
+        }
+        // The moment may have passed before this wait began: bytes have moved since it was set.
+        self.lingered_at = moved;
         self.slow_at = self.proxy.world.now() + LINGER;
         let (upstream, also) = (&self.course.lease.stream, Some((&self.client.stream, Watch::Hangup)));
         let held = &mut [&mut self.course.held, &mut self.client.buffer];

@@ -225,9 +225,13 @@ impl<P: 'static> Controls for Handle<P> {
     }
 
     fn wake(&self, key: usize) {
-        if let Some(slot) = self.0.slots.borrow().get(key) {
-            slot.waker.wakeup();
+        let slots = self.0.slots.borrow();
+        let Some(slot) = slots.get(key) else { return };
+        if slot.parked.is_none() {
+            return slot.waker.wakeup();
         }
+        drop(slots);
+        self.resume(key, Wake::Event);
     }
 
     fn recall(&self) {

@@ -484,6 +484,11 @@ impl Sim {
     }
 
     /// The error that connecting ended with, once.
+    /// Whether connecting has come to an end.
+    pub fn is_connected(&self, id: SocketId) -> bool {
+        self.net.with(id, |socket| socket.connected || socket.broken.is_some())
+    }
+
     pub fn take_connect_error(&self, id: SocketId) -> io::Result<()> {
         self.net.with(id, |socket| match socket.broken {
             Some(kind) => Err(kind.into()),

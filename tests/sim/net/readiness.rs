@@ -69,9 +69,16 @@ impl Sim {
 
     /// Ends the wait on a worker's socket, or else the next one.
     pub fn ring(&self, id: SocketId) {
+        let mut parked = None;
         let waiting = self.net.with(id, |socket| match &socket.watcher {
             Watcher::Waits(pause, _) => Some(*pause),
-            Watcher::Parked(..) => None,
+            Watcher::Parked(..) => {
+                let Watcher::Parked(_, resume) = std::mem::replace(&mut socket.watcher, Watcher::Nobody) else {
+                    return None;
+                };
+                parked = Some(resume);
+                None
+            }
             Watcher::Nobody => {
                 socket.latched |= Mask::READABLE;
                 None
@@ -80,6 +87,9 @@ impl Sim {
         self.trace.note(self.now(), "ring", &[id.number()], String::new);
         if let Some(pause) = waiting {
             self.wake(pause, Woken::Event);
+        }
+        if let Some(resume) = parked {
+            resume(self);
         }
     }
 
