@@ -184,6 +184,35 @@ fn an_idle_backend_connection_is_closed_in_time_and_not_used_again() {
 }
 
 #[test]
+fn a_backend_that_says_when_it_closes_gets_no_request_in_its_last_second() {
+    // What it says, and whether its connection serves a second request right away, and one 1.2 s later.
+    for (says, soon, later) in [
+        ("Keep-Alive: timeout=2", true, false),
+        ("keep-alive: max=7, Timeout=2\r\nConnection: keep-alive", true, false),
+        ("Keep-Alive: timeout=60", true, true),
+        ("Keep-Alive: timeout=2x", true, true),
+        ("Keep-Alive: timeout=1", false, false),
+        ("Keep-Alive: timeout=0", false, false),
+        ("Keep-Alive: timeout=60, max=0", false, false),
+    ] {
+        let origin = Origin::start(move |exchange| {
+            let count = exchange.on_connection.to_string();
+            exchange.answer_with(200, &[says], count);
+        });
+        let proxy = Proxy::with(&[&origin], json!({ "workers": 1 }));
+        let mut client = proxy.client();
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+        assert_eq!(client.send(post).answer().text(), "0");
+        let answer = client.send(post).answer();
+        assert_eq!(answer.text() == "1", soon, "{says}: {answer:?}");
+        assert!(answer.field("keep-alive").is_none(), "it is the backend's own: {answer:?}");
+        // Time itself is what is waited for.
+        std::thread::sleep(Duration::from_millis(1_200));
+        assert_eq!(client.send(post).answer().text() == "2", later, "{says}");
+    }
+}
+
+#[test]
 fn the_kernel_asks_silent_peers_on_both_sides_whether_they_are_still_there() {
     let origin = Origin::start(|exchange| {
         exchange.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");

@@ -155,6 +155,23 @@ fn same_protocol(left: &[u8], right: &[u8]) -> bool {
     !left.is_empty() && left == right && versions.is_none_or(|(left, right)| left == right)
 }
 
+/// The shortest time that a `Keep-Alive` line announces for a connection to be kept without a request, in seconds; 0 where no more
+/// requests are taken (`max=0`). What is malformed says nothing.
+pub(super) fn kept_seconds(keep_alive: &[u8]) -> Option<u32> {
+    let number = |value: &[u8]| {
+        let digits = trim(value);
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        is_number.then(|| str::from_utf8(digits).ok()?.parse().ok().or(Some(u32::MAX))).flatten()
+    };
+    let told = list(keep_alive).filter_map(|parameter| {
+        let equals = parameter.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (trim(&parameter[..equals]), number(&parameter[equals + 1..])?);
+        let says_last = name.eq_ignore_ascii_case(b"max") && value == 0;
+        (says_last || name.eq_ignore_ascii_case(b"timeout")).then_some(value)
+    });
+    told.min()
+}
+
 /// Does an `Upgrade` value offer HTTP/2 over cleartext? It is never passed on: behind it a backend would speak another
 /// protocol with the client, past every check made here.
 fn offers_h2c(upgrade: &[u8]) -> bool {
@@ -263,6 +280,30 @@ mod tests {
             ("a, b", "a", false),
         ] {
             assert_eq!(is_offered(taken.as_bytes(), offered.as_bytes()), want, "{taken} of {offered}");
+        }
+    }
+
+    #[test]
+    fn how_long_a_connection_is_kept_is_read_and_what_is_malformed_says_nothing() {
+        for (value, want) in [
+            ("timeout=5", Some(5)),
+            ("timeout=5, max=100", Some(5)),
+            ("max=3,TIMEOUT = 20 ", Some(20)),
+            ("timeout=20, timeout=5", Some(5)),
+            ("timeout=0", Some(0)),
+            ("timeout=60, max=0", Some(0)),
+            ("timeout=99999999999999", Some(u32::MAX)),
+            ("max=100", None),
+            ("timeout=-1", None),
+            ("timeout=+5", None),
+            ("timeout=5s", None),
+            ("timeout=", None),
+            ("timeout", None),
+            ("timeout=\"5\"", None),
+            ("idle-timeout=5", None),
+            ("", None),
+        ] {
+            assert_eq!(kept_seconds(value.as_bytes()), want, "{value}");
         }
     }
 

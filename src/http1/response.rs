@@ -7,7 +7,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::field::{self, Known};
 use super::framing::{BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
-use super::hop::{ConnectionOptions, HopFields};
+use super::hop::{self, ConnectionOptions, HopFields};
 use super::request::Method;
 
 /// A whole and sound response head.
@@ -35,6 +35,8 @@ pub struct Response<'h, 'b> {
     pub upgrade: Option<&'b [u8]>,
     /// It has a `Date`.
     pub has_date: bool,
+    /// How long its backend says that it keeps the connection without a request (`Keep-Alive: timeout=`), in seconds.
+    pub kept_seconds: Option<u32>,
     /// It asks for a login by NTLM or Negotiate, or is a step of one: they authenticate the connection (RFC 4559 §6).
     pub binds_connection: bool,
     /// `Connection` names fields, see [`Self::connection_options`].
@@ -175,6 +177,7 @@ fn check<'h, 'b>(
     let mut hop = HopFields::default();
     let mut has_date = false;
     let mut binds_connection = false;
+    let mut kept_seconds: Option<u32> = None;
     for field in fields {
         if !head::follows_crlf(head, field::offset_in(head, field.name.as_bytes())) {
             return malformed(BARE_LF);
@@ -188,6 +191,10 @@ fn check<'h, 'b>(
             Known::Connection => hop.add_connection(value).map_err(ResponseError::Malformed)?,
             Known::Upgrade => hop.add_upgrade(value),
             Known::Date => has_date = true,
+            // `Keep-Alive`, by its length.
+            Known::HopByHop if field.name.len() == 10 => {
+                kept_seconds = hop::kept_seconds(value).into_iter().chain(kept_seconds).min();
+            }
             Known::Authentication => binds_connection |= field::binds_connection(value),
             _ => {}
         }
@@ -217,6 +224,7 @@ fn check<'h, 'b>(
         keep_alive: hop.keep_alive(version) && !leaves_doubt,
         upgrade: hop.upgrade().filter(|_| matches!(status, 101 | 426)),
         has_date,
+        kept_seconds,
         binds_connection,
         names_fields: hop.names_fields(),
         head,

@@ -1,6 +1,7 @@
 //! The head of a backend's answer: reading it, passing interim ones on, and starting its body on its way.
 
 use std::io;
+use std::time::Duration;
 
 use super::client::Parked;
 use super::error::Failure;
@@ -12,6 +13,9 @@ use super::transfer::{Body, Transfer};
 use crate::http1::{self, Framing, Parsed, Response, Version, is_offered};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Stream, World};
+
+/// So long before its backend closes an idle connection it gets no more requests.
+const KEPT_MARGIN: Duration = Duration::from_secs(1);
 
 /// What the backend's answer begins.
 #[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
@@ -32,6 +36,7 @@ struct Head {
     keep_alive: bool,
     to_client: Framing,
     close: bool,
+    kept_seconds: Option<u32>,
     binds: bool,
     /// It is a 101 to what the request offers.
     switches: bool,
@@ -125,6 +130,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             keep_alive: response.keep_alive,
             to_client,
             close,
+            kept_seconds: response.kept_seconds,
             binds: response.binds_connection,
             switches,
             upload_goes_on,
@@ -184,6 +190,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             pump,
             after: After::Linger,
             reusable: false,
+            kept_until: answered,
             framed: false,
             status: 101,
             answered,
@@ -200,6 +207,10 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         buffer: &mut Buffer,
         scratch: &mut Vec<u8>,
     ) -> Result<Option<Answer<W::Stream>>, Failure> {
+        // From when its head came: its backend may have counted since then. A second before, a request could meet the close.
+        let kept_until = head
+            .kept_seconds
+            .map_or(Instant::NEVER, |kept| answered + Duration::from_secs(u64::from(kept)).saturating_sub(KEPT_MARGIN));
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend();
         match pump.begin(scratch, buffer, &self.client.stream) {
@@ -211,7 +222,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                     (true, false) => After::Close,
                     (true, true) => After::Linger,
                 },
-                reusable: head.keep_alive && head.framing != Framing::UntilClose,
+                reusable: head.keep_alive && head.framing != Framing::UntilClose && kept_until > answered,
+                kept_until,
                 framed: head.to_client != Framing::UntilClose,
                 status: head.status,
                 answered,

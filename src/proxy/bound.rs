@@ -15,6 +15,8 @@ use crate::upstream::{Lease, Visit};
 pub(super) struct Bound {
     /// Where it leads.
     pub(super) backend_id: u64,
+    /// When its backend is about to close it.
+    kept_until: Instant,
     /// A [`Lease`], whose type knows the world.
     lease: Box<dyn Any>,
 }
@@ -28,12 +30,15 @@ pub(super) struct BoundWaiting {
 }
 
 impl Bound {
-    pub(super) fn new<W: World>(lease: Lease<W>) -> Self {
-        Self { backend_id: lease.backend_id(), lease: Box::new(lease) }
+    pub(super) fn new<W: World>(lease: Lease<W>, kept_until: Instant) -> Self {
+        Self { backend_id: lease.backend_id(), kept_until, lease: Box::new(lease) }
     }
 
-    /// The connection, for a request that goes where it leads, unless it is seen to be closed.
-    pub(super) fn lease<W: World>(self, visit: &Visit<W>, thorough: bool) -> Option<Lease<W>> {
+    /// The connection, for a request that goes where it leads, unless it is closed or about to be.
+    pub(super) fn lease<W: World>(self, world: &W, visit: &Visit<W>, thorough: bool) -> Option<Lease<W>> {
+        if self.kept_until <= world.now() {
+            return None;
+        }
         let mut lease = self.lease.downcast::<Lease<W>>().ok()?;
         lease.reused = true;
         (self.backend_id == visit.backend().id && lease.stream.is_quiet(thorough)).then_some(*lease)

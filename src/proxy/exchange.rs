@@ -469,9 +469,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let bound = client.bound.take();
         let is_bound = bound.is_some();
         let idle = match bound {
-            Some(bound) => bound.lease(visit, thorough),
+            Some(bound) => bound.lease(&self.world, visit, thorough),
             None if again => None,
-            None => visit.lease_idle(thorough),
+            None => visit.lease_idle(&self.world, thorough),
         };
         if let Some(lease) = idle {
             return Ok((lease, is_bound));

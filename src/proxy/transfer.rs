@@ -65,6 +65,8 @@ pub(super) struct Body<S: Stream> {
     pub(super) after: After,
     /// The upstream connection may be used again then.
     pub(super) reusable: bool,
+    /// Until its backend is about to close it.
+    pub(super) kept_until: Instant,
     /// The client can tell a cut body from a whole one by its framing.
     pub(super) framed: bool,
     pub(super) status: u16,
@@ -498,9 +500,10 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             // What a backend has said since an early answer belongs to none.
             let usable = !early || self.course.lease.stream.is_quiet(true);
             if usable && bound {
-                self.client.bound = Some(Bound::new(self.course.lease));
+                self.client.bound = Some(Bound::new(self.course.lease, body.kept_until));
             } else if usable {
-                self.course.lease.give_back(if early { self.proxy.world.now() } else { since });
+                let since = if early { self.proxy.world.now() } else { since };
+                self.course.lease.give_back(since, body.kept_until);
             }
         }
         if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {

@@ -148,11 +148,11 @@ impl<W: World> Visit<W> {
     }
 
     /// The most recently used idle connection, to the address whose turn it is, whose server has not closed it as far as can
-    /// be seen; a look at the socket itself only when `thorough`.
-    pub fn lease_idle(&self, thorough: bool) -> Option<Lease<W>> {
+    /// be seen, nor is about to; a look at the socket itself only when `thorough`.
+    pub fn lease_idle(&self, world: &W, thorough: bool) -> Option<Lease<W>> {
         let pool = self.pool();
         loop {
-            let (stream, site) = pool.sites.borrow_mut().take_idle()?;
+            let (stream, site) = pool.sites.borrow_mut().take_idle(|| world.now())?;
             if stream.is_quiet(thorough) {
                 return Some(Lease { stream, reused: true, missed: false, pool: Rc::clone(pool), site });
             }
@@ -187,8 +187,8 @@ impl<W: World> Lease<W> {
     }
 
     /// Returns the connection to its pool: its last exchange was whole and left nothing behind. It is closed where its address
-    /// has left the backend's name, or is ill.
-    pub fn give_back(self, now: Instant) {
-        self.pool.sites.borrow_mut().keep(self.stream, self.site, now);
+    /// has left the backend's name, or is ill. From `until` on it is used no more.
+    pub fn give_back(self, since: Instant, until: Instant) {
+        self.pool.sites.borrow_mut().keep(self.stream, self.site, since, until);
     }
 }

@@ -38,6 +38,8 @@ struct Site<S> {
 pub(super) struct Idle<S> {
     pub(super) stream: S,
     since: Instant,
+    /// When its server is about to close it; mostly never.
+    until: Instant,
 }
 
 /// Which site, by its number.
@@ -49,19 +51,24 @@ impl<S> Sites<S> {
         Self { list: Vec::new(), known: Arc::default(), turn: 0, numbers_used: 0 }
     }
 
-    /// The most recently used idle connection to the address whose turn it is.
+    /// The most recently used idle connection to the address whose turn it is. The clock is looked at only where servers say
+    /// when they close.
     #[inline]
-    pub(super) fn take_idle(&mut self) -> Option<(S, SiteId)> {
+    pub(super) fn take_idle(&mut self, now: impl Fn() -> Instant) -> Option<(S, SiteId)> {
         let at = if self.list.len() == 1 { 0 } else { self.next()? };
         let site = &mut self.list[at];
-        let idle = site.idle.pop_back()?;
-        self.turn = at + 1;
-        Some((idle.stream, SiteId(site.number)))
+        loop {
+            let idle = site.idle.pop_back()?;
+            if idle.until == Instant::NEVER || now() < idle.until {
+                self.turn = at + 1;
+                return Some((idle.stream, SiteId(site.number)));
+            }
+        }
     }
 
     /// Keeps a connection that has become idle; it is closed where its address has left, or is passed over.
     #[inline]
-    pub(super) fn keep(&mut self, stream: S, site: SiteId, since: Instant) {
+    pub(super) fn keep(&mut self, stream: S, site: SiteId, since: Instant, until: Instant) {
         let Some(site) = self.list.iter_mut().find(|known| known.number == site.0) else { return };
         if site.passed_over {
             return;
@@ -69,7 +76,7 @@ impl<S> Sites<S> {
         if site.idle.len() == IDLE_MAX {
             site.idle.pop_front();
         }
-        site.idle.push_back(Idle { stream, since });
+        site.idle.push_back(Idle { stream, since, until });
     }
 
     /// The addresses to connect to, one after the other until one takes the connection. The turn goes on.
@@ -103,7 +110,8 @@ impl<S> Sites<S> {
         self.follow(addresses);
         for site in &mut self.list {
             site.avoided_until = site.avoided_until.filter(|&until| until > now);
-            site.idle.retain(|idle| now.since(idle.since) < keep_alive && is_quiet(&idle.stream));
+            let fresh = |idle: &Idle<S>| now.since(idle.since) < keep_alive && now < idle.until;
+            site.idle.retain(|idle| fresh(idle) && is_quiet(&idle.stream));
         }
     }
 
@@ -178,7 +186,7 @@ mod tests {
 
     /// Where the next request is sent: over an idle connection, or over the new one that it makes.
     fn request(sites: &mut Sites<SocketAddr>, addresses: &Addresses) -> (SocketAddr, SiteId) {
-        sites.take_idle().unwrap_or_else(|| {
+        sites.take_idle(|| NOW).unwrap_or_else(|| {
             let (site, at) = sites.candidates(addresses)[0];
             (at, site)
         })
@@ -188,7 +196,7 @@ mod tests {
     fn requests(sites: &mut Sites<SocketAddr>, addresses: &Addresses, count: usize) -> Vec<u8> {
         let one = |sites: &mut Sites<SocketAddr>| {
             let (at, site) = request(sites, addresses);
-            sites.keep(at, site, NOW);
+            sites.keep(at, site, NOW, Instant::NEVER);
             let SocketAddr::V4(at) = at else { panic!("of IPv4") };
             at.ip().octets()[3]
         };
@@ -210,11 +218,11 @@ mod tests {
         assert_eq!(in_use, at(1));
         addresses.set([at(2)]);
         sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
-        sites.keep(in_use, site, NOW);
+        sites.keep(in_use, site, NOW, Instant::NEVER);
         assert_eq!((sites.idle(), requests(&mut sites, &addresses, 3)), (1, vec![2, 2, 2]));
         addresses.set([at(2), at(1)]);
         sites.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
-        sites.keep(in_use, site, NOW);
+        sites.keep(in_use, site, NOW, Instant::NEVER);
         assert_eq!(sites.idle(), 1, "the address came back, not the connection");
     }
 
@@ -256,11 +264,25 @@ mod tests {
     }
 
     #[test]
+    fn what_its_server_is_about_to_close_is_not_used_and_goes_at_the_next_sweep() {
+        let (mut sites, addresses) = (Sites::new(), addresses(&[1]));
+        let (at, site) = request(&mut sites, &addresses);
+        let until = NOW + Duration::from_secs(4);
+        sites.keep(at, site, NOW, until);
+        assert!(sites.take_idle(|| NOW + Duration::from_secs(3)).is_some());
+        sites.keep(at, site, NOW, until);
+        assert!(sites.take_idle(|| until).is_none());
+        sites.keep(at, site, NOW, until);
+        sites.sweep(&addresses, until, KEEP_ALIVE, |_| true);
+        assert_eq!(sites.idle(), 0);
+    }
+
+    #[test]
     fn what_has_been_idle_for_too_long_or_is_not_quiet_goes_and_the_oldest_first_when_descriptors_are_short() {
         let (mut sites, addresses) = (Sites::new(), addresses(&[1, 2, 3]));
         let taken: Vec<_> = (0..3).map(|_| request(&mut sites, &addresses)).collect();
         for (n, (at, site)) in (0..).zip(taken) {
-            sites.keep(at, site, NOW + Duration::from_secs(n));
+            sites.keep(at, site, NOW + Duration::from_secs(n), Instant::NEVER);
         }
         assert_eq!(sites.oldest(), Some(NOW));
         assert_eq!(sites.take_oldest().map(|idle| idle.stream), Some(at(1)));
