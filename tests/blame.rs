@@ -246,8 +246,8 @@ fn what_a_backend_does_of_its_own_is_held_against_it_whatever_its_client_does() 
         let proxy = strict(&origin, config);
         let mut client = proxy.client();
         client.send(request).rest();
-        eventually(name, || verdict(&proxy, &origin).0 + u64::from(!verdict(&proxy, &origin).1) > 0);
-        assert!(!verdict(&proxy, &origin).1, "{name}");
+        // The breaker's part is heard of a little later than the count.
+        eventually(name, || !verdict(&proxy, &origin).1);
     }
 }
 
