@@ -68,6 +68,10 @@ impl Stillness {
         self.since + patience
     }
 
+    pub(super) fn was_looked_at(&self) -> bool {
+        self.unsent.is_some()
+    }
+
     /// To be asked at the moment of [`Stillness::until`], with what the socket holds: false when its receiver takes nothing.
     pub(super) fn goes_on(&mut self, unsent: usize, now: Instant) -> bool {
         let Some(before) = self.unsent.replace(unsent) else { return true };

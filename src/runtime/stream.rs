@@ -173,7 +173,7 @@ impl<P: 'static> Stream for MayStream<P> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: SIOCOUTQ writes an int, which lives through the call, and the descriptor is open.
         let known = unsafe { libc::ioctl(self.fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        if known == 0 { usize::try_from(bytes).unwrap_or(usize::MAX) } else { usize::MAX }
+        if known == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {

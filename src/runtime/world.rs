@@ -140,9 +140,9 @@ pub trait Stream: 'static {
     }
 
     /// Bytes that were written and that the peer hasn't confirmed yet, at the price of a system call: they get fewer as it
-    /// reads, long before a write would take more. The most there can be when that isn't known.
+    /// reads, long before a write would take more. None when that isn't known.
     fn unsent(&self) -> usize {
-        usize::MAX
+        0
     }
 
     /// An empty pipe, to move a body of so many bytes. None when the body is too short to gain by it, or no pipe is to be

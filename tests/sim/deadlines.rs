@@ -13,7 +13,7 @@ use crate::origin::Origin;
 use crate::plan::{AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND, Time};
 use crate::temper::Temper;
-use crate::wire::Cut;
+use crate::wire::{Cut, Pace};
 
 /// The status and Proxy-Status error of a connection's last answer, and when it came.
 fn last_answer(log: &Log) -> (u16, String, Time) {
@@ -329,4 +329,33 @@ fn draining_finishes_what_is_in_flight_and_ends_the_idle_at_once() {
     expect_at(at, idle.started.get() + SECOND / 10);
     let answers = half.answers.borrow();
     assert!(answers.len() == 1 && answers[0].head.lists("Connection", "close"));
+}
+
+/// Its receiver's window is full all the time, and tells of room when a third of it is free.
+#[test]
+fn who_reads_slowly_but_steadily_is_not_cut() {
+    let slowly = Pace { piece: 600, rest: 2 * SECOND, patience: 200 * SECOND };
+    for of_client in [true, false] {
+        let body = vec![7; 150_000];
+        let mut house = House::new(0, |_| Temper::calm(), Config::default(), 1);
+        let origin = Origin::brisk(0);
+        let pace = if of_client { origin.pace } else { slowly };
+        house.add_origin(Origin { pace, ..origin }, || Connecting::Accepted(0));
+        let exchange = if of_client {
+            Exchange::get(1, Answering::plain(body))
+        } else {
+            Exchange::post(1, body, RequestFraming::Length, Answering::plain("got it"))
+        };
+        let mut client = house.client(vec![exchange]);
+        if of_client {
+            client.pace = slowly;
+        } else {
+            client.pace.patience = 1_000 * SECOND;
+        }
+        let log = house.play(client, 0);
+        house.finish().expect_fine();
+        let answers = log.answers.borrow();
+        assert_eq!((answers.len(), answers[0].status, &answers[0].end), (1, 200, &Ok(())));
+        assert!(answers[0].at > log.started.get() + 100 * SECOND, "too quick for this test: {}", answers[0].at);
+    }
 }

@@ -78,6 +78,16 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         let now = self.proxy.world.now();
         match expiry {
             Expiry::RequestWrite => self.course.up.goes_on(self.course.lease.stream.unsent(), now),
+            Expiry::ResponseHead if self.course.is_sent() => {
+                // What was written may still be on its way, and the backend's time begins when it has the request.
+                let unsent = self.course.lease.stream.unsent();
+                let on_its_way = unsent > 0 || self.course.up.was_looked_at();
+                let goes_on = on_its_way && self.course.up.goes_on(unsent, now);
+                if goes_on {
+                    self.course.head_deadline = Some(now + self.proxy.shared.config.request_timeout);
+                }
+                goes_on
+            }
             Expiry::ClientWrite => self.course.down.goes_on(self.client.stream.unsent(), now),
             _ => false,
         }
