@@ -6,6 +6,7 @@ use maypole::config::Config;
 
 use crate::client::Answer;
 use crate::plan::{ClientMisdeed, Exchange};
+use crate::promptness::Pauses;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Met, Stories, Story};
@@ -20,6 +21,7 @@ pub struct Circumstances<'r> {
     /// Client connections that are served at once, of all clients.
     pub connections_max: usize,
     pub stories: Stories<'r>,
+    pub pauses: Pauses,
 }
 
 /// An exchange that the proxy has answered for itself.
@@ -98,7 +100,7 @@ impl Circumstances<'_> {
     /// Its backends, or the way to them, had the whole time that there is for an answer.
     fn is_late(&self, case: &Case<'_>) -> bool {
         let timeouts = &self.config.timeouts;
-        let silent = case.story.met(Met::Silence);
+        let silent = case.story.met_silence();
         let of_address = timeouts.connect / ADDRESSES_MAX;
         let waited = |least: Duration| case.since_first_try() >= nanoseconds(least);
         waited(self.config.request_timeout)

@@ -23,6 +23,7 @@ use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
+use crate::promptness::Pauses;
 use crate::sessions;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::story::Stories;
@@ -46,6 +47,8 @@ pub struct House {
     pub worlds: Vec<SimWorld<Parked>>,
     proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
     origins: u8,
+    /// The longest that an origin rests between two pieces.
+    origins_rest: Time,
     connections_max: usize,
     played: RefCell<Vec<Played>>,
     mutants: RefCell<Vec<OwnAnswers>>,
@@ -97,6 +100,7 @@ impl House {
         let looked_at = Rc::downgrade(&control);
         sim.trail.look_with(move || looked_at.upgrade().map_or_else(State::default, |control| control.state(&of_all)));
         let house = Self {
+            origins_rest: 0,
             connections_max,
             sim,
             book,
@@ -135,6 +139,7 @@ impl House {
     /// Adds a backend with several addresses, at each of which `origin` listens as its outcome says.
     pub fn add_origin_at(&mut self, origin: &Origin, outcomes: Vec<Rc<dyn Fn() -> Connecting>>) {
         self.origins += 1;
+        self.origins_rest = self.origins_rest.max(origin.rest).max(origin.pace.rest);
         let mut addresses = Vec::new();
         for (number, outcome) in (1..).zip(outcomes) {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, number, self.origins)), 8_000);
@@ -178,9 +183,10 @@ impl House {
     /// Starts a client after `delay`.
     pub fn play(&self, client: Client, delay: Time) -> Rc<Log> {
         let (from, exchanges, log) = (client.from, client.exchanges.clone(), Rc::new(Log::default()));
+        let rests = client.rest.max(client.pace.rest);
         let into = log.clone();
         self.sim.after(delay, move |sim| client.start(sim, &into));
-        self.played.borrow_mut().push(Played { from, exchanges, log: log.clone() });
+        self.played.borrow_mut().push(Played { from, exchanges, rests, log: log.clone() });
         log
     }
 
@@ -244,14 +250,15 @@ impl House {
         self.sim.run(RUN_ENDS, PATIENCE);
         let taps = self.sim.net.take_taps();
         let mut tally = self.sim.take_tally();
+        let are_bounded = self.control.are_bounded() || self.shared.config.limits.max_in_flight > 0;
         let circumstances = Circumstances {
             config: &self.shared.config,
             connections_max: self.connections_max,
             stories: Stories::new(&self.sim.trail, &self.sim.temper),
+            pauses: Pauses::new(&self.sim.temper, self.origins_rest, are_bounded),
         };
         let mut judge = Judge::new(&self.book, &taps, &circumstances, &mut tally);
         judge.judge(&self.played.borrow());
-        let are_bounded = self.control.are_bounded() || self.shared.config.limits.max_in_flight > 0;
         let absences = self.control.absences();
         sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
         logins::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow());

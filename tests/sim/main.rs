@@ -23,6 +23,7 @@ mod peer;
 mod pipe;
 mod places;
 mod plan;
+mod promptness;
 mod rates;
 mod regressions;
 mod runners;

@@ -32,8 +32,10 @@ pub struct Try {
     /// The proxy's end of the connection that the request was offered to.
     pub way: usize,
     pub offered: Option<Moment>,
-    /// In order.
+    /// What it met in the end: on its connection if it got one, else on its way there.
     pub met: Vec<Met>,
+    /// It waited in vain for one of its origin's addresses.
+    waited: bool,
     asked: Vec<SocketAddr>,
 }
 
@@ -146,7 +148,7 @@ impl<'r> Stories<'r> {
             if !goes_on {
                 let (origin, began) = (origin_at(way.address), happened.moment);
                 let (asked, met) = (Vec::new(), Vec::new());
-                tries.push(Try { origin, began, way: happened.way, offered: None, met, asked });
+                tries.push(Try { origin, began, way: happened.way, offered: None, met, waited: false, asked });
             }
             let Some(this) = tries.last_mut() else { continue };
             this.way = happened.way;
@@ -156,6 +158,7 @@ impl<'r> Stories<'r> {
             } else {
                 this.asked.push(way.address);
                 this.met.extend(met_in_dialling(way));
+                this.waited |= this.met.contains(&Met::Silence);
             }
         }
         tries
@@ -178,11 +181,19 @@ impl<'r> Stories<'r> {
                 Deed::Closes if counts => met.push(Met::Departure),
                 // It may overtake a whole answer.
                 Deed::Resets if counts || !before => met.push(Met::Departure),
-                Deed::Stalls if !before => met.push(Met::Silence),
+                // Where it stalls behind a whole answer, nobody notices before the next request.
+                Deed::Stalls => met.push(Met::Silence),
                 _ => {}
             }
         }
         met
+    }
+
+    /// When something moved on the connection of a try, since it began.
+    pub fn moves_of(&self, tried: &Try) -> Vec<Time> {
+        let mut moves = self.ways[tried.way].socket.map(|socket| self.trail.moves_of(socket)).unwrap_or_default();
+        moves.retain(|at| *at >= tried.began.at);
+        moves
     }
 
     /// Whether the try met anything that was seen by this connection.
@@ -196,9 +207,9 @@ impl Story {
     /// That of an exchange whose client never had a connection.
     const NONE: Self = Self { begin: Moment::NEVER, end: Moment::NEVER, tries: Vec::new(), states: Vec::new() };
 
-    /// Whether any of its tries met this.
-    pub fn met(&self, this: Met) -> bool {
-        self.tries.iter().any(|tried| tried.met.contains(&this))
+    /// Whether any of its tries met silence.
+    pub fn met_silence(&self) -> bool {
+        self.tries.iter().any(|tried| tried.waited || tried.met.contains(&Met::Silence))
     }
 
     pub fn met_any(&self) -> bool {

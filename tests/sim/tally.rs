@@ -114,6 +114,7 @@ counted! {
         OwnAnswers = "the proxy answers for itself only where it must",
         Counted = "each answer of its own is counted as a failure",
         Answered = "each request is answered, or its connection ends",
+        Prompt = "no exchange stands still for longer than its own peers make it",
         Heads = "heads are rewritten as they should be",
         WellFormed = "all that the proxy sends is well-formed",
         SessionsStay = "a session stays at its backend while that one may serve it",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::net::{Connecting, SocketId};
-use crate::sim::{TaskId, Time};
+use crate::sim::{MILLISECOND, TaskId, Time};
 
 /// A place in the order of all that was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +54,8 @@ pub struct Way {
     pub by: Option<SocketId>,
     pub address: SocketAddr,
     pub outcome: Connecting,
+    /// The proxy's end, if the system gave it one.
+    pub socket: Option<SocketId>,
     /// Which requests the proxy wanted to write to it.
     pub offers: Vec<(Moment, u64)>,
     pub deeds: Vec<(Moment, Deed)>,
@@ -95,6 +97,8 @@ pub struct Trail {
     ways_of: RefCell<BTreeMap<SocketId, usize>>,
     serving: RefCell<BTreeMap<TaskId, SocketId>>,
     rolls: RefCell<Vec<(Moment, Roll)>>,
+    /// When something moved on a connection, by the proxy's end of it.
+    moved: RefCell<BTreeMap<SocketId, Vec<Time>>>,
     drained: Cell<Option<Moment>>,
     look: RefCell<Option<Rc<dyn Fn() -> State>>>,
 }
@@ -124,6 +128,7 @@ impl Trail {
         let accepted = self.now(now);
         let line = Line { client, from, accepted, written: Vec::new(), closed: None, panicked: None };
         self.lines.borrow_mut().insert(socket, line);
+        self.moved.borrow_mut().insert(socket, vec![now]);
     }
 
     /// The running task was unwound in the middle of its work.
@@ -139,12 +144,15 @@ impl Trail {
     pub fn dialled(&self, now: Time, task: Option<TaskId>, address: SocketAddr, outcome: Connecting) {
         let dialled = self.now(now);
         let (by, offers, deeds) = (self.served_by(task), Vec::new(), Vec::new());
-        self.ways.borrow_mut().push(Way { dialled, by, address, outcome, offers, deeds, closed: None });
+        self.ways.borrow_mut().push(Way { dialled, by, address, outcome, socket: None, offers, deeds, closed: None });
     }
 
     /// The last attempt to connect goes on as this socket of the proxy's.
     pub fn dials_as(&self, socket: SocketId) {
-        self.ways_of.borrow_mut().insert(socket, self.ways.borrow().len() - 1);
+        let way = self.ways.borrow().len() - 1;
+        self.ways.borrow_mut()[way].socket = Some(socket);
+        self.ways_of.borrow_mut().insert(socket, way);
+        self.moved.borrow_mut().insert(socket, Vec::new());
     }
 
     /// The proxy wants to write `bytes`, of which `taken` are taken.
@@ -179,6 +187,20 @@ impl Trail {
         if let Some(&way) = self.ways_of.borrow().get(&socket) {
             self.ways.borrow_mut()[way].deeds.push((moment, deed));
         }
+    }
+
+    /// Something moved on a connection, of which this is an end: bytes, their arrival, or that they were read.
+    pub fn moved(&self, now: Time, end: SocketId) {
+        if let Some(moved) = self.moved.borrow_mut().get_mut(&end)
+            && moved.last().is_none_or(|last| now >= last + MILLISECOND)
+        {
+            moved.push(now);
+        }
+    }
+
+    /// When something moved on the connection whose end at the proxy is `socket`, to a millisecond.
+    pub fn moves_of(&self, socket: SocketId) -> Vec<Time> {
+        self.moved.borrow().get(&socket).cloned().unwrap_or_default()
     }
 
     /// The control plane has published who there is.

@@ -9,6 +9,8 @@ use crate::net::Tap;
 use crate::plan::{
     Afterwards, AnswerFraming, Answering, Book, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming, Seen,
 };
+use crate::promptness::Answered;
+use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Story, Try};
 use crate::tally::{Promise, Tally, Wrong};
@@ -19,6 +21,8 @@ use crate::wire::Cut;
 pub struct Played {
     pub from: IpAddr,
     pub exchanges: Vec<Rc<Exchange>>,
+    /// The longest that it rests between two pieces.
+    pub rests: Time,
     pub log: Rc<Log>,
 }
 
@@ -73,6 +77,7 @@ impl<'r> Judge<'r> {
             for (number, answer) in answers.iter().enumerate() {
                 self.about = Some(life.exchanges[number].id);
                 self.judge_answer(&life, number, answer);
+                self.judge_waits(&life, number, answer);
             }
             self.about = None;
             self.judge_connection(&life, &answers);
@@ -121,6 +126,30 @@ impl<'r> Judge<'r> {
         self.expect(Promise::Answered, !left, || format!("no answer, the connection ended with {end:?}"));
         let hangs = *end == Cut::Late && begun && !said_close;
         self.expect(Promise::Answered, !hangs, || "its client was left waiting".to_owned());
+    }
+
+    /// Nobody may wait for what others do.
+    fn judge_waits(&mut self, life: &Life<'_>, number: usize, answer: &Answer) {
+        let (log, circumstances) = (&life.played.log, self.circumstances);
+        let Some(line) = log.socket.get().and_then(|socket| circumstances.stories.trail.line_of(socket)) else {
+            return;
+        };
+        if misbehaves(life.exchanges) || life.panicked() {
+            return;
+        }
+        let answered = Answered {
+            exchange: &life.exchanges[number],
+            story: &life.stories[number],
+            client_moves: &circumstances.stories.trail.moves_of(line),
+            client_rests: life.played.rests,
+            begun_at: log.begun_at.borrow()[number],
+            is_own: is_own(answer),
+        };
+        let standstill = circumstances.pauses.standstill(&circumstances.stories, &answered);
+        self.tally.checked(Promise::Prompt, 1);
+        if let Some(standstill) = standstill {
+            self.expect(Promise::Prompt, false, || format!("{standstill}, {}", answered.story));
+        }
     }
 
     /// Nobody had a seat for it.

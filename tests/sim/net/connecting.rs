@@ -124,6 +124,7 @@ impl Sim {
                 socket.connected && !socket.closed
             });
             if lives {
+                sim.moved(dialer);
                 sim.tell(dialer, Mask::WRITABLE);
             } else {
                 // Whoever dialled has gone meanwhile.

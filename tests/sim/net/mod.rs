@@ -266,6 +266,7 @@ impl Sim {
             }
         }
         self.trail.written(self.now(), id, head, fits);
+        self.moved(id);
         if fits == 0 {
             return blocked;
         }
@@ -312,6 +313,7 @@ impl Sim {
 
     fn take_in(&self, id: SocketId, bytes: &[u8]) {
         self.trace.note(self.now(), "arrive", &[id.number(), bytes.len() as u64], String::new);
+        self.moved(id);
         let (closed, peer) = self.net.with(id, |socket| {
             socket.flying -= bytes.len();
             if !socket.closed && socket.broken.is_none() {
@@ -331,6 +333,7 @@ impl Sim {
 
     fn take_in_fin(&self, id: SocketId) {
         self.trace.note(self.now(), "fin", &[id.number()], String::new);
+        self.moved(id);
         self.net.with(id, |socket| socket.fin_arrived = true);
         let mut mask = Mask::READABLE;
         mask |= Mask::HALF_CLOSED;
@@ -361,6 +364,7 @@ impl Sim {
         });
         if alive {
             self.trace.note(self.now(), "broken", &[id.number()], || how.to_string());
+            self.moved(id);
             self.tell(id, Mask::ANYTHING);
         }
     }
@@ -401,6 +405,7 @@ impl Sim {
             },
         );
         if let (Ok(length), Some(peer)) = (&outcome, peer) {
+            self.moved(id);
             self.trace.note_bytes(&into[..*length]);
             if self.net.with(peer, |socket| socket.starved) && self.space(peer) * 3 >= self.temper.window {
                 let delay = self.latency();
@@ -408,6 +413,13 @@ impl Sim {
             }
         }
         outcome
+    }
+
+    /// Notes that something moved on a connection.
+    fn moved(&self, id: SocketId) {
+        for end in [Some(id), self.peer_of(id)].into_iter().flatten() {
+            self.trail.moved(self.now(), end);
+        }
     }
 
     fn tell_space(&self, id: SocketId) {
