@@ -12,6 +12,12 @@
         feature = "sabotage-blame-backend",
         feature = "sabotage-keep-worker",
         feature = "sabotage-share-login",
+        feature = "sabotage-keep-coroutine",
+        feature = "sabotage-give-up-early",
+        feature = "sabotage-spread-failure",
+        feature = "sabotage-spread-crowding",
+        feature = "sabotage-spread-absence",
+        feature = "sabotage-spread-delay",
     )
 ))]
 compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");

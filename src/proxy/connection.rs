@@ -74,6 +74,28 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     /// The next exchange.
     fn next_turn(&self, client: &mut Client<W::Stream>) -> Result<Turn<W>, Pause> {
         let (directions, scratch) = self.read_head(client)?;
+        #[cfg(feature = "sabotage-spread-failure")] // Broken on purpose: ./x sabotage
+        let directions = match self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) {
+            0 => directions,
+            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::ClosedBeforeHead)), ..directions },
+        };
+        #[cfg(feature = "sabotage-spread-crowding")] // Broken on purpose: ./x sabotage
+        let directions = match self.shared.failures.of(crate::observe::Reason::QueueTimeout) {
+            0 => directions,
+            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::QueueFull)), ..directions },
+        };
+        #[cfg(feature = "sabotage-spread-absence")] // Broken on purpose: ./x sabotage
+        let directions = match self.shared.failures.of(crate::observe::Reason::NoBackend) {
+            0 => directions,
+            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::NoBackend)), ..directions },
+        };
+        #[cfg(feature = "sabotage-spread-delay")] // Broken on purpose: ./x sabotage
+        if self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) > 0 {
+            let until = self.world.now() + Duration::from_secs(5);
+            while self.world.now() < until {
+                self.world.wait(&client.stream, None, until);
+            }
+        }
         Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, directions, scratch)))
     }
 

@@ -345,6 +345,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     fn may_try_again(&self, again: Again, tries: usize) -> bool {
+        #[cfg(feature = "sabotage-give-up-early")] // Broken on purpose: ./x sabotage
+        let tries = tries + 1;
         tries < self.tries_max()
             && match again {
                 Again::No => false,

@@ -116,6 +116,15 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::LoginsAreOnes)
 } else if cfg!(feature = "sabotage-keep-coroutine") {
     Some(Promise::WaitsAside)
+} else if cfg!(any(
+    feature = "sabotage-give-up-early",
+    feature = "sabotage-spread-failure",
+    feature = "sabotage-spread-crowding",
+    feature = "sabotage-spread-absence"
+)) {
+    Some(Promise::OwnAnswers)
+} else if cfg!(feature = "sabotage-spread-delay") {
+    Some(Promise::Prompt)
 } else {
     None
 };

@@ -22,6 +22,8 @@ pub struct Circumstances<'r> {
     pub connections_max: usize,
     pub stories: Stories<'r>,
     pub pauses: Pauses,
+    /// Retries for which there was no budget.
+    pub retries_denied: u64,
 }
 
 /// An exchange that the proxy has answered for itself.
@@ -68,6 +70,18 @@ impl Circumstances<'_> {
             504 => self.is_late(case),
             status => case.exchange.spoilt().map(Spoilt::status) == Some(status),
         }
+    }
+
+    /// Whether a failure was told though the request might have been tried again.
+    pub fn gave_up_early(&self, case: &Case<'_>) -> bool {
+        let retries = &self.config.retries;
+        let Some(last) = case.story.tries.last() else { return false };
+        // Whose name has no address is tried too, and leaves no trace.
+        let all_counted = !self.was_called(case, |roll| roll.unresolved);
+        let may_be_repeated = last.offered.is_none() && retries.on_connect && !last.met.contains(&Met::NoDescriptor);
+        let in_budget = self.retries_denied == 0;
+        let few = case.story.tries.len() < retries.attempts as usize;
+        case.answer.status == 502 && few && all_counted && may_be_repeated && in_budget
     }
 
     /// Whether an answer of this status has a request tried again.

@@ -256,6 +256,7 @@ impl House {
             connections_max: self.connections_max,
             stories: Stories::new(&self.sim.trail, &self.sim.temper),
             pauses: Pauses::new(&self.sim.temper, self.origins_rest, are_bounded),
+            retries_denied: self.shared.retries.totals().1,
         };
         let mut judge = Judge::new(&self.book, &taps, &circumstances, &mut tally);
         judge.judge(&self.played.borrow());

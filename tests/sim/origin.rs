@@ -192,6 +192,7 @@ impl Connection {
     fn give_up(&self, exchange: &Exchange, attempt: usize) -> Result<(), Over> {
         let sim = &self.peer.sim;
         sim.struck(Fault::BackendGivesUpReading);
+        self.peer.note(Deed::GivesUp);
         self.book.given_up.borrow_mut().insert(exchange.id);
         match sim.chance.below(4) {
             0 => {}
@@ -356,6 +357,7 @@ impl Connection {
             self.peer.send_patiently(piece, self.origin.gives_up).inspect_err(|unsent| {
                 if *unsent == Unsent::Late {
                     sim.struck(Fault::BackendGivesUpWriting);
+                    self.peer.note(Deed::GivesUp);
                     if sim.chance.percent(50) {
                         self.peer.reset_on_close();
                     }

@@ -24,6 +24,8 @@ pub struct Pauses {
     origins: Time,
     /// Requests may have to wait for room.
     queue: bool,
+    /// Connections may have to wait for a coroutine, for as long as others hold them: `runners.rs` has its own promises.
+    few_coroutines: bool,
 }
 
 /// An exchange that was answered, and whose client did nothing wrong.
@@ -51,7 +53,7 @@ pub struct Standstill {
 impl Pauses {
     pub fn new(temper: &Temper, origins: Time, queue: bool) -> Self {
         let network = 4 * (temper.latency.end() + temper.event_delay.end()) + temper.timer_slack;
-        Self { network, origins, queue }
+        Self { network, origins, queue, few_coroutines: temper.coroutines < usize::MAX }
     }
 
     /// For how long nothing may move in it.
@@ -65,7 +67,7 @@ impl Pauses {
     /// The longest time in which nothing moved although none of its peers kept it waiting, if that was too long.
     pub fn standstill(&self, stories: &Stories<'_>, answered: &Answered<'_>) -> Option<Standstill> {
         let story = answered.story;
-        if story.met_silence() || (self.queue && answered.is_own) {
+        if self.few_coroutines || story.met_silence() || (self.queue && answered.is_own) {
             return None;
         }
         let (begin, end) = (story.begin.at.max(answered.begun_at), story.end.at);
@@ -78,7 +80,8 @@ impl Pauses {
         moves.retain(|at| (begin..=end).contains(at));
         moves.sort_unstable();
         // Who has to wait for room waits before a try.
-        let is_queued = |at: Time| self.queue && story.tries.iter().any(|tried| tried.began.at == at);
+        let last_try = story.tries.last().map_or(begin, |last| last.began.at);
+        let is_queued = |to: Time| self.queue && to <= last_try;
         let gaps = moves.windows(2).filter(|pair| !is_queued(pair[1])).map(|pair| (pair[1] - pair[0], pair[0]));
         let (lasted, from) = gaps.max()?;
         let longest = self.longest(answered);

@@ -22,6 +22,8 @@ pub enum Met {
     Departure,
     /// Its origin sent what no answer may be.
     Babble,
+    /// Its origin had enough of its client.
+    Impatience,
 }
 
 /// One backend, asked once.
@@ -179,6 +181,7 @@ impl<'r> Stories<'r> {
                 Deed::SaysClose if before => return Vec::new(),
                 Deed::Babbles if counts => met.push(Met::Babble),
                 Deed::Closes if counts => met.push(Met::Departure),
+                Deed::GivesUp => met.push(Met::Impatience),
                 // It may overtake a whole answer.
                 Deed::Resets if counts || !before => met.push(Met::Departure),
                 // Where it stalls behind a whole answer, nobody notices before the next request.

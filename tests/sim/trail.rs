@@ -74,6 +74,8 @@ pub enum Deed {
     Babbles,
     /// It fell silent.
     Stalls,
+    /// It had enough of a client that neither sent nor read.
+    GivesUp,
     /// It closed its sending side.
     Closes,
     Resets,

@@ -131,7 +131,8 @@ impl<'r> Judge<'r> {
     /// Nobody may wait for what others do.
     fn judge_waits(&mut self, life: &Life<'_>, number: usize, answer: &Answer) {
         let (log, circumstances) = (&life.played.log, self.circumstances);
-        let Some(line) = log.socket.get().and_then(|socket| circumstances.stories.trail.line_of(socket)) else {
+        let trail = circumstances.stories.trail;
+        let Some(socket) = log.socket.get().and_then(|socket| trail.line_of(socket)) else {
             return;
         };
         if misbehaves(life.exchanges) || life.panicked() {
@@ -140,7 +141,7 @@ impl<'r> Judge<'r> {
         let answered = Answered {
             exchange: &life.exchanges[number],
             story: &life.stories[number],
-            client_moves: &circumstances.stories.trail.moves_of(line),
+            client_moves: &trail.moves_of(socket),
             client_rests: life.played.rests,
             begun_at: log.begun_at.borrow()[number],
             is_own: is_own(answer),
@@ -255,6 +256,10 @@ impl<'r> Judge<'r> {
         let status = answer.head.field("Proxy-Status").unwrap_or_default();
         self.expect(Promise::OwnAnswers, allowed, || {
             format!("the proxy answered {} ({status}) without need, {}", answer.status, case.story)
+        });
+        let gave_up = self.circumstances.gave_up_early(&case);
+        self.expect(Promise::OwnAnswers, !gave_up, || {
+            format!("the proxy answered {} ({status}) too early, {}", answer.status, case.story)
         });
         let turned_away = answer.status == 503 && number == 0 && self.is_turned_away(life);
         let broke_off = answer.end.is_err() && !misbehaves(life.exchanges) && !life.panicked() && !turned_away;
