@@ -337,9 +337,9 @@ fn when_all_are_down_by_their_checks_they_are_tried_if_that_is_wanted() {
         assert_eq!(proxy.get("/").status(), status, "{when_all_down}");
         assert_eq!(proxy.admin("GET", "/readyz", "").status(), 503);
     }
-    // A name and no one behind it: what can't be connected to is told as ever.
+    // An address and no one behind it: tried in vain for a while.
     let dead = format!("http://127.0.0.1:{}", free_port());
     let proxy = Proxy::with(&[], json!({ "backends": [dead], "when_all_down": "try" }));
     eventually("it is down", || proxy.status()["backends"][0]["alive"] == false);
-    assert_eq!(proxy.get("/").status(), 502);
+    assert_eq!(proxy.get("/").status(), 503);
 }

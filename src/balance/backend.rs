@@ -53,9 +53,14 @@ pub struct Backend {
 #[derive(Debug)]
 struct Load {
     in_flight: AtomicUsize,
-    /// 0: no bound, neither of its own nor on all together; `usize::MAX`: the latter alone.
+    /// 0: no bound, neither of its own nor on all together; [`BOUND_OF_ALL`]: the latter alone; with [`AWAY`] in it: it takes
+    /// none at all for now.
     in_flight_max: AtomicUsize,
 }
+
+/// The bit that says that nothing is sent to it. Beside the bound, so that a pick has one number to look at.
+const AWAY: usize = 1 << (usize::BITS - 1);
+const BOUND_OF_ALL: usize = AWAY - 1;
 
 /// Where a backend is and what it is called: the part of a [`Backend`] that comes from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +142,29 @@ impl Backend {
     /// Bounds the requests in flight: to be called before a snapshot is published, which serves those that wait. What is in
     /// flight beyond a lower bound goes on.
     pub fn set_max_connections(&self, max_connections: usize) {
-        let max = if max_connections == 0 && self.queue.is_bounded() { usize::MAX } else { max_connections };
-        self.load.in_flight_max.store(max, Ordering::Relaxed);
+        let max = if max_connections == 0 && self.queue.is_bounded() { BOUND_OF_ALL } else { max_connections };
+        let with_bound = |now: usize| Some((now & AWAY) | max);
+        let _ = self.load.in_flight_max.fetch_update(Ordering::SeqCst, Ordering::Relaxed, with_bound);
+    }
+
+    /// It refuses connections, and no other one is there: nothing is sent to it until it has [come back](Self::came_back),
+    /// and those that wait look after it.
+    pub fn went_away(&self) {
+        if self.load.in_flight_max.fetch_or(AWAY, Ordering::SeqCst) & AWAY == 0 {
+            self.queue.rouse();
+        }
+    }
+
+    /// It takes connections again, or that is to be tried: those that wait for it get their places.
+    pub fn came_back(&self) {
+        if self.load.in_flight_max.fetch_and(!AWAY, Ordering::SeqCst) & AWAY != 0 {
+            self.queue.room_made();
+        }
+    }
+
+    /// Whether nothing is sent to it, since it refused a connection.
+    pub fn is_away(&self) -> bool {
+        self.load.in_flight_max.load(Ordering::Relaxed) & AWAY != 0
     }
 
     /// How long it takes to answer, if that is kept.
@@ -166,7 +192,7 @@ impl Backend {
     #[inline]
     pub fn has_room(&self) -> bool {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
-        max == 0 || (self.in_flight() < max && self.queue.has_room())
+        max == 0 || (max & AWAY == 0 && self.in_flight() < max && self.queue.has_room())
     }
 
     /// Counts a request more in flight; false, and nothing is counted, where there is no room.
@@ -182,6 +208,9 @@ impl Backend {
 
     #[cold]
     fn enter_within(&self, max: usize) -> bool {
+        if max & AWAY != 0 {
+            return false;
+        }
         let enters = self.queue.enter();
         if enters && !count_within(&self.load.in_flight, max) {
             self.queue.leave();

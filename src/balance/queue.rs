@@ -1,4 +1,4 @@
-//! Limits of concurrency, and the one queue of those that wait for room: who came first is served first, whichever worker
+//! Limits of concurrency, and the one queue of those that wait for room, or for a backend that is away: who came first is served first, whichever worker
 //! it is on.
 //!
 //! The queue's lock is taken by who waits, and by who ends a request while somebody waits. Nobody is forgotten: who ends a
@@ -38,6 +38,8 @@ struct Line {
     waiting: BTreeMap<u64, Waiter>,
     /// Those whose turn has come, until they take notice.
     called: BTreeMap<u64, Call>,
+    /// Which of those that wait looks after backends that are away, for all of them.
+    scout: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -131,6 +133,14 @@ impl Queue {
         self.unlock(line, called);
     }
 
+    /// Has all that wait look around, since it isn't for room any more.
+    #[cold]
+    pub(super) fn rouse(&self) {
+        let line = self.line.lock();
+        let all = line.waiting.values().map(|waiter| waiter.waker.clone()).collect();
+        self.unlock(line, all);
+    }
+
     /// Says how many wait, and wakes those that don't any more.
     fn unlock(&self, line: parking_lot::MutexGuard<'_, Line>, called: Vec<Waker>) {
         self.waiting.store(line.waiting.len(), Ordering::SeqCst);
@@ -199,6 +209,11 @@ impl Ticket {
     pub fn take_call(&self) -> Option<Call> {
         self.queue.line.lock().called.remove(&self.number)
     }
+
+    /// Whether it is for this one to look after backends that are away, until it leaves: one does so for all that wait.
+    pub fn is_scout(&self) -> bool {
+        *self.queue.line.lock().scout.get_or_insert(self.number) == self.number
+    }
 }
 
 impl Drop for Ticket {
@@ -206,7 +221,9 @@ impl Drop for Ticket {
         let mut line = self.queue.line.lock();
         line.waiting.remove(&self.number);
         let left = line.called.remove(&self.number);
-        self.queue.unlock(line, Vec::new());
+        let scouted = line.scout.take_if(|scout| *scout == self.number).is_some();
+        let next = if scouted { line.waiting.values().next().map(|waiter| waiter.waker.clone()) } else { None };
+        self.queue.unlock(line, next.into_iter().collect());
         // Its place is given to the next, which takes the lock again.
         drop(left);
     }

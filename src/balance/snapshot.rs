@@ -136,6 +136,12 @@ impl Snapshot {
         self.tiers.iter().any(|tier| tier.is_open() || tier.has_avoided())
     }
 
+    /// Whether a request that found nobody to be sent to waits for those that refuse connections: all are away.
+    pub fn is_away(&self) -> bool {
+        let mut usable = self.tiers.iter().flat_map(Tier::usable).peekable();
+        usable.peek().is_some() && usable.all(|backend| backend.is_away())
+    }
+
     /// Whether any backend may get traffic.
     pub(super) fn has_eligible(&self) -> bool {
         !self.tiers.is_empty()

@@ -117,6 +117,13 @@ impl Tier {
         self.candidates.iter().any(Candidate::is_avoided)
     }
 
+    /// Those that could be picked if they had room: their breakers let requests through, or they are picked for want of
+    /// others.
+    pub(super) fn usable(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let usable = |candidate: &&Candidate| candidate.backend.is_open() || candidate.is_avoided();
+        self.candidates.iter().filter(usable).map(|candidate| &candidate.backend)
+    }
+
     /// A place for a request that has waited, at the least loaded one that [`Self::pick`] could pick.
     pub(super) fn take_place(&self, tried: &[u64]) -> Option<Place> {
         self.take_least_loaded(false, |candidate| candidate.may_serve(tried))

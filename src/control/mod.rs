@@ -334,6 +334,10 @@ impl Audience for Findings {
         self.registry.tell();
     }
 
+    fn is_last_resort(&self, id: u64) -> bool {
+        self.registry.is_last_resort(id)
+    }
+
     fn unreachable(&self, id: u64) {
         (self.refresh)(id);
     }

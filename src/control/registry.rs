@@ -231,6 +231,9 @@ impl Registry {
     pub fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry_mut(id) else { return };
+        if probe.passed {
+            entry.backend.came_back();
+        }
         if let Some(health) = changed {
             if self.slow_start && entry.health == Health::Down {
                 entry.start_slowly();
@@ -249,6 +252,14 @@ impl Registry {
         if let Some(entry) = self.inner.lock().entry_mut(id) {
             entry.note_address(address, health, probe);
         }
+    }
+
+    /// Whether a backend gets traffic, and no other one does.
+    pub fn is_last_resort(&self, id: u64) -> bool {
+        self.read(|entries| {
+            let mut eligible = entries.iter().filter(|entry| entry.is_eligible());
+            eligible.next().is_some_and(|entry| entry.backend.id == id) && eligible.next().is_none()
+        })
     }
 
     /// Takes in that a backend is down since it refused a worker's connection.

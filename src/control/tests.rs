@@ -426,13 +426,31 @@ fn readiness_follows_the_phases_and_the_backends() {
 #[test]
 fn a_refused_backend_comes_back_by_itself() {
     let (_serving, url) = good();
-    let scene = Scene::with(std::slice::from_ref(&url));
-    scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
+    let (_other_serving, other) = good();
+    let scene = Scene::with(&[url.clone(), other.clone()]);
+    scene.wait_for(|scene| (0..2).all(|index| scene.get("/backends").json()[index]["health"] == "up"));
     let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
     let version = scene.version();
     scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
     scene.wait_for(|scene| scene.version() == version + 2);
-    assert_eq!(scene.eligible(), [url]);
+    assert_eq!(scene.eligible(), [url, other]);
+}
+
+#[test]
+fn the_last_eligible_backend_stays_eligible_whatever_it_refuses() {
+    let (_serving, url) = good();
+    let (_drained_serving, drained) = good();
+    let scene = Scene::with(&[drained.clone(), url.clone()]);
+    scene.wait_for(|scene| (0..2).all(|index| scene.get("/backends").json()[index]["health"] == "up"));
+    let drain = json!({ "url": drained, "state": "drain" }).to_string();
+    assert_eq!(scene.call("PATCH", "/backends", &drain).status, 200);
+    let last = scene.fleet.snapshot.load().backends().nth(1).map(Arc::clone).unwrap();
+    let version = scene.version();
+    scene.fleet.reports.try_send(Report::Refused(last)).unwrap();
+    // It is probed for that, and found to be well.
+    let probes = scene.get("/backends").json()[1]["last_probe"]["at"].clone();
+    scene.wait_for(|scene| scene.get("/backends").json()[1]["last_probe"]["at"] != probes);
+    assert_eq!((scene.version(), scene.eligible()), (version, vec![url]));
 }
 
 #[test]

@@ -52,6 +52,8 @@ reasons! {
     LoopDetected = "loop_detected",
     /// No backend is eligible.
     NoBackend = "no_backend",
+    /// The last eligible backend refused connections for a second.
+    BackendAway = "backend_away",
     /// There is no room at the backends, and as many wait as `queue.size` allows.
     QueueFull = "queue_full",
     /// There was no room at the backends for `queue.timeout`.

@@ -41,6 +41,8 @@ pub enum Failure {
     ConnectionLimit,
     /// `limits.connections_per_client` is reached.
     ClientConnectionLimit,
+    /// The only backend, or all of them, refused connections for as long as a request waits for that to pass.
+    BackendAway,
     /// The backend's name has no address.
     NameNotResolved,
     /// The backend refused the connection.
@@ -123,6 +125,10 @@ impl Failure {
             Self::NoBackend => View {
                 retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
                 ..backend_fault(503, "destination_unavailable", Reason::NoBackend, "no healthy backend")
+            },
+            Self::BackendAway => View {
+                retry_after_seconds: Some(NO_BACKEND_RETRY_SECONDS),
+                ..backend_fault(503, "destination_unavailable", Reason::BackendAway, "no backend takes connections")
             },
             Self::QueueFull => over_limit(Reason::QueueFull, "too many requests at once"),
             Self::QueueTimeout => over_limit(Reason::QueueTimeout, "too many requests at once, waited for too long"),
@@ -274,6 +280,7 @@ mod tests {
         Failure::QueueTimeout,
         Failure::ConnectionLimit,
         Failure::ClientConnectionLimit,
+        Failure::BackendAway,
         Failure::NameNotResolved,
         Failure::ConnectRefused,
         Failure::ConnectUnroutable,
@@ -318,6 +325,7 @@ mod tests {
             (Failure::BadRequest(RequestError::NotImplemented("x")), 501, "http_request_error", false),
             (Failure::RateLimited { retry_after_seconds: 1 }, 429, "http_request_denied", true),
             (Failure::NoBackend, 503, "destination_unavailable", true),
+            (Failure::BackendAway, 503, "destination_unavailable", true),
             (Failure::QueueFull, 503, "connection_limit_reached", true),
             (Failure::QueueTimeout, 503, "connection_limit_reached", true),
             (Failure::ConnectRefused, 502, "connection_refused", false),

@@ -113,6 +113,8 @@ enum Miss {
     },
     /// Its answer was passed over for another try, which the budget has granted.
     PassedOver,
+    /// The backend refused the connection, and no other one is there: the request waits for it, which is no try.
+    Away,
 }
 
 /// Whether a request may be sent again.
@@ -316,6 +318,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 Ok(turn) => return turn,
                 Err(miss) => miss,
             };
+            if matches!(miss, Miss::Away) {
+                tries.absence.ends(self.world.now());
+                tries.count -= 1;
+                next = Next::Visit(Err(Halt::Full));
+                continue;
+            }
             if let Miss::Failed { failure, again } = miss {
                 if !self.may_try_again(again, tries.count) {
                     return self.answer_failure(client, &facts, failure, scratch);
@@ -406,10 +414,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         tries: &mut Tries,
         scratch: &mut Scratch,
     ) -> Result<Turn<W>, Miss> {
-        let again = tries.count > 1;
-        let leased = self.lease(client, facts, &visit, again);
+        let leased = self.lease(client, facts, &visit, tries.tried());
         let began = self.world.now();
-        if !again {
+        if tries.count == 1 && !tries.absence.is_known() {
             self.shared.retries.note_request(self.world.worker(), began.0);
         }
         let (lease, bound) = leased?;
@@ -463,7 +470,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         client: &mut Client<W::Stream>,
         facts: &Facts,
         visit: &Visit<W>,
-        again: bool,
+        tried: &[u64],
     ) -> Result<(Lease<W>, bool), Miss> {
         // What can't be sent twice is worth a look at the socket itself. Where one idle connection turned out dead, the
         // others may be too: a second try begins with a new one, and so does a client whose own has ended.
@@ -472,7 +479,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let is_bound = bound.is_some();
         let idle = match bound {
             Some(bound) => bound.lease(&self.world, visit, thorough),
-            None if again => None,
+            None if tried.len() > 1 => None,
             None => visit.lease_idle(&self.world, thorough),
         };
         if let Some(lease) = idle {
@@ -498,6 +505,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             };
             if let Some(report) = report {
                 let _ = self.shared.fleet.reports.try_send(report);
+            }
+            if error == ConnectError::Refused && self.is_away(visit, tried) {
+                return Miss::Away;
             }
             let failure = Failure::from(error);
             self.note_failure(visit, &failure, Reached::NewConnection, &Holdup::default());

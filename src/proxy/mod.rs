@@ -160,6 +160,7 @@ impl<W: World<Parked = Parked>> Service<W> for Proxy<W> {
     }
 
     fn tick(&self) {
+        self.welcome_back(&self.shared.fleet.snapshot.load());
         self.pools.sweep(self.shared.config.timeouts.upstream_keep_alive);
         self.buffers.trim();
         self.body_buffers.trim();

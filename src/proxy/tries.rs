@@ -1,7 +1,7 @@
 //! What is kept of an exchange's tries, also while it is laid aside.
 
 use super::exchange::{Facts, TRIES_MAX};
-use super::queue::InLine;
+use super::queue::{Absence, InLine};
 use super::transfer::Course;
 use crate::runtime::world::{Instant, World};
 
@@ -27,6 +27,7 @@ pub(super) struct Tries {
     pub(super) ids: [u64; TRIES_MAX],
     /// When the answer's head must be there, whoever gives it; set once a try has sent the request.
     pub(super) head_deadline: Option<Instant>,
+    pub(super) absence: Absence,
     /// The length of the request's head in the client's buffer.
     pub(super) head_bytes: usize,
 }
@@ -34,7 +35,7 @@ pub(super) struct Tries {
 impl Tries {
     /// None yet, of a request whose head has so many bytes.
     pub(super) fn new(head_bytes: usize) -> Self {
-        Self { count: 0, ids: [0; TRIES_MAX], head_deadline: None, head_bytes }
+        Self { count: 0, ids: [0; TRIES_MAX], head_deadline: None, absence: Absence::default(), head_bytes }
     }
 
     pub(super) fn tried(&self) -> &[u64] {
@@ -42,8 +43,8 @@ impl Tries {
     }
 
     /// What the queue asks of them.
-    pub(super) fn asked(&self) -> (&[u64], Option<Instant>) {
-        (self.tried(), self.head_deadline)
+    pub(super) fn asked(&mut self) -> (&[u64], Option<Instant>, &mut Absence) {
+        (&self.ids[..self.count], self.head_deadline, &mut self.absence)
     }
 
     pub(super) fn add(&mut self, id: u64) {

@@ -55,6 +55,13 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         self.observe(visit, seen, || self.world.now().0);
     }
 
+    /// Tells of a refused connection where the request waits for the same backend, as the last one there is: its breaker
+    /// isn't told, which would keep it out for longer than it is away.
+    pub(super) fn note_absence(&self, visit: &Visit<W>) {
+        visit.backend().record(self.world.worker(), Outcome::Failed, || self.world.now().0);
+        self.observe(visit, Seen::Nothing, || self.world.now().0);
+    }
+
     #[inline]
     fn observe(&self, visit: &Visit<W>, seen: Seen, now_ns: impl FnOnce() -> u64) {
         let reports = &self.shared.fleet.reports;
@@ -93,6 +100,7 @@ fn blame(failure: &Failure, holdup: &Holdup) -> Outcome {
         | Failure::NoLocalPort
         | Failure::NoDescriptor
         | Failure::NoBackend
+        | Failure::BackendAway
         | Failure::QueueFull
         | Failure::QueueTimeout
         | Failure::ConnectionLimit

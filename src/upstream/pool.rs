@@ -91,6 +91,17 @@ impl<W: World> Pools<W> {
         })
     }
 
+    /// Sees whether `backend` takes a connection, and keeps that for the next request.
+    ///
+    /// # Errors
+    /// See [`connect`].
+    pub fn try_out(&self, backend: &Arc<Backend>, client: &W::Stream, deadline: Instant) -> Result<(), ConnectError> {
+        let pool = self.pool_of(backend).0;
+        let lease = pool.connect(&self.world, client, deadline)?;
+        lease.give_back(self.world.now(), Instant::NEVER);
+        Ok(())
+    }
+
     /// Closes what has been idle for `keep_alive`, what its server has closed, what leads to an address that its backend's
     /// name has left or that is ill, and every idle connection to a backend that was removed.
     pub fn sweep(&self, keep_alive: Duration) {
@@ -116,6 +127,18 @@ impl<W: World> Pools<W> {
     /// Idle connections over all pools.
     pub fn idle(&self) -> usize {
         self.table.borrow().iter().flatten().map(|pool| pool.sites.borrow().idle()).sum()
+    }
+}
+
+impl<W: World> Pool<W> {
+    fn connect(self: &Rc<Self>, world: &W, client: &W::Stream, deadline: Instant) -> Result<Lease<W>, ConnectError> {
+        let candidates = self.sites.borrow_mut().candidates(&self.backend.addresses);
+        let (stream, number) = connect(world, candidates.iter().map(|(_, at)| *at), client, deadline)?;
+        let missed = number > 0;
+        if missed {
+            self.sites.borrow_mut().avoid(&candidates[..number], world.now());
+        }
+        Ok(Lease { stream, reused: false, missed, pool: Rc::clone(self), site: candidates[number].0 })
     }
 }
 
@@ -165,14 +188,7 @@ impl<W: World> Visit<W> {
     /// # Errors
     /// See [`connect`].
     pub fn lease_new(&self, world: &W, client: &W::Stream, deadline: Instant) -> Result<Lease<W>, ConnectError> {
-        let pool = self.pool();
-        let candidates = pool.sites.borrow_mut().candidates(&pool.backend.addresses);
-        let (stream, number) = connect(world, candidates.iter().map(|(_, at)| *at), client, deadline)?;
-        let missed = number > 0;
-        if missed {
-            pool.sites.borrow_mut().avoid(&candidates[..number], world.now());
-        }
-        Ok(Lease { stream, reused: false, missed, pool: Rc::clone(pool), site: candidates[number].0 })
+        self.pool().connect(world, client, deadline)
     }
 
     fn pool(&self) -> &Rc<Pool<W>> {

@@ -138,7 +138,10 @@ impl Control {
         let all_max = shared.config.limits.max_in_flight;
         let takes_one = |entry: &Entry| {
             let (bound, backend) = (entry.config.max_connections, &entry.backend);
-            entry.is_eligible() && backend.is_open() && (bound == 0 || backend.in_flight() < bound)
+            entry.is_eligible()
+                && backend.is_open()
+                && !backend.is_away()
+                && (bound == 0 || backend.in_flight() < bound)
         };
         trail::State {
             seated: shared.connections(),
@@ -165,6 +168,7 @@ impl Control {
         for report in self.reports.try_iter() {
             if let Report::Refused(backend) = &report
                 && refusals
+                && !self.registry.is_last_resort(backend.id)
             {
                 self.registry.refused(backend.id, SystemTime::UNIX_EPOCH);
             }

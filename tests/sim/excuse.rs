@@ -14,6 +14,8 @@ use crate::trail::{Line, Moment, Roll, State};
 
 /// An origin has no more addresses than this, each of which has its part of the time to connect.
 const ADDRESSES_MAX: u32 = 2;
+/// How long a request waits for backends that refuse connections.
+const AWAY_MAX: Duration = Duration::from_secs(1);
 
 /// What is known of a run apart from what its exchanges met.
 pub struct Circumstances<'r> {
@@ -55,6 +57,10 @@ impl Circumstances<'_> {
             }
             503 => match case.details() {
                 "no healthy backend" => self.lacks_backends(case),
+                "no backend takes connections" => {
+                    let is_crowded = case.was_ever(|state| state.waiting >= self.config.queue.size);
+                    case.was_ever(|state| !state.has_room) && (is_crowded || case.elapsed() >= nanoseconds(AWAY_MAX))
+                }
                 "too many requests at once" => {
                     case.was_ever(|state| !state.has_room && state.waiting >= self.config.queue.size)
                 }

@@ -2,6 +2,7 @@
 #![allow(clippy::struct_excessive_bools, reason = "a socket and a temper are lists of independent facts")]
 #![allow(clippy::type_complexity, reason = "what an actor shares with its test is spelled out where it is made")]
 
+mod away;
 mod blame;
 mod breakers;
 mod campaign;

@@ -280,3 +280,60 @@ fn a_pick_passes_full_ones_over_whatever_the_strategy() {
         assert!(pick(&[], 0).is_none(), "{strategy:?}");
     }
 }
+
+#[test]
+fn who_waits_for_a_backend_that_is_away_gets_its_place_when_it_has_come_back_within_its_bound() {
+    for bound in [0, 1] {
+        let scene = scene(0, 10, &[bound]);
+        let backend = &scene.backends[0];
+        backend.went_away();
+        assert!(scene.begin(0).is_none());
+        assert!(scene.fleet.snapshot.load().is_away());
+        let waiting = [scene.join(&[]).unwrap(), scene.join(&[]).unwrap()];
+        waiting.iter().for_each(Waiting::still_waits);
+        backend.set_max_connections(bound);
+        waiting.iter().for_each(Waiting::still_waits);
+        backend.came_back();
+        assert!(!scene.fleet.snapshot.load().is_away());
+        let _first = waiting[0].place();
+        if bound == 1 {
+            waiting[1].still_waits();
+        } else {
+            assert_eq!(waiting[1].place().0, 0);
+        }
+    }
+}
+
+#[test]
+fn a_fleet_is_away_only_when_all_of_its_backends_are() {
+    let scene = scene(0, 10, &[0, 1]);
+    assert!(!scene.fleet.snapshot.load().is_away());
+    scene.backends[0].went_away();
+    let _full = scene.begin(1).unwrap();
+    assert!(!scene.fleet.snapshot.load().is_away(), "one is merely full");
+    scene.backends[1].went_away();
+    assert!(scene.fleet.snapshot.load().is_away());
+    scene.publish(Vec::new());
+    assert!(!scene.fleet.snapshot.load().is_away(), "nobody is waited for");
+}
+
+#[test]
+fn one_of_those_that_wait_looks_after_those_that_are_away_and_the_next_one_when_it_leaves() {
+    let scene = scene(0, 10, &[1]);
+    let _running = scene.begin(0).unwrap();
+    let [first, second, third] = [(); 3].map(|()| scene.join(&[]).unwrap());
+    scene.backends[0].went_away();
+    let woken = |waiting: &Waiting| waiting.bell.0.swap(0, Ordering::SeqCst);
+    assert_eq!([&first, &second, &third].map(woken), [1, 1, 1], "they have to look around");
+    scene.backends[0].went_away();
+    assert_eq!([&first, &second, &third].map(woken), [0, 0, 0], "it is no news");
+    assert!(second.ticket.is_scout() && second.ticket.is_scout());
+    assert!(!first.ticket.is_scout() && !third.ticket.is_scout());
+    drop(second);
+    assert_eq!([&first, &third].map(woken), [1, 0], "the first is told");
+    assert!(first.ticket.is_scout() && !third.ticket.is_scout());
+    drop(first);
+    assert_eq!(woken(&third), 1);
+    drop(third);
+    assert!(scene.join(&[]).unwrap().ticket.is_scout());
+}

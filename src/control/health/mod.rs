@@ -37,6 +37,9 @@ const WARN_GAP: Duration = Duration::from_secs(60);
 /// Lateness is remembered for this long, at least.
 const RECENT: Duration = Duration::from_secs(60);
 
+/// How long the last backend may refuse connections before it is probed for it.
+const LAST_RESORT_TIME: Duration = Duration::from_secs(1);
+
 /// Where the health thread's findings go.
 pub(super) trait Audience: Send + Sync + 'static {
     /// A probe has ended that speaks for the backend, and may have changed its health. Called in order.
@@ -47,6 +50,9 @@ pub(super) trait Audience: Send + Sync + 'static {
 
     /// The backend refused a connection of a worker's, and is down for it.
     fn refused(&self, id: u64);
+
+    /// Whether no other backend would get traffic if this one got none.
+    fn is_last_resort(&self, id: u64) -> bool;
 
     /// None of the backend's addresses can be reached, or it has gone down: its name may lead elsewhere by now.
     fn unreachable(&self, id: u64);
@@ -255,6 +261,7 @@ impl Thread {
 
     fn hear(&mut self, report: &Report) {
         match report {
+            Report::Refused(backend) if self.audience.is_last_resort(backend.id) => self.spare(backend),
             Report::Refused(backend) => {
                 let now = Instant::now();
                 for target in self.targets.of(backend.id) {
@@ -276,6 +283,23 @@ impl Thread {
                 self.circuits_due = self.audience.turned(backend, *turn, self.random.fraction());
             }
         }
+    }
+
+    /// The last one stays in whatever it refuses: requests wait for it, in case that it is being restarted. Whether it is up
+    /// is for its probes to say, the next of which comes once that time is over.
+    fn spare(&mut self, backend: &Backend) {
+        let at = Instant::now() + LAST_RESORT_TIME;
+        let mut sooner = false;
+        for target in self.targets.of(backend.id) {
+            sooner |= self.schedule.probe_by(target, at);
+        }
+        if sooner {
+            log::info!(
+                "backend {} refuses connections, and stays in as the last one: requests wait for it",
+                backend.name
+            );
+        }
+        self.audience.unreachable(backend.id);
     }
 
     fn start_due(&mut self) {

@@ -119,6 +119,18 @@ impl Schedule {
         }
     }
 
+    /// Has a backend probed by then at the latest; true if that is sooner than it would have been.
+    pub(super) fn probe_by(&mut self, id: u64, at: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        let sooner = entry.phase == Phase::Timed && at < entry.due;
+        if sooner {
+            self.timed.remove(&(entry.due, id));
+            entry.due = at;
+            self.timed.insert((at, id));
+        }
+        sooner
+    }
+
     /// A backend refused a connection: true when that takes it down; it is probed at once then.
     pub(super) fn refuse(&mut self, id: u64, now: Instant) -> bool {
         let fell = self.entries.get_mut(&id).is_some_and(|entry| entry.judge.refuse(now));

@@ -10,6 +10,9 @@ use crate::balance::Origin;
 const SOON: Duration = Duration::from_secs(10);
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, headers: 20, uri_bytes: 1024 };
 
+/// The backend that has no other one beside it.
+const LAST: u64 = 7;
+
 /// Passes on what it is told.
 struct Listener(Sender<Told>);
 
@@ -31,6 +34,10 @@ impl Audience for Listener {
 
     fn refused(&self, id: u64) {
         let _ = self.0.send(Told::Refused(id));
+    }
+
+    fn is_last_resort(&self, id: u64) -> bool {
+        id == LAST
     }
 
     fn unreachable(&self, id: u64) {
@@ -309,6 +316,21 @@ fn a_refused_connection_is_acted_upon_at_once_and_rise_brings_the_backend_back()
     }
     assert_eq!(answered(), None);
     assert_eq!(answered(), Some(Health::Up), "with the interval at an hour");
+}
+
+#[test]
+fn the_last_one_stays_when_it_refuses_and_is_probed_once_its_time_is_over() {
+    let server = Server::answering(OK);
+    let backend = backend(LAST, server.address);
+    let scene = Scene::start(&check());
+    scene.checker.add(Arc::clone(&backend));
+    assert_eq!(scene.probed().1, Some(Health::Up));
+    let begin = Instant::now();
+    scene.reports.send(Report::Refused(backend)).unwrap();
+    assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(LAST)), "its name may lead elsewhere");
+    let (probe, changed) = scene.probed();
+    assert!(probe.passed && changed.is_none(), "with the interval at an hour");
+    assert!(begin.elapsed() >= LAST_RESORT_TIME, "after {:?}", begin.elapsed());
 }
 
 #[test]
