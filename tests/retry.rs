@@ -50,6 +50,64 @@ fn a_request_that_is_sent_again_keeps_its_id() {
     assert!(ids[0] != ids[1] && ids[1] == ids[2], "{ids:?}");
 }
 
+/// Answers each connection's first request, and says on its second that it has waited for it for too long.
+fn gives_up_on_reuse(fields: &'static [&'static str]) -> Origin {
+    Origin::start(|exchange| {
+        exchange.read_body();
+        if exchange.on_connection == 0 {
+            exchange.answer(200, "ok");
+        } else {
+            exchange.answer_with(408, fields, "too late");
+        }
+    })
+}
+
+/// The answer to `request` on a kept connection, and how often the origin saw it.
+fn on_a_kept_connection(origin: &Origin, on_top: serde_json::Value, request: &str) -> (u16, usize) {
+    let proxy = Proxy::with(&[origin], on_top);
+    let mut client = proxy.client();
+    assert_eq!(client.get("/first").status(), 200);
+    let status = client.send(request).answer().status();
+    (status, origin.count() - 1)
+}
+
+#[test]
+fn a_408_that_says_that_a_kept_connection_had_been_given_up_has_the_request_sent_again() {
+    let one_worker = || json!({ "workers": 1 });
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let method = request.split(' ').next().expect("a method");
+        let origin = gives_up_on_reuse(&["Connection: close"]);
+        let proxy = Proxy::with(&[&origin], one_worker());
+        let mut client = proxy.client();
+        assert_eq!(client.get("/first").status(), 200);
+        assert_eq!(client.send(request).answer_to(method).status(), 200, "{request}");
+        assert_eq!(origin.count(), 3, "{request}");
+        let retries = &proxy.status()["retries"];
+        assert_eq!(retries["sent"], 0, "it takes nothing out of the budget: {retries}");
+    }
+}
+
+#[test]
+fn a_408_of_any_other_kind_is_the_clients_answer() {
+    let one_worker = || json!({ "workers": 1 });
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    let closes = || gives_up_on_reuse(&["Connection: close"]);
+    assert_eq!(on_a_kept_connection(&closes(), one_worker(), post), (408, 1), "it may be sent once only");
+    let once = json!({ "workers": 1, "retries": {"attempts": 1} });
+    assert_eq!(on_a_kept_connection(&closes(), once, get), (408, 1), "there is no other try");
+    let never = json!({ "workers": 1, "retries": {"on": ["connect"]} });
+    assert_eq!(on_a_kept_connection(&closes(), never, get), (408, 1), "it isn't to be tried again");
+    assert_eq!(on_a_kept_connection(&gives_up_on_reuse(&[]), one_worker(), get), (408, 1), "the connection goes on");
+    let at_once = Origin::start(|exchange| exchange.answer_with(408, &["Connection: close"], "too late"));
+    let proxy = Proxy::with(&[&at_once], one_worker());
+    assert_eq!((proxy.get("/").status(), at_once.count()), (408, 1), "nobody waited on a new connection");
+}
+
 #[test]
 fn a_post_that_meets_a_dead_connection_is_never_sent_twice() {
     let origin = closes_on_reuse();

@@ -60,6 +60,8 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                     101 => return Err(Failure::UnaskedSwitch),
                     100..=199 if self.pass_interim_on(scratch)? => {}
                     100..=199 => return Ok(None),
+                    // Nothing of it is sent on, so the request may be sent again as after an end without a word.
+                    408 if self.was_given_up(&head) => return Err(Failure::ClosedBeforeHead),
                     status => {
                         let answered = self.proxy.world.now();
                         if self.passes_over(status, answered) {
@@ -85,6 +87,18 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
                 Err(_) => return Err(Failure::ClosedBeforeHead),
             }
         }
+    }
+
+    /// Whether a 408 says that the backend gave its connection up, which had waited for a request for too long, just as this
+    /// one came (RFC 9110 §15.5.9), and the request may be sent again over another one.
+    fn was_given_up(&self, head: &Head) -> bool {
+        self.course.lease.reused
+            && !head.keep_alive
+            && self.proxy.shared.config.retries.on_reset
+            && self.facts.method.is_idempotent()
+            && self.client.whole_bytes.is_some()
+            && self.course.interim == 0
+            && (1..self.proxy.tries_max()).contains(&self.tried.len())
     }
 
     /// Parses a head at the buffer's front and rewrites it into the scratch.

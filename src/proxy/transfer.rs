@@ -137,7 +137,7 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     /// Bytes that had moved when the backend was given some more time.
     lingered_at: u64,
     /// The backends that have been asked, this one included; none where there won't be another try.
-    tried: &'a [u64],
+    pub(super) tried: &'a [u64],
 }
 
 impl<W: World> Course<W> {
