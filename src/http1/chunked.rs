@@ -12,6 +12,7 @@
 use std::fmt;
 
 use super::field::{is_token, is_value};
+use super::hop::{ConnectionOptions, HopTrailers};
 use super::names::FieldNames;
 use super::trailers;
 
@@ -220,11 +221,13 @@ impl Decoder {
         &self.trailers
     }
 
-    /// Drops those trailers that the sender couldn't set in a head either.
-    pub fn withhold(&mut self, names: &FieldNames) {
+    /// Drops those trailers that the sender couldn't set in a head either, and those that `Connection` names.
+    pub fn withhold(&mut self, names: Option<&FieldNames>, hop: Option<&HopTrailers>) {
+        let hop = hop.map_or_else(ConnectionOptions::none, HopTrailers::names);
+        let is_withheld = |name: &str| hop.name(name) || names.is_some_and(|names| names.contains(name));
         let may_pass = |line: &&[u8]| {
             let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-            !str::from_utf8(name).is_ok_and(|name| names.contains(name))
+            !str::from_utf8(name).is_ok_and(is_withheld)
         };
         let kept = self.trailers.split_inclusive(|&byte| byte == b'\n').filter(may_pass);
         self.trailers = kept.collect::<Vec<_>>().concat();

@@ -1,11 +1,13 @@
 //! The fields that concern one connection only: `Connection` and `Upgrade` (RFC 9110 §7.6.1, §7.8).
 
 use std::cmp::Ordering;
+use std::rc::Rc;
 
 use httparse::Header;
 
 use super::field::{Known, list, trim};
 use super::head::Version;
+use super::trailers;
 
 /// What all `Connection` and `Upgrade` lines of a head say together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,8 +53,17 @@ impl<'b> ConnectionOptions<'b> {
     /// Takes in those of all lines among `fields`.
     #[cold]
     pub(super) fn collect(&mut self, fields: &[Header<'b>]) {
-        let lines = fields.iter().filter(|field| Known::of(field.name) == Known::Connection);
-        let options = lines.flat_map(|line| list(line.value)).filter(|option| !option.is_empty());
+        self.fill(options(fields));
+    }
+
+    /// Those of one list.
+    pub(super) fn of(names: &'b [u8]) -> Self {
+        let mut options = Self::none();
+        options.fill(list(names));
+        options
+    }
+
+    fn fill(&mut self, options: impl Iterator<Item = &'b [u8]>) {
         let sorted = self.sorted.insert([&[]; OPTIONS_MAX]);
         for (place, option) in sorted.iter_mut().zip(options) {
             *place = option;
@@ -72,6 +83,31 @@ impl<'b> ConnectionOptions<'b> {
     fn look_up(&self, name: &[u8]) -> bool {
         let options = self.sorted.as_ref().map_or(&[][..], |sorted| &sorted[..self.count]);
         options.binary_search_by(|option| compare(option, name)).is_ok()
+    }
+}
+
+/// What the `Connection` lines among `fields` name.
+fn options<'b>(fields: &[Header<'b>]) -> impl Iterator<Item = &'b [u8]> {
+    let lines = fields.iter().filter(|field| Known::of(field.name) == Known::Connection);
+    lines.flat_map(|line| list(line.value)).filter(|option| !option.is_empty())
+}
+
+/// The names that `Connection` keeps from going further as trailers (RFC 9110 §7.6.1): behind a body, long after the head
+/// that has them. They share their memory.
+#[derive(Clone, Debug)]
+pub struct HopTrailers(Rc<[u8]>);
+
+impl HopTrailers {
+    /// None where there are none, as nearly always: `TE`, for instance, is never passed on as a trailer.
+    #[cold]
+    pub(super) fn of(fields: &[Header<'_>]) -> Option<Self> {
+        let names: Vec<_> = options(fields).filter(|option| trailers::may_pass(option)).collect();
+        (!names.is_empty()).then(|| Self(names.join(&b',').into()))
+    }
+
+    /// The names, ready to be asked.
+    pub(super) fn names(&self) -> ConnectionOptions<'_> {
+        ConnectionOptions::of(&self.0)
     }
 }
 

@@ -20,7 +20,7 @@ pub use chunked::{CHUNK_END, ChunkError, Decoded, Decoder, LAST_CHUNK, chunk_hea
 pub use field::{Known, list};
 pub use framing::Framing;
 pub use head::{HeadLimits, Parsed, Version};
-pub use hop::{ConnectionOptions, is_offered};
+pub use hop::{ConnectionOptions, HopTrailers, is_offered};
 pub use names::FieldNames;
 pub use request::{Method, Request, RequestError, parse_request};
 pub use response::{Response, ResponseError, parse_response};

@@ -7,7 +7,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::field::{self, Known};
 use super::framing::{self, BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
-use super::hop::{ConnectionOptions, HopFields};
+use super::hop::{ConnectionOptions, HopFields, HopTrailers};
 use super::target::{Target, is_host};
 
 /// A request method that matters here. Case-sensitive, as methods are (RFC 9110 §9.1).
@@ -117,6 +117,12 @@ impl<'b> Request<'_, 'b> {
         if self.names_fields {
             options.collect(self.fields);
         }
+    }
+
+    /// Which of them are to go no further as trailers either.
+    #[inline]
+    pub fn hop_trailers(&self) -> Option<HopTrailers> {
+        if self.names_fields && self.framing == Framing::Chunked { HopTrailers::of(self.fields) } else { None }
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.

@@ -7,7 +7,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::field::{self, Known};
 use super::framing::{BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
-use super::hop::{self, ConnectionOptions, HopFields};
+use super::hop::{self, ConnectionOptions, HopFields, HopTrailers};
 use super::request::Method;
 
 /// A whole and sound response head.
@@ -58,6 +58,12 @@ impl<'b> Response<'_, 'b> {
         if self.names_fields {
             options.collect(self.fields);
         }
+    }
+
+    /// Which of them are to go no further as trailers either.
+    #[inline]
+    pub fn hop_trailers(&self) -> Option<HopTrailers> {
+        if self.names_fields && self.framing == Framing::Chunked { HopTrailers::of(self.fields) } else { None }
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.

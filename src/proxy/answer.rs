@@ -10,7 +10,7 @@ use super::forward::{self, ResponseForwarding};
 use super::pump::{Pump, PumpError};
 use super::respond::write_on;
 use super::transfer::{Body, Transfer};
-use crate::http1::{self, Framing, Parsed, Response, Version, is_offered};
+use crate::http1::{self, Framing, HopTrailers, Parsed, Response, Version, is_offered};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Stream, World};
 
@@ -35,6 +35,7 @@ struct Head {
     framing: Framing,
     keep_alive: bool,
     to_client: Framing,
+    hop_trailers: Option<HopTrailers>,
     close: bool,
     kept_seconds: Option<u32>,
     binds: bool,
@@ -143,6 +144,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             framing: response.framing,
             keep_alive: response.keep_alive,
             to_client,
+            hop_trailers: response.hop_trailers(),
             close,
             kept_seconds: response.kept_seconds,
             binds: response.binds_connection,
@@ -227,6 +229,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             .map_or(Instant::NEVER, |kept| answered + Duration::from_secs(u64::from(kept)).saturating_sub(KEPT_MARGIN));
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend();
+        pump = pump.withholding(None, head.hop_trailers.clone());
         match pump.begin(scratch, buffer, &self.client.stream) {
             Ok(()) => Ok(Some(Answer::Body(Body {
                 pump,

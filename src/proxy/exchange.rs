@@ -26,7 +26,7 @@ use super::tries::{Exchange, Queued, Tries};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
 use crate::balance::{Backend, Report};
-use crate::http1::{self, Framing, Method, Parsed, Request, RequestError, Version};
+use crate::http1::{self, Framing, HopTrailers, Method, Parsed, Request, RequestError, Version};
 use crate::policy::{Charge, Quota};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, World};
@@ -66,6 +66,8 @@ pub(super) struct Facts {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) framing: Framing,
+    /// What `Connection` keeps from going further behind its body.
+    hop_trailers: Option<HopTrailers>,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
     /// The protocols that it offers to switch to.
@@ -558,8 +560,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         buffer.consume(head_bytes);
         let mut pump =
             Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
-        if facts.framing == Framing::Chunked && !self.trusts(client.seat.peer()) {
-            pump = pump.withholding(&self.untrusted_fields);
+        if facts.framing == Framing::Chunked {
+            let strangers = (!self.trusts(client.seat.peer())).then_some(&self.untrusted_fields);
+            pump = pump.withholding(strangers, facts.hop_trailers.clone());
         }
         match pump.begin(head, buffer, &lease.stream) {
             Ok(()) => Ok(Upload::Streaming(pump)),
@@ -577,6 +580,7 @@ impl Facts {
             method: request.method,
             version: request.version,
             framing: request.framing,
+            hop_trailers: request.hop_trailers(),
             keep_alive: request.keep_alive,
             expects_continue: request.expect_continue,
             offers: request.upgrade.map(Rc::from),

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 
 use super::BODY_BUFFER_BYTES;
-use crate::http1::{ChunkError, Decoder, FieldNames, Framing, chunk_header};
+use crate::http1::{ChunkError, Decoder, FieldNames, Framing, HopTrailers, chunk_header};
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Pipe, Stream};
 
@@ -31,6 +31,7 @@ pub(super) struct Pump<S: Stream> {
     block: Block,
     /// Trailers that its sender can't set.
     withheld: Option<Rc<FieldNames>>,
+    hop_trailers: Option<HopTrailers>,
     /// Payload behind the block, on its way past the buffer. Kept without bytes inside only while bytes move.
     pipe: Option<S::Pipe>,
     /// Payload bytes read so far, and how many there may be.
@@ -108,6 +109,7 @@ impl<S: Stream> Pump<S> {
             ended,
             block: Block::new(),
             withheld: None,
+            hop_trailers: None,
             pipe: None,
             payload_bytes: 0,
             payload_max,
@@ -125,8 +127,9 @@ impl<S: Stream> Pump<S> {
     }
 
     /// Drops these fields where they come behind the body.
-    pub(super) fn withholding(mut self, names: &Rc<FieldNames>) -> Self {
-        self.withheld = Some(Rc::clone(names));
+    pub(super) fn withholding(mut self, names: Option<&Rc<FieldNames>>, hop: Option<HopTrailers>) -> Self {
+        self.withheld = names.map(Rc::clone);
+        self.hop_trailers = hop;
         self
     }
 
@@ -302,8 +305,8 @@ impl<S: Stream> Pump<S> {
             Reader::Chunked(decoder) => {
                 let found = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
                 self.ended = found.end;
-                if let (true, Some(names)) = (found.end && !decoder.trailers().is_empty(), &self.withheld) {
-                    decoder.withhold(names);
+                if found.end && !decoder.trailers().is_empty() {
+                    decoder.withhold(self.withheld.as_deref(), self.hop_trailers.as_ref());
                 }
                 (found.body, found.consumed)
             }
