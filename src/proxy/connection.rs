@@ -91,9 +91,12 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         };
         #[cfg(feature = "sabotage-spread-delay")] // Broken on purpose: ./x sabotage
         if self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) > 0 {
-            let until = self.world.now() + Duration::from_secs(5);
-            while self.world.now() < until {
-                self.world.wait(&client.stream, None, until);
+            for _ in 0..25 {
+                let until = self.world.now() + Duration::from_millis(200);
+                while self.world.now() < until {
+                    self.world.wait(&client.stream, None, until);
+                }
+                let _ = client.stream.try_write(&[]);
             }
         }
         Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, directions, scratch)))

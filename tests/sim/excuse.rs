@@ -5,8 +5,8 @@ use std::time::Duration;
 use maypole::config::Config;
 
 use crate::client::Answer;
-use crate::plan::{ClientMisdeed, Exchange};
-use crate::promptness::Pauses;
+use crate::plan::{ClientMisdeed, Exchange, RequestFraming};
+use crate::promptness::{AWAY_MAX, Pauses};
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Met, Stories, Story};
@@ -14,8 +14,6 @@ use crate::trail::{Line, Moment, Roll, State};
 
 /// An origin has no more addresses than this, each of which has its part of the time to connect.
 const ADDRESSES_MAX: u32 = 2;
-/// How long a request waits for backends that refuse connections.
-const AWAY_MAX: Duration = Duration::from_secs(1);
 
 /// What is known of a run apart from what its exchanges met.
 pub struct Circumstances<'r> {
@@ -59,7 +57,7 @@ impl Circumstances<'_> {
                 "no healthy backend" => self.lacks_backends(case),
                 "no backend takes connections" => {
                     let is_crowded = case.was_ever(|state| state.waiting >= self.config.queue.size);
-                    case.was_ever(|state| !state.has_room) && (is_crowded || case.elapsed() >= nanoseconds(AWAY_MAX))
+                    case.was_ever(|state| !state.has_room) && (is_crowded || case.elapsed() >= AWAY_MAX)
                 }
                 "too many requests at once" => {
                     case.was_ever(|state| !state.has_room && state.waiting >= self.config.queue.size)
@@ -80,11 +78,19 @@ impl Circumstances<'_> {
 
     /// Whether a failure was told though the request might have been tried again.
     pub fn gave_up_early(&self, case: &Case<'_>) -> bool {
-        let retries = &self.config.retries;
+        let (exchange, retries) = (case.exchange, &self.config.retries);
         let Some(last) = case.story.tries.last() else { return false };
         // Whose name has no address is tried too, and leaves no trace.
-        let all_counted = !self.was_called(case, |roll| roll.unresolved);
-        let may_be_repeated = last.offered.is_none() && retries.on_connect && !last.met.contains(&Met::NoDescriptor);
+        let all_counted = !self.was_called(case, |roll| roll.unresolved) && !exchange.is_answered_mutated();
+        let may_be_repeated = if last.offered.is_some() {
+            let is_whole = exchange.framing == RequestFraming::NoBody && exchange.spoilt().is_none();
+            let has_begun = exchange.answers.iter().any(|answering| !answering.informational.is_empty());
+            let closed = case.told("error=").starts_with("connection_terminated")
+                && last.met.iter().all(|met| *met == Met::Departure);
+            retries.on_reset && closed && exchange.is_idempotent() && is_whole && !has_begun
+        } else {
+            retries.on_connect && !last.met.contains(&Met::NoDescriptor)
+        };
         let in_budget = self.retries_denied == 0;
         let few = case.story.tries.len() < retries.attempts as usize;
         case.answer.status == 502 && few && all_counted && may_be_repeated && in_budget
@@ -144,8 +150,12 @@ impl Case<'_> {
 
     /// What the proxy says of the reason.
     fn details(&self) -> &str {
+        self.told("details=").trim_matches('"')
+    }
+
+    fn told(&self, parameter: &str) -> &str {
         let status = self.answer.head.field("Proxy-Status").unwrap_or_default();
-        status.split("details=").nth(1).unwrap_or_default().trim_matches('"')
+        status.split(parameter).nth(1).unwrap_or_default()
     }
 }
 

@@ -12,6 +12,8 @@ use crate::temper::Temper;
 const ACCEPTING: Time = 100 * MILLISECOND;
 /// The longest that a client waits for a 100 before it sends its body all the same.
 const EXPECTING: Time = 3 * SECOND;
+/// How long a request waits for backends that refuse connections.
+pub const AWAY_MAX: Time = SECOND;
 /// The proxy's own part.
 const OWN: Time = 100 * MILLISECOND;
 
@@ -82,10 +84,18 @@ impl Pauses {
         // Who has to wait for room waits before a try.
         let last_try = story.tries.last().map_or(begin, |last| last.began.at);
         let is_queued = |to: Time| self.queue && to <= last_try;
-        let gaps = moves.windows(2).filter(|pair| !is_queued(pair[1])).map(|pair| (pair[1] - pair[0], pair[0]));
-        let (lasted, from) = gaps.max()?;
         let longest = self.longest(answered);
-        (lasted > longest).then_some(Standstill { from, lasted, longest })
+        // Nor does a request find a backend while all that are left refuse connections.
+        let is_away = |from: Time, to: Time| {
+            (to <= last_try || answered.is_own) && stories.was_refused(from.saturating_sub(AWAY_MAX), to)
+        };
+        let gaps = moves.windows(2).filter(|pair| !is_queued(pair[1])).map(|pair| (pair[0], pair[1]));
+        let overlong = gaps.filter(|&(from, to)| {
+            let allowed = if is_away(from, to) { longest + AWAY_MAX } else { longest };
+            to - from > allowed
+        });
+        let (from, to) = overlong.max_by_key(|(from, to)| to - from)?;
+        Some(Standstill { from, lasted: to - from, longest })
     }
 }
 

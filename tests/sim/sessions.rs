@@ -124,12 +124,14 @@ pub fn judge(
     let undisturbed =
         circumstances.stories.are_all_smooth() && all_resolved && config.circuit_breaker.is_none() && !are_bounded;
     let all_stayed = circumstances.stories.trail.stayed_as_it_was();
+    // Who has waited for room, or for backends that refuse connections, may go elsewhere and stay bound.
+    let may_wait = are_bounded || circumstances.stories.was_refused(0, Time::MAX);
     let seen = book.seen.borrow();
     let mut of_addresses: BTreeMap<IpAddr, usize> = BTreeMap::new();
     // A client that has logged in on a connection stays there, whatever its cookie says.
     let logs_in = |connection: &&Played| connection.exchanges.iter().any(|exchange| exchange.login.is_some());
     for connection in played.iter().filter(|connection| !logs_in(connection)) {
-        judge_what_is_told(judge, config, are_bounded, connection, &seen);
+        judge_what_is_told(judge, config, may_wait, connection, &seen);
         for exchange in connection.exchanges.iter().filter(|_| undisturbed) {
             let Some(first) = seen.iter().find(|seen| seen.id == exchange.id) else { continue };
             let at = first.origin;
@@ -153,7 +155,7 @@ pub fn judge(
 }
 
 /// An answer sets the cookie if it comes from another origin than its client believes, and not otherwise.
-fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, are_bounded: bool, connection: &Played, seen: &[Seen]) {
+fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, may_wait: bool, connection: &Played, seen: &[Seen]) {
     let answers = connection.log.answers.borrow();
     for (exchange, answer) in connection.exchanges.iter().zip(answers.iter()) {
         let told: Vec<_> = answer.head.values("Set-Cookie").collect();
@@ -168,7 +170,7 @@ fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, are_bounded: bool,
             }
             _ => None,
         };
-        let stays_bound = are_bounded && told.is_empty() && matches!(exchange.claim, Some(Claim::At(_)));
+        let stays_bound = may_wait && told.is_empty() && matches!(exchange.claim, Some(Claim::At(_)));
         judge.expect(
             Promise::SessionsTold,
             stays_bound || told == want.as_deref().into_iter().collect::<Vec<_>>(),

@@ -192,6 +192,12 @@ impl<'r> Stories<'r> {
         met
     }
 
+    /// Whether there was no way to some backend at any time from `from` to `to`.
+    pub fn was_refused(&self, from: Time, to: Time) -> bool {
+        let refused = |way: &&Way| met_in_dialling(way).is_some();
+        self.ways.iter().filter(refused).any(|way| (from..=to).contains(&way.dialled.at))
+    }
+
     /// When something moved on the connection of a try, since it began.
     pub fn moves_of(&self, tried: &Try) -> Vec<Time> {
         let mut moves = self.ways[tried.way].socket.map(|socket| self.trail.moves_of(socket)).unwrap_or_default();
