@@ -95,14 +95,14 @@ fn options<'b>(fields: &[Header<'b>]) -> impl Iterator<Item = &'b [u8]> {
 /// The names that `Connection` keeps from going further as trailers (RFC 9110 §7.6.1): behind a body, long after the head
 /// that has them. They share their memory.
 #[derive(Clone, Debug)]
-pub struct HopTrailers(Rc<[u8]>);
+pub struct HopTrailers(Rc<Vec<u8>>);
 
 impl HopTrailers {
     /// None where there are none, as nearly always: `TE`, for instance, is never passed on as a trailer.
     #[cold]
     pub(super) fn of(fields: &[Header<'_>]) -> Option<Self> {
         let names: Vec<_> = options(fields).filter(|option| trailers::may_pass(option)).collect();
-        (!names.is_empty()).then(|| Self(names.join(&b',').into()))
+        (!names.is_empty()).then(|| Self(Rc::new(names.join(&b','))))
     }
 
     /// The names, ready to be asked.

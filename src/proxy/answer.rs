@@ -10,7 +10,7 @@ use super::forward::{self, ResponseForwarding};
 use super::pump::{Pump, PumpError};
 use super::respond::write_on;
 use super::transfer::{Body, Transfer};
-use crate::http1::{self, Framing, HopTrailers, Parsed, Response, Version, is_offered};
+use crate::http1::{self, Framing, Parsed, Response, Version, is_offered};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Stream, World};
 
@@ -35,7 +35,6 @@ struct Head {
     framing: Framing,
     keep_alive: bool,
     to_client: Framing,
-    hop_trailers: Option<HopTrailers>,
     close: bool,
     kept_seconds: Option<u32>,
     binds: bool,
@@ -103,11 +102,15 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
     }
 
     /// Parses a head at the buffer's front and rewrites it into the scratch.
-    fn parse_answer(&self, buffer: &Buffer, scratch: &mut Vec<u8>) -> Result<Option<(Head, usize)>, Failure> {
+    fn parse_answer(&mut self, buffer: &Buffer, scratch: &mut Vec<u8>) -> Result<Option<(Head, usize)>, Failure> {
         if buffer.is_empty() {
             return Ok(None);
         }
-        let parsed = http1::parse_response(buffer.filled(), self.facts.method, &self.proxy.limits, |response| {
+        let proxy = self.proxy;
+        let parsed = http1::parse_response(buffer.filled(), self.facts.method, &proxy.limits, |response| {
+            if let Some(names) = response.hop_trailers() {
+                self.course.hop_trailers = Some(names);
+            }
             self.rewrite_answer(response, scratch)
         });
         match parsed {
@@ -144,7 +147,6 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             framing: response.framing,
             keep_alive: response.keep_alive,
             to_client,
-            hop_trailers: response.hop_trailers(),
             close,
             kept_seconds: response.kept_seconds,
             binds: response.binds_connection,
@@ -229,7 +231,9 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             .map_or(Instant::NEVER, |kept| answered + Duration::from_secs(u64::from(kept)).saturating_sub(KEPT_MARGIN));
         let chunks = head.to_client == Framing::Chunked;
         let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend();
-        pump = pump.withholding(None, head.hop_trailers.clone());
+        if let Some(names) = &self.course.hop_trailers {
+            pump.withhold(None, Some(names));
+        }
         match pump.begin(scratch, buffer, &self.client.stream) {
             Ok(()) => Ok(Some(Answer::Body(Body {
                 pump,

@@ -562,7 +562,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             Pump::new(facts.framing, facts.framing == Framing::Chunked, limits.body_bytes, limits.head_bytes);
         if facts.framing == Framing::Chunked {
             let strangers = (!self.trusts(client.seat.peer())).then_some(&self.untrusted_fields);
-            pump = pump.withholding(strangers, facts.hop_trailers.clone());
+            pump.withhold(strangers, facts.hop_trailers.as_ref());
         }
         match pump.begin(head, buffer, &lease.stream) {
             Ok(()) => Ok(Upload::Streaming(pump)),

@@ -127,10 +127,9 @@ impl<S: Stream> Pump<S> {
     }
 
     /// Drops these fields where they come behind the body.
-    pub(super) fn withholding(mut self, names: Option<&Rc<FieldNames>>, hop: Option<HopTrailers>) -> Self {
+    pub(super) fn withhold(&mut self, names: Option<&Rc<FieldNames>>, hop: Option<&HopTrailers>) {
         self.withheld = names.map(Rc::clone);
-        self.hop_trailers = hop;
-        self
+        self.hop_trailers = hop.cloned();
     }
 
     /// Puts `rest` in front of the body: what could not be written of a head.

@@ -32,6 +32,7 @@ use super::tries::Exchange;
 use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
+use crate::http1::HopTrailers;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, Stream, World};
 use crate::upstream::{Lease, Visit};
@@ -121,6 +122,8 @@ pub(super) struct Course<W: World> {
     pub(super) interim: u32,
     /// What the client has not taken yet of the last of them.
     pub(super) unsent: Vec<u8>,
+    /// What the answer's `Connection` keeps from going further behind its body.
+    pub(super) hop_trailers: Option<HopTrailers>,
     /// When the client was told to go on with its body (100).
     pub(super) continued_at: Option<Instant>,
     pub(super) holdup: Holdup,
@@ -167,6 +170,7 @@ impl<W: World> Course<W> {
             half_closed_at: None,
             interim: 0,
             unsent: Vec::new(),
+            hop_trailers: None,
             continued_at: None,
             holdup: Holdup::default(),
         }
