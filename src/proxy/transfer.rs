@@ -416,6 +416,9 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 Expiry::RequestBody | Expiry::RequestBodyRate | Expiry::RequestWrite | Expiry::ResponseHead
             );
             if self.course.is_through() || (of_upload && self.course.has_begun() && !switched) {
+                if matches!(expiry, Expiry::RequestBody | Expiry::RequestBodyRate) {
+                    self.course.holdup.request_stays_unsent();
+                }
                 self.course.upload = Upload::Broken;
                 continue;
             }

@@ -1,13 +1,14 @@
 //! What random runs have found, each as a small scenario of its own.
 
 use maypole::config::Config;
+use maypole::observe::Reason;
 
 use crate::chance::Chance;
 use crate::exchanges::Tells;
 use crate::house::House;
 use crate::net::Connecting;
 use crate::origin::Origin;
-use crate::plan::{AnswerFraming, Answering, Exchange, OriginMisdeed, RequestFraming};
+use crate::plan::{AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
 use crate::sim::{MILLISECOND, SECOND};
 use crate::temper::Temper;
 
@@ -94,4 +95,20 @@ fn a_body_that_lasts_until_the_close_is_cut_where_a_failed_write_took_the_reset(
         }
         house.finish().expect_fine();
     }
+}
+
+/// Its client's silence ended the upload, and a moment later the answer, which waited for the rest of it, was held against
+/// the backend.
+#[test]
+fn an_answer_that_waits_for_a_request_that_never_comes_is_no_failure_of_its_backend() {
+    let slow = Origin { piece: 40, rest: 20 * MILLISECOND, ..Origin::brisk(0) };
+    let house = house(1, |_| Temper::calm(), slow);
+    let answer = Answering { early: true, ..until_close(vec![7; 400]) };
+    let post = Exchange::post(1, vec![7; 1_000], RequestFraming::Chunked, answer);
+    let misdeed = ClientMisdeed::StallsAfter(post.head_bytes().len() + 100);
+    house.play(house.client(vec![Exchange { misdeed, ..post }]), 0);
+    house.origins_behave();
+    let shared = house.shared.clone();
+    house.finish().expect_fine();
+    assert_eq!(shared.failures.of(Reason::ResponseBodyTimeout), 1);
 }

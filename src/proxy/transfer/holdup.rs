@@ -21,6 +21,8 @@ pub(in crate::proxy) struct Holdup {
     for_client: bool,
     /// How long the client has held the exchange up.
     client: Duration,
+    /// The client didn't send the rest of its request, which the answer's end may wait for.
+    unsent: bool,
 }
 
 impl Holdup {
@@ -62,16 +64,21 @@ impl Holdup {
         self.client = Duration::ZERO;
     }
 
+    /// The rest of the request has been waited for in vain.
+    pub(super) fn request_stays_unsent(&mut self) {
+        self.unsent = true;
+    }
+
     /// Whether the client has held the exchange up so that its backend may have given up on it.
     pub(in crate::proxy) fn is_due_to_client(&self) -> bool {
         let client = self.client;
         #[cfg(feature = "sabotage-blame-backend")] // Broken on purpose: ./x sabotage
         let client = client.min(Duration::ZERO);
-        client >= HELD_UP
+        client >= HELD_UP || self.unsent
     }
 
     /// Whether it is the client that was waited for last.
     pub(in crate::proxy) fn waited_for_client(&self) -> bool {
-        self.for_client
+        self.for_client || self.unsent
     }
 }
