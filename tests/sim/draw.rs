@@ -101,14 +101,14 @@ pub fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, trouble: Troub
         ];
         spoil(&mut exchange, chance.pick(&spoilt));
     } else if trouble.clients && chance.percent(25) {
-        misbehave(chance, &mut exchange);
+        misbehave(chance, &mut exchange, limits);
     }
     let has_body = matches!(exchange.framing, RequestFraming::Length | RequestFraming::Chunked);
     exchange.too_large = has_body && limits.body_bytes > 0 && exchange.body.len() as u64 > limits.body_bytes;
     exchange
 }
 
-fn misbehave(chance: &Chance, exchange: &mut Exchange) {
+fn misbehave(chance: &Chance, exchange: &mut Exchange, limits: &Limits) {
     let bytes = exchange.head_bytes().len() + exchange.body.len();
     let after = 1 + chance.index(bytes + 10);
     exchange.misdeed = match chance.below(10) {
@@ -118,7 +118,7 @@ fn misbehave(chance: &Chance, exchange: &mut Exchange) {
         5 => ClientMisdeed::ResetsAfter(after),
         6 => ClientMisdeed::Trickles(chance.pick(&[SECOND, 4 * SECOND])),
         7 => ClientMisdeed::ReadsLate(chance.pick(&[25 * SECOND, 100 * SECOND])),
-        _ => return spoil(exchange, any_spoilt(chance)),
+        _ => return spoil(exchange, any_spoilt(chance, limits)),
     };
     if exchange.framing == RequestFraming::Upgrade && chance.percent(30) {
         // All is said, and nobody closes.
@@ -126,14 +126,15 @@ fn misbehave(chance: &Chance, exchange: &mut Exchange) {
     }
 }
 
-fn any_spoilt(chance: &Chance) -> Spoilt {
-    match chance.below(7) {
+fn any_spoilt(chance: &Chance, limits: &Limits) -> Spoilt {
+    match chance.below(8) {
         0 => Spoilt::Babble,
         1 => Spoilt::Malformed(chance.index(Spoilt::MALFORMED)),
         2 => Spoilt::Conflict(chance.index(Spoilt::CONFLICTS)),
         3 => Spoilt::BadChunk,
         4 => Spoilt::Version,
         5 => Spoilt::Connect,
+        6 => Spoilt::Loop(limits.hops),
         _ => Spoilt::Coding,
     }
 }

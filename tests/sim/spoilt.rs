@@ -26,6 +26,8 @@ pub enum Spoilt {
     Connect,
     /// It is encoded in a way that isn't spoken.
     Coding,
+    /// It has come by so many times already.
+    Loop(usize),
 }
 
 /// Lines that spoil a head when they stand in it.
@@ -57,6 +59,7 @@ impl Spoilt {
             Self::Babble | Self::Malformed(_) | Self::Conflict(_) | Self::BadChunk => 400,
             Self::LongField(_) | Self::ManyFields(_) => 431,
             Self::LongTarget(_) => 414,
+            Self::Loop(_) => 508,
             Self::Version => 505,
             Self::Connect | Self::Coding => 501,
         }
@@ -81,6 +84,7 @@ impl Spoilt {
             Self::Version => sound.replacen("HTTP/1.1", "HTTP/1.2", 1),
             Self::Connect => format!("CONNECT{}", &sound[sound.find(' ').unwrap_or(0)..]),
             Self::Coding => fields("Transfer-Encoding: gzip, chunked\r\n"),
+            Self::Loop(hops) => fields(&format!("Via: 1.0 before{}\r\n", ", 1.1 maypole".repeat(hops))),
         };
         head.into_bytes()
     }
@@ -93,6 +97,7 @@ impl Spoilt {
             Self::BadChunk => Fault::ClientBreaksChunks,
             Self::LongField(_) | Self::ManyFields(_) | Self::LongTarget(_) => Fault::ClientOverdoesHead,
             Self::Version | Self::Connect | Self::Coding => Fault::ClientAsksTooMuch,
+            Self::Loop(_) => Fault::ClientLoops,
         });
     }
 }

@@ -48,6 +48,7 @@ counted! {
         ClientOverdoesHead = "client sends a head, fields or target over the limit",
         ClientOverdoesBody = "client sends a body over the limit",
         ClientAsksTooMuch = "client asks for what isn't served",
+        ClientLoops = "client sends a request that has come by too often",
         ClientMutates = "client sends a request with bytes changed",
         TunnelStalls = "tunnel falls silent",
         TunnelHalfCloses = "tunnel is half-closed by its client",

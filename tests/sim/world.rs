@@ -227,6 +227,8 @@ impl<P: 'static> World for SimWorld<P> {
     fn connect(&self, address: SocketAddr) -> io::Result<SimStream> {
         let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
         self.sim.toil(0);
+        // Who had to wait for its turn has had it, whatever comes of it.
+        self.sim.moves();
         let id = self.sim.dial(from, address, Holder::Service)?;
         Ok(SimStream { sim: self.sim.clone(), id })
     }
@@ -271,6 +273,10 @@ impl<P: 'static> World for SimWorld<P> {
             self.sim.moves();
         } else {
             self.worker.runners.waits();
+        }
+        // Its turn in the queue has come, and the next wait is for something else.
+        if self.sim.take_ring(on.id) {
+            self.sim.moves();
         }
         match woken {
             Woken::Event => Wake::Event,
@@ -345,7 +351,8 @@ impl SimStream {
     /// Counts a call that came to this.
     fn toil(&self, outcome: io::Result<usize>) -> io::Result<usize> {
         self.sim.toil(*outcome.as_ref().unwrap_or(&0));
-        if outcome.is_ok() {
+        // A connection's end moves its exchange on too.
+        if !outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             self.sim.moves();
         }
         outcome

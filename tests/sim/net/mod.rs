@@ -103,6 +103,7 @@ struct Socket {
     event_is_due: bool,
     latched: Mask,
     watcher: Watcher,
+    rung: bool,
     // Actors wait for conditions, not for edges:
     reader: Option<Pause>,
     writer: Option<Pause>,
@@ -133,6 +134,7 @@ impl Socket {
             event_is_due: false,
             latched: Mask::default(),
             watcher: Watcher::Nobody,
+            rung: false,
             reader: None,
             writer: None,
             tap: None,

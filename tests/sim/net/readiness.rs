@@ -67,11 +67,19 @@ impl Sim {
         }
     }
 
+    /// Whether a wait on a worker's socket was ended by another worker since this was asked last.
+    pub fn take_ring(&self, id: SocketId) -> bool {
+        self.net.with(id, |socket| std::mem::take(&mut socket.rung))
+    }
+
     /// Ends the wait on a worker's socket, or else the next one.
     pub fn ring(&self, id: SocketId) {
         let mut parked = None;
         let waiting = self.net.with(id, |socket| match &socket.watcher {
-            Watcher::Waits(pause, _) => Some(*pause),
+            Watcher::Waits(pause, _) => {
+                socket.rung = true;
+                Some(*pause)
+            }
             Watcher::Parked(..) => {
                 let Watcher::Parked(_, resume) = std::mem::replace(&mut socket.watcher, Watcher::Nobody) else {
                     return None;
