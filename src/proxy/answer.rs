@@ -18,10 +18,9 @@ use crate::runtime::world::{Instant, Stream, World};
 const KEPT_MARGIN: Duration = Duration::from_secs(1);
 
 /// What the backend's answer begins.
-#[expect(clippy::large_enum_variant, reason = "one lives on the stack for each exchange; a box would allocate")]
-pub(super) enum Answer<S: Stream> {
-    /// A body, whose head was sent on.
-    Body(Body<S>),
+pub(super) enum Answer {
+    /// A body, whose head was sent on; the course has it.
+    Body,
     /// A 101 to what was offered; its rewritten head is in the scratch.
     Tunnel,
     /// One of this status, instead of which another backend is to be asked.
@@ -49,7 +48,7 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         &mut self,
         buffer: &mut Buffer,
         scratch: &mut Vec<u8>,
-    ) -> Result<Option<Answer<W::Stream>>, Failure> {
+    ) -> Result<Option<Answer>, Failure> {
         loop {
             // More than one head may have come: after an interim one that its client was slow to take, the rest is here.
             while let Some((head, head_bytes)) = self.parse_answer(buffer, scratch)? {
@@ -195,17 +194,10 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
         Ok(self.course.unsent.is_empty())
     }
 
-    /// Sends a 101's head on, with what came of the tunnel. None when its client takes nothing any more.
-    pub(super) fn begin_tunnel(
-        &self,
-        answered: Instant,
-        buffer: &mut Buffer,
-        scratch: &mut Vec<u8>,
-    ) -> Option<Body<W::Stream>> {
-        let mut pump = Pump::new(Framing::UntilClose, false, 0, 0);
-        pump.begin(scratch, buffer, &self.client.stream).ok()?;
-        Some(Body {
-            pump,
+    /// Sends a 101's head on, with what came of the tunnel. False when its client takes nothing any more.
+    pub(super) fn begin_tunnel(&mut self, answered: Instant, buffer: &mut Buffer, scratch: &mut Vec<u8>) -> bool {
+        let body = self.course.begin_body(Body {
+            pump: Pump::new(Framing::UntilClose, false, 0, 0),
             after: After::Linger,
             reusable: false,
             kept_until: answered,
@@ -215,47 +207,51 @@ impl<W: World<Parked = Parked>> Transfer<'_, W> {
             took: None,
             upload_goes_on: false,
             is_through: false,
-        })
+        });
+        body.pump.begin(scratch, buffer, &self.client.stream).is_ok()
     }
 
     fn begin_body(
-        &self,
+        &mut self,
         head: &Head,
         answered: Instant,
         buffer: &mut Buffer,
         scratch: &mut Vec<u8>,
-    ) -> Result<Option<Answer<W::Stream>>, Failure> {
+    ) -> Result<Option<Answer>, Failure> {
         // From when its head came: its backend may have counted since then. A second before, a request could meet the close.
         let kept_until = head
             .kept_seconds
             .map_or(Instant::NEVER, |kept| answered + Duration::from_secs(u64::from(kept)).saturating_sub(KEPT_MARGIN));
         let chunks = head.to_client == Framing::Chunked;
-        let mut pump = Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend();
-        if let Some(names) = &self.course.hop_trailers {
-            pump.withhold(None, Some(names));
+        let took = self.course.took(answered);
+        let hop_trailers = self.course.hop_trailers.take();
+        let body = self.course.begin_body(Body {
+            pump: Pump::new(head.framing, chunks, 0, self.proxy.limits.head_bytes).of_backend(),
+            // A client that doesn't expect the end may have sent its next request already.
+            after: match (head.close, self.facts.keep_alive) {
+                (false, _) => After::Next,
+                (true, false) => After::Close,
+                (true, true) => After::Linger,
+            },
+            reusable: head.keep_alive && head.framing != Framing::UntilClose && kept_until > answered,
+            kept_until,
+            framed: head.to_client != Framing::UntilClose,
+            status: head.status,
+            answered,
+            took,
+            upload_goes_on: head.upload_goes_on,
+            is_through: false,
+        });
+        if let Some(names) = &hop_trailers {
+            body.pump.withhold(None, Some(names));
         }
-        match pump.begin(scratch, buffer, &self.client.stream) {
-            Ok(()) => Ok(Some(Answer::Body(Body {
-                pump,
-                // A client that doesn't expect the end may have sent its next request already.
-                after: match (head.close, self.facts.keep_alive) {
-                    (false, _) => After::Next,
-                    (true, false) => After::Close,
-                    (true, true) => After::Linger,
-                },
-                reusable: head.keep_alive && head.framing != Framing::UntilClose && kept_until > answered,
-                kept_until,
-                framed: head.to_client != Framing::UntilClose,
-                status: head.status,
-                answered,
-                took: self.course.took(answered),
-                upload_goes_on: head.upload_goes_on,
-                is_through: false,
-            }))),
-            Err(PumpError::Write) => Err(Failure::ClientGone),
-            // Nothing of it has gone to the client.
-            Err(PumpError::Chunk(error)) => Err(Failure::BadResponseChunk(error)),
-            Err(_) => Err(Failure::BodyCut),
-        }
+        let Err(error) = body.pump.begin(scratch, buffer, &self.client.stream) else { return Ok(Some(Answer::Body)) };
+        // Nothing of it has gone to the client.
+        self.course.has_no_answer();
+        Err(match error {
+            PumpError::Write => Failure::ClientGone,
+            PumpError::Chunk(error) => Failure::BadResponseChunk(error),
+            _ => Failure::BodyCut,
+        })
     }
 }

@@ -73,22 +73,19 @@ impl<W: World<Parked = Parked>> Proxy<W> {
 
     /// The next exchange.
     fn next_turn(&self, client: &mut Client<W::Stream>) -> Result<Turn<W>, Pause> {
-        let (directions, scratch) = self.read_head(client)?;
+        let (mut directions, scratch) = self.read_head(client)?;
         #[cfg(feature = "sabotage-spread-failure")] // Broken on purpose: ./x sabotage
-        let directions = match self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) {
-            0 => directions,
-            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::ClosedBeforeHead)), ..directions },
-        };
+        if self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) > 0 {
+            directions.visit = Err(super::exchange::Halt::Failed(Failure::ClosedBeforeHead));
+        }
         #[cfg(feature = "sabotage-spread-crowding")] // Broken on purpose: ./x sabotage
-        let directions = match self.shared.failures.of(crate::observe::Reason::QueueTimeout) {
-            0 => directions,
-            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::QueueFull)), ..directions },
-        };
+        if self.shared.failures.of(crate::observe::Reason::QueueTimeout) > 0 {
+            directions.visit = Err(super::exchange::Halt::Failed(Failure::QueueFull));
+        }
         #[cfg(feature = "sabotage-spread-absence")] // Broken on purpose: ./x sabotage
-        let directions = match self.shared.failures.of(crate::observe::Reason::NoBackend) {
-            0 => directions,
-            _ => Directions { visit: Err(super::exchange::Halt::Failed(Failure::NoBackend)), ..directions },
-        };
+        if self.shared.failures.of(crate::observe::Reason::NoBackend) > 0 {
+            directions.visit = Err(super::exchange::Halt::Failed(Failure::NoBackend));
+        }
         #[cfg(feature = "sabotage-spread-delay")] // Broken on purpose: ./x sabotage
         if self.shared.failures.of(crate::observe::Reason::ClosedBeforeHead) > 0 {
             for _ in 0..25 {
@@ -99,7 +96,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 let _ = client.stream.try_write(&[]);
             }
         }
-        Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, directions, scratch)))
+        Ok(Self::or_cut(client, directions.facts.id, |client| self.exchange(client, &mut directions, scratch)))
     }
 
     /// Goes on with a parked connection, unless it ended while it was parked.

@@ -21,7 +21,7 @@ use super::pump::{self, Pump, PumpError};
 use super::queue::{InLine, Room};
 use super::request_id::RequestId;
 use super::sticky::CookieDue;
-use super::transfer::{Course, Cut, Holdup, Transfer, Upload, upload_failure};
+use super::transfer::{Course, Cut, Holdup, Interrupted, Stop, Transfer, Upload, Upstream, upload_failure};
 use super::tries::{Exchange, Queued, Tries};
 use super::witness::Reached;
 use super::{Proxy, Scratch};
@@ -29,7 +29,7 @@ use crate::balance::{Backend, Report};
 use crate::http1::{self, Framing, HopTrailers, Method, Parsed, Request, RequestError, Version};
 use crate::policy::{Charge, Quota};
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::{Instant, Need, World};
+use crate::runtime::world::{Need, World};
 use crate::upstream::{ConnectError, Lease, Visit};
 
 /// Tries of one request, at most; the configuration allows no more.
@@ -260,13 +260,20 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     pub(super) fn exchange(
         &self,
         client: &mut Client<W::Stream>,
-        directions: Directions<W>,
+        directions: &mut Directions<W>,
         mut scratch: Scratch,
     ) -> Turn<W> {
         let Directions { head_bytes, facts, visit } = directions;
-        client.whole_bytes = client.whole_request(head_bytes, facts.framing);
-        let tries = Tries::new(head_bytes);
-        self.go_through(client, facts, tries, Next::Visit(visit), &mut scratch)
+        client.whole_bytes = client.whole_request(*head_bytes, facts.framing);
+        let mut tries = Tries::new(*head_bytes);
+        let next = match std::mem::replace(visit, Err(Halt::Full)) {
+            Ok(visit) => match self.attempt(client, facts, visit, &mut tries, &mut scratch) {
+                Ok(turn) => return turn,
+                Err(miss) => Next::After(miss),
+            },
+            Err(halt) => Next::Visit(Err(halt)),
+        };
+        self.go_through(client, facts, &mut tries, next, &mut scratch)
     }
 
     /// Goes on with an exchange that was laid aside while its client or its backend was waited for.
@@ -276,24 +283,31 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         exchange: Exchange<W>,
         held: Option<Buffer>,
     ) -> Turn<W> {
-        let Exchange { facts, tried, mut course } = exchange;
+        let Exchange { mut facts, tried, mut course } = exchange;
         course.held = held;
         let mut scratch = self.scratch();
         let mut tries = Tries::new(0);
         tried.iter().for_each(|&id| tries.add(id));
         // Who was slow once doesn't get a coroutine to wait with again.
-        match self.transfer(client, &facts, course, self.world.now(), &mut tries, &mut scratch) {
-            Ok(turn) => turn,
-            Err(miss) => self.go_through(client, facts, tries, Next::After(miss), &mut scratch),
+        let reused = course.lease.reused;
+        let ran =
+            Transfer::new(self, client, &facts, &mut course, self.world.now(), tries.tried()).run(&mut scratch.bytes);
+        match ran {
+            Ok(stop) => self.stopped(client, &facts, course, tries.tried(), stop),
+            Err(interrupted) => {
+                let miss = self.missed(&interrupted, &facts, reused, &mut tries);
+                self.go_through(client, &mut facts, &mut tries, Next::After(miss), &mut scratch)
+            }
         }
     }
 
-    /// Try after try, until one has come to something.
+    /// Try after try, until one has come to something. Out of line: mostly the first one does.
+    #[cold]
     fn go_through(
         &self,
         client: &mut Client<W::Stream>,
-        mut facts: Facts,
-        mut tries: Tries,
+        facts: &mut Facts,
+        tries: &mut Tries,
         mut next: Next<W>,
         scratch: &mut Scratch,
     ) -> Turn<W> {
@@ -301,19 +315,14 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             let room = match next {
                 Next::Visit(Ok(visit)) => Ok(Room::Found(visit)),
                 Next::Visit(Err(Halt::Failed(failure))) => Ok(Room::None(failure)),
-                Next::Visit(Err(Halt::Full)) => {
-                    Ok(self.wait_for_room(client, &mut facts, tries.asked(), None, scratch))
-                }
-                Next::Line(line) => Ok(self.wait_for_room(client, &mut facts, tries.asked(), Some(line), scratch)),
+                Next::Visit(Err(Halt::Full)) => Ok(self.wait_for_room(client, facts, tries.asked(), None, scratch)),
+                Next::Line(line) => Ok(self.wait_for_room(client, facts, tries.asked(), Some(line), scratch)),
                 Next::After(miss) => Err(miss),
             };
             let result = match room {
-                Ok(Room::Found(visit)) => {
-                    tries.add(visit.backend().id);
-                    self.attempt(client, &facts, visit, &mut tries, scratch)
-                }
+                Ok(Room::Found(visit)) => self.attempt(client, facts, visit, tries, scratch),
                 Ok(Room::None(failure)) => Err(Miss::Failed { failure, again: Again::No }),
-                Ok(Room::Later(line)) => return Self::stay_in_line(client, facts, tries, line),
+                Ok(Room::Later(line)) => return Self::stay_in_line(client, facts.clone(), tries, line),
                 Err(miss) => Err(miss),
             };
             let miss = match result {
@@ -328,7 +337,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             }
             if let Miss::Failed { failure, again } = miss {
                 if !self.may_try_again(again, tries.count) {
-                    return self.answer_failure(client, &facts, failure, scratch);
+                    return self.answer_failure(client, facts, failure, scratch);
                 }
                 // A kept connection that was closed says nothing of its backend: a session stays there.
                 if again == Again::AtAnyRate && self.shared.stickiness.is_some() {
@@ -336,22 +345,23 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 }
             }
             self.world.take_turns(&client.stream);
-            next = Next::Visit(self.direct_again(client, scratch, &mut tries, &mut facts));
+            next = Next::Visit(self.direct_again(client, scratch, tries, facts));
         }
     }
 
     #[cold]
-    fn stay_in_line(client: &mut Client<W::Stream>, facts: Facts, tries: Tries, line: InLine) -> Turn<W> {
+    fn stay_in_line(client: &mut Client<W::Stream>, facts: Facts, tries: &mut Tries, line: InLine) -> Turn<W> {
         let (need, deadline) = (Need::of_waiting(&client.stream), line.deadline());
+        let tries = std::mem::replace(tries, Tries::new(0));
         let queued = Box::new(Queued { facts, tries, line });
         Turn::Aside(Aside::new(client, None, Work::Queued(queued), need, deadline))
     }
 
     /// Goes on with a request that has waited in the queue without a coroutine.
     pub(super) fn resume_in_line(&self, client: &mut Client<W::Stream>, queued: Queued) -> Turn<W> {
-        let Queued { facts, tries, line } = queued;
+        let Queued { mut facts, mut tries, line } = queued;
         let mut scratch = self.scratch();
-        self.go_through(client, facts, tries, Next::Line(line), &mut scratch)
+        self.go_through(client, &mut facts, &mut tries, Next::Line(line), &mut scratch)
     }
 
     fn may_try_again(&self, again: Again, tries: usize) -> bool {
@@ -408,6 +418,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// One try: lease a connection, send the request, and bring its answer back.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
     fn attempt(
         &self,
         client: &mut Client<W::Stream>,
@@ -416,6 +428,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         tries: &mut Tries,
         scratch: &mut Scratch,
     ) -> Result<Turn<W>, Miss> {
+        tries.add(visit.backend().id);
         let leased = self.lease(client, facts, &visit, tries.tried());
         let began = self.world.now();
         if tries.count == 1 && !tries.absence.is_known() {
@@ -431,30 +444,28 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         })?;
         let pace = Pace::new(self.shared.config.limits.min_body_rate);
         let bound = bound || facts.binds;
-        let course = Course::new(lease, visit, bound, began, upload, pace, tries.head_deadline);
-        self.transfer(client, facts, course, began + SLOW_AFTER, tries, scratch)
+        let mut course = Course::new(lease, visit, bound, began, upload, pace, tries.head_deadline);
+        let mut transfer = Transfer::new(self, client, facts, &mut course, began + SLOW_AFTER, tries.tried());
+        match transfer.run(&mut scratch.bytes) {
+            // As nearly always: what the course has needn't be moved.
+            Ok(Stop::Through(after, Upstream::IsIdle { since, until })) => {
+                course.lease.give_back(since, until);
+                Ok(Turn::Over(after))
+            }
+            Ok(stop) => Ok(self.stopped(client, facts, course, tries.tried(), stop)),
+            Err(interrupted) => Err(self.missed(&interrupted, facts, reused, tries)),
+        }
     }
 
-    /// The rest of a try, from the moment when its request was sent as far as it went.
-    fn transfer(
-        &self,
-        client: &mut Client<W::Stream>,
-        facts: &Facts,
-        course: Course<W>,
-        slow_at: Instant,
-        tries: &mut Tries,
-        scratch: &mut Scratch,
-    ) -> Result<Turn<W>, Miss> {
-        let reused = course.lease.reused;
-        let transfer = Transfer::new(self, client, facts, course, slow_at, tries.tried());
-        transfer.run(&mut scratch.bytes).map_err(|interrupted| {
-            tries.head_deadline = interrupted.head_deadline;
-            let Cut::Failed { failure, replayable } = interrupted.cut else { return Miss::PassedOver };
-            let again = replayable && facts.method.is_idempotent();
-            #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
-            let again = again || replayable;
-            Miss::Failed { failure, again: if again { self.again_after_reset(reused) } else { Again::No } }
-        })
+    /// What a transfer that was interrupted means for its request.
+    #[cold]
+    fn missed(&self, interrupted: &Interrupted, facts: &Facts, reused: bool, tries: &mut Tries) -> Miss {
+        tries.head_deadline = interrupted.head_deadline;
+        let Cut::Failed { failure, replayable } = interrupted.cut else { return Miss::PassedOver };
+        let again = replayable && facts.method.is_idempotent();
+        #[cfg(feature = "sabotage-retry-post")] // Broken on purpose: ./x sabotage
+        let again = again || replayable;
+        Miss::Failed { failure, again: if again { self.again_after_reset(reused) } else { Again::No } }
     }
 
     /// What the retry rule says of a request whose connection ended before its answer, and that may be sent twice.
@@ -467,6 +478,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// A connection to the picked backend: the client's own, an idle one, or a new one; and whether it is the client's own.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
     fn lease(
         &self,
         client: &mut Client<W::Stream>,
@@ -487,6 +500,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if let Some(lease) = idle {
             return Ok((lease, is_bound));
         }
+        self.connect(client, visit, tried).map(|lease| (lease, false))
+    }
+
+    #[inline(never)]
+    fn connect(&self, client: &Client<W::Stream>, visit: &Visit<W>, tried: &[u64]) -> Result<Lease<W>, Miss> {
         let deadline = self.world.now() + self.shared.config.timeouts.connect;
         let connect = || visit.lease_new(&self.world, &client.stream, deadline);
         let leased = match connect() {
@@ -497,7 +515,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         if leased.as_ref().is_ok_and(|lease| lease.missed) {
             let _ = self.shared.fleet.reports.try_send(Report::Missed(visit.shared_backend()));
         }
-        leased.map(|lease| (lease, false)).map_err(|error| {
+        leased.map_err(|error| {
             let report = match error {
                 ConnectError::Refused => Some(Report::Refused(visit.shared_backend())),
                 ConnectError::NotResolved | ConnectError::Unroutable => {
@@ -521,6 +539,8 @@ impl<W: World<Parked = Parked>> Proxy<W> {
     }
 
     /// Writes the rewritten head and what is there of the body, in one call.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
     fn send(
         &self,
         client: &mut Client<W::Stream>,
@@ -529,10 +549,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         lease: &Lease<W>,
         head: &mut Vec<u8>,
     ) -> Result<Upload<W::Stream>, Miss> {
-        let Some(buffer) = client.buffer.as_mut() else {
-            return Err(Miss::Failed { failure: Failure::ClientGone, again: Again::No });
-        };
-        if let Some(whole_bytes) = client.whole_bytes {
+        if let (Some(buffer), Some(whole_bytes)) = (&client.buffer, client.whole_bytes) {
             let mut body = &buffer.filled()[head_bytes..whole_bytes];
             if body.len() <= pump::COPY_BYTES_MAX {
                 head.extend_from_slice(std::mem::take(&mut body));
@@ -552,10 +569,25 @@ impl<W: World<Parked = Parked>> Proxy<W> {
             // The backend's buffers are full: the rest follows as room comes, from a copy, so that the request stays
             // whole in the buffer for another try.
             let of_head = written.min(head.len());
-            let mut pump = Pump::new(Framing::None, false, 0, 0);
-            pump.lead_with(&[&head[of_head..], &body[written - of_head..]].concat());
-            return Ok(Upload::Streaming(pump));
+            return Ok(Upload::rest(&[&head[of_head..], &body[written - of_head..]].concat()));
         }
+        self.begin_upload(client, facts, head_bytes, lease, head)
+    }
+
+    /// Writes the rewritten head and as much of a body that isn't whole in the buffer as is there.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
+    fn begin_upload(
+        &self,
+        client: &mut Client<W::Stream>,
+        facts: &Facts,
+        head_bytes: usize,
+        lease: &Lease<W>,
+        head: &mut Vec<u8>,
+    ) -> Result<Upload<W::Stream>, Miss> {
+        let Some(buffer) = client.buffer.as_mut() else {
+            return Err(Miss::Failed { failure: Failure::ClientGone, again: Again::No });
+        };
         let limits = &self.shared.config.limits;
         buffer.consume(head_bytes);
         let mut pump =

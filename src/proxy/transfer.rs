@@ -32,7 +32,7 @@ use super::tries::Exchange;
 use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
-use crate::http1::HopTrailers;
+use crate::http1::{Framing, HopTrailers};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, Stream, World};
 use crate::upstream::{Lease, Visit};
@@ -48,6 +48,17 @@ pub(super) enum Upload<S: Stream> {
     Streaming(Pump<S>),
     /// The backend took no more of it.
     Broken,
+}
+
+impl<S: Stream> Upload<S> {
+    /// What is left of a request that is whole elsewhere.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
+    pub(super) fn rest(bytes: &[u8]) -> Self {
+        let mut pump = Pump::new(Framing::None, false, 0, 0);
+        pump.lead_with(bytes);
+        Self::Streaming(pump)
+    }
 }
 
 /// The answer's way to the client.
@@ -134,7 +145,7 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
     pub(super) proxy: &'a Proxy<W>,
     pub(super) client: &'a mut Client<W::Stream>,
     pub(super) facts: &'a Facts,
-    pub(super) course: Course<W>,
+    pub(super) course: &'a mut Course<W>,
     /// When a wait has become a long one.
     slow_at: Instant,
     /// Bytes that had moved when the backend was given some more time.
@@ -144,7 +155,10 @@ pub(super) struct Transfer<'a, W: World<Parked = Parked>> {
 }
 
 impl<W: World> Course<W> {
-    /// A try whose request was sent as far as `upload` says. `head_deadline` is that of an earlier try.
+    /// A try whose request was sent as far as `upload` says. `head_deadline` is that of an earlier try. Inlined, so that it is
+    /// made in its place: it is large.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
     pub(super) fn new(
         lease: Lease<W>,
         visit: Visit<W>,
@@ -174,6 +188,22 @@ impl<W: World> Course<W> {
             continued_at: None,
             holdup: Holdup::default(),
         }
+    }
+
+    /// The answer's body begins; made in its place, since it is large.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
+    pub(super) fn begin_body(&mut self, body: Body<W::Stream>) -> &mut Body<W::Stream> {
+        self.down.begin_anew(body.answered);
+        self.download = Download::Body(body);
+        let Download::Body(body) = &mut self.download else { unreachable!("it has just been set") };
+        body
+    }
+
+    /// What came for an answer wasn't one.
+    #[cold]
+    pub(super) fn has_no_answer(&mut self) {
+        self.download = Download::Head;
     }
 
     /// All of the request has left.
@@ -228,7 +258,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         proxy: &'a Proxy<W>,
         client: &'a mut Client<W::Stream>,
         facts: &'a Facts,
-        course: Course<W>,
+        course: &'a mut Course<W>,
         slow_at: Instant,
         tried: &'a [u64],
     ) -> Self {
@@ -252,12 +282,12 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
 
     /// Runs both directions to their end, or until they need no coroutine for a while.
     #[expect(clippy::too_many_lines, reason = "one loop over two state machines; its parts have no sense alone")]
-    pub(super) fn run(mut self, scratch: &mut Vec<u8>) -> Result<Turn<W>, Interrupted> {
+    pub(super) fn run(&mut self, scratch: &mut Vec<u8>) -> Result<Stop, Interrupted> {
         let world = &self.proxy.world;
         loop {
             self.course.holdup.wait_ends(&self.course.up, &self.course.down, || world.now());
             let mut wants = Wants::default();
-            let mut yields = false;
+            let (mut yields, mut is_over) = (false, false);
             let mut buffer = self.course.held.take().unwrap_or_else(|| self.proxy.buffers.take());
             if let Upload::Streaming(pump) = &mut self.course.upload {
                 if let Some(pace) = &mut self.course.pace {
@@ -307,7 +337,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                 return self.break_off(Failure::ClientGone);
             }
             if self.course.is_switched() && self.course.is_sent() {
-                return Ok(self.open_tunnel(buffer));
+                return Ok(Stop::Tunnel(buffer));
             }
             let switched = self.course.is_switched();
             let streams = matches!(self.course.upload, Upload::Streaming(_));
@@ -318,9 +348,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     wants.until(until, Expiry::ClientWrite);
                 }
                 Download::Head => match self.read_answer(&mut buffer, scratch) {
-                    Ok(Some(Answer::Body(body))) => {
-                        self.course.down.begin_anew(body.answered);
-                        self.course.download = Download::Body(body);
+                    Ok(Some(Answer::Body)) => {
                         self.course.held = Some(buffer);
                         continue;
                     }
@@ -328,11 +356,9 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         let answered = world.now();
                         self.proxy.note_answer(&self.course.visit, 101, answered, &self.course.holdup);
                         self.record(Outcome::Answered(101, self.course.took(answered)));
-                        let Some(body) = self.begin_tunnel(answered, &mut buffer, scratch) else {
-                            return Ok(Turn::Over(After::Cut));
-                        };
-                        self.course.down.begin_anew(answered);
-                        self.course.download = Download::Body(body);
+                        if !self.begin_tunnel(answered, &mut buffer, scratch) {
+                            return Ok(Stop::Over(After::Cut));
+                        }
                         self.course.held = Some(buffer);
                         continue;
                     }
@@ -359,11 +385,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                         return Err(self.interrupted(Cut::Failed { failure, replayable }));
                     }
                 },
-                Download::Body(body) if body.is_through => {
-                    if !streams {
-                        return Ok(Turn::Over(self.finish(&buffer)));
-                    }
-                }
+                Download::Body(body) if body.is_through => is_over = !streams,
                 Download::Body(body) => {
                     if buffer.is_empty() && body.pump.expects().is_none_or(|left| left > buffer.capacity() as u64) {
                         buffer = self.proxy.larger(buffer);
@@ -373,7 +395,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                     }
                     match body.pump.step(&self.course.lease.stream, &mut buffer, &self.client.stream) {
                         Ok(Step::Done) if body.upload_goes_on && streams => body.is_through = true,
-                        Ok(Step::Done) => return Ok(Turn::Over(self.finish(&buffer))),
+                        Ok(Step::Done) => is_over = true,
                         Ok(Step::Yields) => yields = true,
                         Ok(step) => {
                             let timeouts = &self.proxy.shared.config.timeouts;
@@ -391,12 +413,16 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
                                 wants.until(self.course.down.until(write), Expiry::ClientWrite);
                             }
                         }
-                        Err(_) if switched => return Ok(Turn::Over(After::Cut)),
+                        Err(_) if switched => return Ok(Stop::Over(After::Cut)),
                         Err(PumpError::Write) => return self.break_off(Failure::ClientGone),
                         Err(PumpError::Chunk(error)) => return self.break_off(Failure::BadResponseChunk(error)),
                         Err(_) => return self.break_off(Failure::BodyCut),
                     }
                 }
+            }
+            if is_over {
+                let (after, upstream) = self.finish(&buffer);
+                return Ok(Stop::Through(after, upstream));
             }
             self.course.held = Some(buffer);
             if yields {
@@ -406,7 +432,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
             let expiry = match self.wait(&wants) {
                 Waited::Woken => continue,
                 Waited::Expired(expiry) => expiry,
-                Waited::Aside(need, deadline) => return Ok(self.lay_aside(need, deadline)),
+                Waited::Aside(need, deadline) => return Ok(Stop::Aside(need, deadline)),
             };
             if self.is_taken_slowly(expiry) {
                 continue;
@@ -435,30 +461,13 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         }
     }
 
-    /// What has to be kept while nothing moves.
-    #[cold]
-    fn lay_aside(self, need: Need, deadline: Instant) -> Turn<W> {
-        let Self { client, facts, mut course, tried, .. } = self;
-        let held = course.held.take();
-        let exchange = Exchange { facts: facts.clone(), tried: tried.into(), course };
-        Turn::Aside(Aside::new(client, held, Work::Exchange(Box::new(exchange)), need, deadline))
-    }
-
     fn head_deadline(&mut self) -> Instant {
         let timeout = self.proxy.shared.config.request_timeout;
         *self.course.head_deadline.get_or_insert_with(|| self.proxy.world.now() + timeout)
     }
 
-    /// The request's last byte is sent: what its client sends from now on is the tunnel's.
-    fn open_tunnel(self, buffer: Buffer) -> Turn<W> {
-        let Course { lease, visit, download, .. } = self.course;
-        let Download::Body(Body { pump, answered, .. }) = download else { return Turn::Over(After::Cut) };
-        let tunnel = Tunnel::new(self.facts.id, lease, visit, answered, pump);
-        self.proxy.open_tunnel(self.client, tunnel, buffer)
-    }
-
     /// Ends a transfer on a failure: with an answer where none has begun, else by cutting.
-    fn break_off(self, failure: Failure) -> Result<Turn<W>, Interrupted> {
+    fn break_off(&self, failure: Failure) -> Result<Stop, Interrupted> {
         // How a tunnel ends says nothing of its backend.
         if !self.course.is_switched() {
             self.note_failure(&failure);
@@ -471,7 +480,7 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         let close = body.framed && !matches!(failure, Failure::ClientWriteStalled);
         #[cfg(feature = "sabotage-end-cut-body")] // Broken on purpose: ./x sabotage
         let close = close || !body.framed;
-        Ok(Turn::Over(if close { After::Close } else { After::Cut }))
+        Ok(Stop::Over(if close { After::Close } else { After::Cut }))
     }
 
     fn interrupted(&self, cut: Cut) -> Interrupted {
@@ -492,32 +501,96 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         self.course.backend().record(world.worker(), outcome, || world.now().0);
     }
 
-    /// The answer is through: returns the upstream connection, and clears the request from the client's buffer.
-    fn finish(self, buffer: &Buffer) -> After {
-        let Download::Body(body) = &self.course.download else { return After::Cut };
+    /// The answer is through: clears the request from the client's buffer, and says what becomes of the client's connection
+    /// and of the backend's.
+    fn finish(&mut self, buffer: &Buffer) -> (After, Upstream) {
+        let Download::Body(body) = &self.course.download else { return (After::Cut, Upstream::Closes) };
         if !self.course.is_switched() {
             self.record(Outcome::Answered(body.status, body.took));
         }
         let (after, sent) = (body.after, matches!(self.course.upload, Upload::Done));
+        let mut upstream = Upstream::Closes;
         if sent && body.reusable && buffer.is_empty() {
-            let (since, early) = (body.answered, body.upload_goes_on);
+            let (since, until, early) = (body.answered, body.kept_until, body.upload_goes_on);
             let bound = self.course.bound;
             #[cfg(feature = "sabotage-share-login")] // Broken on purpose: ./x sabotage
             let bound = false;
             // What a backend has said since an early answer belongs to none.
             let usable = !early || self.course.lease.stream.is_quiet(true);
             if usable && bound {
-                self.client.bound = Some(Bound::new(self.course.lease, body.kept_until));
+                upstream = Upstream::IsTheClients { until };
             } else if usable {
                 let since = if early { self.proxy.world.now() } else { since };
-                self.course.lease.give_back(since, body.kept_until);
+                upstream = Upstream::IsIdle { since, until };
             }
         }
         if let (Some(whole_bytes), Some(from)) = (self.client.whole_bytes.take(), self.client.buffer.as_mut()) {
             from.consume(whole_bytes);
         }
-        if sent { after } else { After::Linger }
+        (if sent { after } else { After::Linger }, upstream)
     }
+}
+
+impl<W: World<Parked = Parked>> Proxy<W> {
+    /// Goes on with what a transfer has come to when it stopped.
+    #[cold]
+    pub(super) fn stopped(
+        &self,
+        client: &mut Client<W::Stream>,
+        facts: &Facts,
+        mut course: Course<W>,
+        tried: &[u64],
+        stop: Stop,
+    ) -> Turn<W> {
+        match stop {
+            Stop::Over(after) | Stop::Through(after, Upstream::Closes) => Turn::Over(after),
+            Stop::Through(after, Upstream::IsIdle { since, until }) => {
+                course.lease.give_back(since, until);
+                Turn::Over(after)
+            }
+            Stop::Through(after, Upstream::IsTheClients { until }) => {
+                client.bound = Some(Bound::new(course.lease, until));
+                Turn::Over(after)
+            }
+            Stop::Aside(need, deadline) => {
+                let held = course.held.take();
+                let exchange = Exchange { facts: facts.clone(), tried: tried.into(), course };
+                Turn::Aside(Aside::new(client, held, Work::Exchange(Box::new(exchange)), need, deadline))
+            }
+            Stop::Tunnel(buffer) => {
+                let Course { lease, visit, download, .. } = course;
+                let Download::Body(Body { pump, answered, .. }) = download else { return Turn::Over(After::Cut) };
+                let tunnel = Tunnel::new(facts.id, lease, visit, answered, pump);
+                self.open_tunnel(client, tunnel, buffer)
+            }
+        }
+    }
+}
+
+/// Where a transfer has come to a stop.
+pub(super) enum Stop {
+    /// It is over.
+    Over(After),
+    /// Its answer is through.
+    Through(After, Upstream),
+    /// It waits for so long that it needs no coroutine.
+    Aside(Need, Instant),
+    /// The request's last byte is sent behind a 101: the rest is a tunnel. Bytes of the backend's that are to go on.
+    Tunnel(Buffer),
+}
+
+/// What becomes of the backend's connection behind an answer.
+pub(super) enum Upstream {
+    Closes,
+    /// It may serve others, as long as its server keeps it.
+    IsIdle {
+        since: Instant,
+        until: Instant,
+    },
+    /// It serves its client alone.
+    IsTheClients {
+        until: Instant,
+    },
 }
 
 /// What an upload that broke off on the client's side means.

@@ -172,6 +172,8 @@ impl<W: World> Visit<W> {
 
     /// The most recently used idle connection, to the address whose turn it is, whose server has not closed it as far as can
     /// be seen, nor is about to; a look at the socket itself only when `thorough`.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "what it makes is large, and is to be made in its place")]
     pub fn lease_idle(&self, world: &W, thorough: bool) -> Option<Lease<W>> {
         let pool = self.pool();
         loop {
