@@ -102,15 +102,17 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         }
     }
     write_address(out, how.peer);
-    out.extend_from_slice(b"\r\n");
+    // Each of these ends the line before it, in one piece with its own name.
     if !has_proto {
-        write_field(out, b"X-Forwarded-Proto: ", how.scheme.as_bytes());
+        out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
+        out.extend_from_slice(how.scheme.as_bytes());
     }
     if let (false, Some(host)) = (has_host, request.host) {
-        write_field(out, b"X-Forwarded-Host: ", host);
+        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
+        out.extend_from_slice(host);
     }
     let request_id = kept_request_id(request, how.trusted).unwrap_or(how.request_id);
-    write_field(out, b"X-Request-Id: ", request_id);
+    write_field(out, b"\r\nX-Request-Id: ", request_id);
     if let Some(via) = how.via {
         out.extend_from_slice(via.line(request.version));
     }
