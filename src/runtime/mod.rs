@@ -17,6 +17,7 @@ mod numbers;
 mod pipe;
 mod runner;
 pub mod signals;
+mod socket;
 mod stack;
 mod stacks;
 mod stream;

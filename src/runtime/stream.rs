@@ -1,7 +1,7 @@
 //! A homed TCP stream: non-blocking reads and writes with remembered readiness.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -9,6 +9,7 @@ use may::io::AsIoData;
 use may::net::TcpStream;
 
 use super::pipe::KernelPipe;
+use super::socket;
 use super::worker::Handle;
 use super::world::{PeerState, Stream};
 
@@ -71,7 +72,7 @@ impl<P: 'static> Stream for MayStream<P> {
     #[inline]
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            let result = self.socket().read(into);
+            let result = socket::receive(self.socket(), into);
             match &result {
                 // Short, so drained; unless the end was announced, which comes with no event of its own any more.
                 Ok(n) if (1..into.len()).contains(n) && self.ready.get() & ENDING == 0 => {
@@ -90,7 +91,7 @@ impl<P: 'static> Stream for MayStream<P> {
         loop {
             // send(2) is the cheaper call.
             let result = match from {
-                [one] => self.socket().write(one),
+                [one] => socket::send(self.socket(), one),
                 many => self.socket().write_vectored(many),
             };
             match &result {
