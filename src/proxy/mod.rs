@@ -6,6 +6,7 @@
 
 mod answer;
 mod aside;
+mod attempt;
 mod bound;
 mod client;
 mod closing;
