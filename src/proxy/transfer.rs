@@ -14,22 +14,19 @@
 //! are the tunnel's, and an answer that comes early doesn't end an upload that its backend goes on to read.
 
 mod holdup;
+mod stop;
 mod wait;
 
 use std::time::Duration;
 
 use super::Proxy;
 use super::answer::Answer;
-use super::aside::{Aside, Work};
-use super::bound::Bound;
 use super::client::{Client, Parked};
 use super::error::Failure;
-use super::exchange::{After, Facts, Turn};
+use super::exchange::{After, Facts};
 use super::pace::Pace;
 use super::pump::{Pump, PumpError, Step};
 use super::stillness::Stillness;
-use super::tries::Exchange;
-use super::tunnel::Tunnel;
 use super::witness::Reached;
 use crate::balance::{Backend, Outcome};
 use crate::http1::{Framing, HopTrailers};
@@ -37,6 +34,7 @@ use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, Stream, World};
 use crate::upstream::{Lease, Visit};
 pub(super) use holdup::Holdup;
+pub(super) use stop::{Stop, Upstream};
 use wait::{Expiry, Waited, Wants};
 
 /// The request's way to the backend.
@@ -529,68 +527,6 @@ impl<'a, W: World<Parked = Parked>> Transfer<'a, W> {
         }
         (if sent { after } else { After::Linger }, upstream)
     }
-}
-
-impl<W: World<Parked = Parked>> Proxy<W> {
-    /// Goes on with what a transfer has come to when it stopped.
-    #[cold]
-    pub(super) fn stopped(
-        &self,
-        client: &mut Client<W::Stream>,
-        facts: &Facts,
-        mut course: Course<W>,
-        tried: &[u64],
-        stop: Stop,
-    ) -> Turn<W> {
-        match stop {
-            Stop::Over(after) | Stop::Through(after, Upstream::Closes) => Turn::Over(after),
-            Stop::Through(after, Upstream::IsIdle { since, until }) => {
-                course.lease.give_back(since, until);
-                Turn::Over(after)
-            }
-            Stop::Through(after, Upstream::IsTheClients { until }) => {
-                client.bound = Some(Bound::new(course.lease, until));
-                Turn::Over(after)
-            }
-            Stop::Aside(need, deadline) => {
-                let held = course.held.take();
-                let exchange = Exchange { facts: facts.clone(), tried: tried.into(), course };
-                Turn::Aside(Aside::new(client, held, Work::Exchange(Box::new(exchange)), need, deadline))
-            }
-            Stop::Tunnel(buffer) => {
-                let Course { lease, visit, download, .. } = course;
-                let Download::Body(Body { pump, answered, .. }) = download else { return Turn::Over(After::Cut) };
-                let tunnel = Tunnel::new(facts.id, lease, visit, answered, pump);
-                self.open_tunnel(client, tunnel, buffer)
-            }
-        }
-    }
-}
-
-/// Where a transfer has come to a stop.
-pub(super) enum Stop {
-    /// It is over.
-    Over(After),
-    /// Its answer is through.
-    Through(After, Upstream),
-    /// It waits for so long that it needs no coroutine.
-    Aside(Need, Instant),
-    /// The request's last byte is sent behind a 101: the rest is a tunnel. Bytes of the backend's that are to go on.
-    Tunnel(Buffer),
-}
-
-/// What becomes of the backend's connection behind an answer.
-pub(super) enum Upstream {
-    Closes,
-    /// It may serve others, as long as its server keeps it.
-    IsIdle {
-        since: Instant,
-        until: Instant,
-    },
-    /// It serves its client alone.
-    IsTheClients {
-        until: Instant,
-    },
 }
 
 /// What an upload that broke off on the client's side means.
