@@ -53,8 +53,9 @@ impl Call {
 
 fn calls(trace: &str) -> Vec<Call> {
     let call = |line: &str| {
-        if line.contains("epoll_wait(") {
-            // Only the worker's own epoll is waited for without end: those within it are looked at.
+        if line.contains("epoll_wait") {
+            // Only the worker's own epoll is waited for without end: those within it are looked at. Where another thread's
+            // call comes in between, that stands in the line that tells of the call's end.
             return (line.contains(", -1)") || line.contains(", -1 <unfinished")).then_some(Call::Look);
         }
         let (_, arguments) = line.split_once("sendto(")?;
