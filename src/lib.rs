@@ -1,7 +1,9 @@
 //! maypole: an HTTP load-balancing reverse proxy, one worker a core, on stackful coroutines.
 //!
-//! The map of the house. Arrows point one way: `cli → control, proxy → upstream, balance, policy, http1, observe → runtime`;
-//! `config` is read by all and reads none; `http1`, `balance` and `policy` import nothing of the house.
+//! The map of the house. Arrows point one way: `cli → control, proxy → upstream, plan, balance, policy, http1, observe → runtime`;
+//! `cli` puts `transport` between `proxy` and `runtime`, and `control` keeps its certificates; `transport` knows `observe` and
+//! `runtime` alone;
+//! `config` is read by all and reads none; `http1`, `balance` and `policy` import nothing of the house, and `plan` these three alone.
 
 #[cfg(all(
     not(debug_assertions),
@@ -12,6 +14,7 @@
         feature = "sabotage-blame-backend",
         feature = "sabotage-keep-worker",
         feature = "sabotage-share-login",
+        feature = "sabotage-share-rate",
         feature = "sabotage-keep-coroutine",
         feature = "sabotage-give-up-early",
         feature = "sabotage-spread-failure",
@@ -28,7 +31,9 @@ pub mod config;
 pub mod control;
 pub mod http1;
 pub mod observe;
+pub mod plan;
 pub mod policy;
 pub mod proxy;
 pub mod runtime;
+pub mod transport;
 pub mod upstream;

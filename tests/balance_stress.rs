@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use maypole::balance::{Backend, Fleet, HashKey, InFlight, Member, Origin, Outcome, Policy, Snapshot, Strategy};
+use maypole::balance::{Backend, HashKey, InFlight, Member, Origin, Outcome, Policy, Pool, Snapshot, Strategy};
 use pick::Request;
 
 const WORKERS: usize = 4;
@@ -26,17 +26,16 @@ fn backends() -> Vec<Arc<Backend>> {
         port: id as u16 + 1,
         base_path: String::new(),
     };
-    (0..BACKENDS)
-        .map(|id| Arc::new(Backend::new(id, id as usize, origin(id), WORKERS).with_latency_estimate()))
-        .collect()
+    (0..BACKENDS).map(|id| Arc::new(Backend::new(id, id as usize, origin(id), WORKERS))).collect()
 }
 
-/// Workers pick from the fleet, and have a few requests in flight each, while a fifth thread swaps snapshots without
+/// Workers pick from the pool, and have a few requests in flight each, while a fifth thread swaps snapshots without
 /// pause. `begin` is called with each pick and makes the guard that ends with the request; `swaps` says how often the
 /// set changed.
 fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backend>, usize) -> G + Sync) -> usize {
     let takes_turns = matches!(strategy, Strategy::RoundRobin | Strategy::LeastConn);
-    let (fleet, _reports) = Fleet::new(Policy { balance_factor: Some(1.25), ..Policy::of(strategy) });
+    let policy = Arc::new(Policy { balance_factor: Some(1.25), ..Policy::of(strategy) });
+    let (pool, _reports) = Pool::new(1, "pool", WORKERS);
     let snapshot = |version: u64| {
         // Never the same set twice in a row, and never an empty one.
         let left_out = version % (BACKENDS + 1);
@@ -45,23 +44,23 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
             weight: 1 + (version % 3) as u32 * backend.id as u32,
             ..Member::new(Arc::clone(backend))
         };
-        Arc::new(Snapshot::new(version, all.iter().map(member).collect(), Arc::clone(&fleet.policy)))
+        Arc::new(Snapshot::new(version, all.iter().map(member).collect(), Arc::clone(&policy)))
     };
     // Made beforehand: a hash table takes its time, and swaps are what makes the storm.
     let snapshots: Vec<_> = (0..=BACKENDS).map(snapshot).collect();
-    fleet.snapshot.store(Arc::clone(&snapshots[0]));
+    pool.snapshot.store(Arc::clone(&snapshots[0]));
     let over = AtomicBool::new(false);
     let start = Barrier::new(WORKERS + 1);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
             .map(|worker| {
-                let (fleet, begin, start) = (&fleet, &begin, &start);
+                let (pool, begin, start) = (&pool, &begin, &start);
                 scope.spawn(move || {
                     start.wait();
                     let mut in_flight: [Option<G>; DEPTH] = [const { None }; DEPTH];
                     for turn in 0..PICKS_PER_WORKER {
-                        let now = fleet.snapshot.load();
-                        let backend = now.pick(&fleet.cursor, &[], &Request(turn)).expect("the set is never empty");
+                        let now = pool.snapshot.load();
+                        let backend = now.pick(&pool.cursor, &[], &Request(turn)).expect("the set is never empty");
                         in_flight[turn % DEPTH] = Some(begin(backend, worker));
                     }
                 })
@@ -72,7 +71,7 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
             let mut swaps = 0;
             while !over.load(Ordering::Relaxed) {
                 swaps += 1;
-                fleet.snapshot.store(Arc::clone(&snapshots[swaps % snapshots.len()]));
+                pool.snapshot.store(Arc::clone(&snapshots[swaps % snapshots.len()]));
             }
             swaps
         });
@@ -81,7 +80,7 @@ fn storm<G>(all: &[Arc<Backend>], strategy: Strategy, begin: impl Fn(&Arc<Backen
         over.store(true, Ordering::Relaxed);
         assert!(ended.iter().all(Result::is_ok), "a worker panicked");
         if takes_turns {
-            assert_eq!(fleet.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
+            assert_eq!(pool.cursor.load(Ordering::Relaxed), WORKERS * PICKS_PER_WORKER, "a pick took no turn");
         }
         swapper.join().expect("the swapper panicked")
     })
@@ -96,7 +95,9 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let took = Duration::from_micros(self.worker as u64 * 100);
-        self.in_flight.backend().record(self.worker, Outcome::Answered(200, Some(took)), || 1);
+        let outcome = Outcome::Answered(200, Some(took));
+        self.in_flight.backend().record(self.worker, outcome);
+        self.in_flight.backend().estimate_latency(outcome, 1);
     }
 }
 
@@ -151,21 +152,22 @@ fn the_harness_notices_a_count_that_gets_lost() {
 
 #[test]
 fn the_rotation_is_exact_over_all_threads_together() {
-    let (fleet, _reports) = Fleet::new(Policy::of(Strategy::RoundRobin));
+    let (pool, _reports) = Pool::new(1, "pool", WORKERS);
+    let policy = Arc::new(Policy::of(Strategy::RoundRobin));
     let all = backends();
     // 40,000 picks are 4,000 rounds of ten turns.
     let weights = [5, 1, 1, 2, 1];
     let weighted = |(backend, weight)| Member { weight, ..Member::new(Arc::clone(backend)) };
     let members = all.iter().zip(weights).map(weighted).collect();
-    fleet.snapshot.store(Arc::new(Snapshot::new(1, members, Arc::clone(&fleet.policy))));
+    pool.snapshot.store(Arc::new(Snapshot::new(1, members, policy)));
     thread::scope(|scope| {
         for worker in 0..WORKERS {
-            let fleet = &fleet;
+            let pool = &pool;
             scope.spawn(move || {
                 for _ in 0..10_000 {
-                    let now = fleet.snapshot.load();
-                    let backend = now.pick(&fleet.cursor, &[], &Request(0)).expect("the set isn't empty");
-                    backend.record(worker, Outcome::Failed, || 0);
+                    let now = pool.snapshot.load();
+                    let backend = now.pick(&pool.cursor, &[], &Request(0)).expect("the set isn't empty");
+                    backend.record(worker, Outcome::Failed);
                 }
             });
         }

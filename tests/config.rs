@@ -85,7 +85,7 @@ fn reader(mut pipe: impl Read + Send + 'static, told: mpsc::Sender<()>) -> threa
 const WRONG: &str = r#"{
   "port": 70000,
   "stratgy": "least-conn",
-  "backends": ["http://127.0.0.1:1", "https://b", {"url": "http://127.0.0.1:1/"}],
+  "backends": ["http://127.0.0.1:1", "ftp://bbb", {"url": "http://127.0.0.1:1/"}],
   "timeouts": {"head": "10"}
 }
 "#;
@@ -93,7 +93,7 @@ const WRONG: &str = r#"{
 const WRONG_TOLD: &str = "\
 p.json:2:11: port: found 70000, wanted a whole number from 0 to 65535
 p.json:3:3: stratgy: unknown field, did you mean \"strategy\"?
-p.json:4:38: backends[1]: found \"https://b\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only
+p.json:4:38: backends[1]: found \"ftp://bbb\", wanted http[s]://HOST[:PORT][/BASE]: its scheme is neither http nor https
 p.json:4:59: backends[2].url: the same backend as backends[0]
 p.json:5:24: timeouts.head: found \"10\", wanted a duration such as \"30s\" or \"1m30s\": a number needs a unit after it (ns, us, ms, s, m, h)
 ";

@@ -54,6 +54,10 @@ fn log_in(client: &mut Client, user: &str) -> String {
     answer.text()
 }
 
+fn said_by(request: &support::Message, user: &str) -> bool {
+    request.field("authorization").is_some_and(|said| said.contains(user))
+}
+
 /// Whether the proxy's end of a connection is open, by its port.
 fn is_open(port: u16) -> bool {
     const ESTABLISHED: &str = "01";
@@ -160,6 +164,29 @@ fn a_parked_client_keeps_its_connection_until_one_of_the_two_ends() {
     assert!(is_open(port));
     drop(alice);
     eventually("it is closed with its client", || !is_open(port));
+}
+
+#[test]
+fn a_parked_clients_connection_to_a_backend_that_is_removed_is_closed_without_waiting_for_its_client() {
+    let origins = [intranet(ASKS), intranet(ASKS)];
+    let proxy = Proxy::with(&origins.each_ref(), one_worker());
+    let mut alice = proxy.client();
+    let mut bob = proxy.client();
+    let (of_alice, of_bob) = (log_in(&mut alice, "alice"), log_in(&mut bob, "bob"));
+    let port = |greeting: &str| greeting.split(' ').next_back().and_then(|port| port.parse().ok()).expect("a port");
+    // Round robin: each has logged in at another one.
+    let home =
+        origins.iter().find(|origin| origin.requests().iter().any(|r| said_by(r, "alice"))).expect("one of them");
+    assert!(!home.requests().iter().any(|request| said_by(request, "bob")));
+    eventually("both are parked", || proxy.parked() == 2);
+    let removed = proxy.admin("DELETE", &home.url().replace("http://", "/backends/"), "");
+    assert!(removed.status() < 300, "{removed:?}");
+    eventually("it is closed", || !is_open(port(&of_alice)));
+    assert_eq!(proxy.parked(), 2, "its client stays where it is");
+    assert!(is_open(port(&of_bob)));
+    assert_eq!(alice.get("/").status(), 401, "she begins anew elsewhere");
+    assert!(log_in(&mut alice, "alice").starts_with("alice "));
+    assert_eq!(bob.get("/").text(), of_bob);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::{Program, eventually, free_port};
@@ -28,6 +28,33 @@ fn every_printed_curl_line_works_as_printed() {
     }
     demo.signal("INT");
     assert_eq!(demo.wait_for_exit(Duration::from_secs(5)).code(), Some(0), "{}", demo.stderr());
+}
+
+#[test]
+fn with_tls_it_prints_how_to_trust_it_and_leaves_nothing_behind() {
+    let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
+    let place = support::proxy::empty_folder();
+    let arguments = ["demo", "--tls", "--port", &ports[0], "--admin-port", &ports[1], "--tls-port", &ports[2]];
+    let temporary = [("TMPDIR", place.to_str().expect("UTF-8"))];
+    let mut demo = Program::start_with(&place, &arguments, &temporary, [Stdio::piped(), Stdio::piped()]);
+    let line = |demo: &Program| {
+        let text = demo.stdout();
+        text.lines().map(str::trim).find(|line| line.starts_with("curl --cacert ")).map(str::to_owned)
+    };
+    eventually("it prints its line", || line(&demo).is_some());
+    let line = line(&demo).expect("there");
+    assert!(line.contains(&ports[2]), "not this demo's port: {line}");
+    let script = format!("curl() {{ command curl --fail --silent --show-error --max-time 10 \"$@\"; }}\n{line}");
+    let output = Command::new("sh").args(["-c", &script]).env("no_proxy", "*").output().expect("sh runs");
+    assert!(output.status.success(), "{line}: {output:?}");
+    let untrusted = line.split_whitespace().last().expect("a URL").to_owned();
+    let output = Command::new("curl").args(["--max-time", "10", &untrusted]).env("no_proxy", "*").output();
+    assert_eq!(output.expect("curl runs").status.code(), Some(60), "nobody else trusts it");
+    assert!(std::fs::read_dir(&place).expect("there").next().is_some());
+    demo.signal("INT");
+    assert_eq!(demo.wait_for_exit(Duration::from_secs(5)).code(), Some(0), "{}", demo.stderr());
+    assert!(std::fs::read_dir(&place).expect("there").next().is_none(), "a file is left");
+    let _ = std::fs::remove_dir_all(&place);
 }
 
 #[test]

@@ -40,3 +40,20 @@ fn may_comes_without_its_default_features() {
 fn the_benchmarks_http_server_stays_in_the_benchmark() {
     assert!(!tree(&["-e", "normal,build,dev"]).contains("may_minihttp"));
 }
+
+/// Otherwise they can't be built with `--locked`, which nobody notices before they are needed.
+#[test]
+fn the_lock_files_of_what_is_built_on_maypole_know_its_dependencies() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path);
+    let tree = tree(&["-e", "normal", "--depth", "1"]);
+    let wanted: Vec<_> = tree.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    assert!(wanted.contains(&"may"), "not the tree it should be: {tree}");
+    for lock in ["fuzz/Cargo.lock", "bench/balance/Cargo.lock", "bench/sweep/Cargo.lock"] {
+        let text = read(lock);
+        let package = text.split("[[package]]").find(|package| package.contains("name = \"maypole\"\n")).expect(lock);
+        let known =
+            |name: &&str| package.contains(&format!("\n \"{name}\"")) || package.contains(&format!("\n \"{name} "));
+        let missing: Vec<_> = wanted.iter().filter(|name| !known(name)).collect();
+        assert!(missing.is_empty(), "{lock} lacks {missing:?}: run cargo in its folder");
+    }
+}

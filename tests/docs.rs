@@ -33,11 +33,13 @@ impl Drop for Shell {
     }
 }
 
+const PORTS: [u16; 7] = [8080, 8081, 8082, 8083, 8084, 8085, 8443];
+
 /// The examples with the README's ports replaced by free ones.
 fn with_free_ports(text: &str) -> String {
     // By way of marks: a free port could contain the digits of a port that is replaced next.
-    let marked = (8080..=8085).fold(text.to_owned(), |text, port: u16| text.replace(&port.to_string(), &mark(port)));
-    (8080..=8085).fold(marked, |text, port| text.replace(&mark(port), &free_port().to_string()))
+    let marked = PORTS.iter().fold(text.to_owned(), |text, port| text.replace(&port.to_string(), &mark(*port)));
+    PORTS.iter().fold(marked, |text, port| text.replace(&mark(*port), &free_port().to_string()))
 }
 
 fn mark(port: u16) -> String {
@@ -53,13 +55,36 @@ fn the_readmes_walk_through_works_as_printed() {
     let config = std::fs::read_to_string(root.join("conf/maypole.json")).expect("there");
     assert!(readme.contains(config.trim()), "the README shows another conf/maypole.json than the one that is there");
 
+    let text = run("conf/maypole.json", &examples.concat());
+    for line in text.lines().filter(|line| line.starts_with("Failed requests:") || line.contains("Non-2xx")) {
+        assert_eq!(line.split_whitespace().last(), Some("0"), "{text}");
+    }
+    for line in text.lines().filter(|line| line.contains("] ") && line.trim_end().ends_with(" responses")) {
+        assert!(line.trim_start().starts_with("[200]"), "{text}");
+    }
+}
+
+#[test]
+fn https_takes_the_three_lines_of_the_readme() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("there");
+    let (_, rest) = readme.split_once("<!-- tested: https -->\n```sh\n").expect("the mark is there");
+    let (example, _) = rest.split_once("```").expect("an end");
+    assert_eq!(example.lines().count(), 3, "{example}");
+    let text = run("conf/tls.json", &format!("maypole backend --port 8082 &\n{example}"));
+    assert!(text.contains("GET / HTTP/1.1"), "a backend has answered: {text}");
+}
+
+/// Runs these examples with a configuration that is shipped, all with free ports; what they said.
+fn run(config: &str, examples: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shipped = std::fs::read_to_string(root.join(config)).expect("there");
     // One text, so that the configuration gets the same ports as the examples. The admin port is a default there.
-    let config = config.replacen("8080,", "8080, \"admin_port\": 8081,", 1);
-    let joined = with_free_ports(&format!("{config}\0{PRELUDE}{}", examples.concat()));
-    let (config, script) = joined.split_once('\0').expect("put there");
+    let shipped = shipped.replacen("8080,", "8080, \"admin_port\": 8081,", 1);
+    let joined = with_free_ports(&format!("{shipped}\0{PRELUDE}{examples}"));
+    let (shipped, script) = joined.split_once('\0').expect("put there");
     let folder = empty_folder();
     std::fs::create_dir(folder.join("conf")).expect("writable");
-    std::fs::write(folder.join("conf/maypole.json"), config).expect("writable");
+    std::fs::write(folder.join(config), shipped).expect("writable");
 
     let said = folder.join("output");
     let output = File::create(&said).expect("writable");
@@ -90,12 +115,7 @@ fn the_readmes_walk_through_works_as_printed() {
     }
     let text = read();
     assert!(status.is_some_and(|status| status.success()), "{status:?}: {text}");
-    for line in text.lines().filter(|line| line.starts_with("Failed requests:") || line.contains("Non-2xx")) {
-        assert_eq!(line.split_whitespace().last(), Some("0"), "{text}");
-    }
-    for line in text.lines().filter(|line| line.contains("] ") && line.trim_end().ends_with(" responses")) {
-        assert!(line.trim_start().starts_with("[200]"), "{text}");
-    }
     drop(shell);
     eventually("its folder is gone", || std::fs::remove_dir_all(&folder).is_ok());
+    text
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use may::io::WaitIo;
 use maypole::runtime::homing;
 use maypole::runtime::listen::listen;
-use maypole::runtime::world::{Service, Stream, Wake, World};
+use maypole::runtime::world::{Arrival, Service, Stream, Wake, World};
 use maypole::runtime::{MayWorld, Options, start};
 
 const WORKERS: usize = 2;
@@ -42,7 +42,7 @@ impl Echo {
 }
 
 impl Service<MayWorld<bool>> for Echo {
-    fn accepted(&self, stream: <MayWorld<bool> as World>::Stream, _peer: SocketAddr) {
+    fn accepted(&self, stream: <MayWorld<bool> as World>::Stream, _arrival: Arrival) {
         self.serve(stream, false);
     }
 

@@ -5,7 +5,7 @@ use maypole::http1::{
     CHUNK_END, ChunkError, Decoder, FieldNames, Framing, HeadLimits, LAST_CHUNK, Method, Parsed, Request, RequestError,
     Version, chunk_header, parse_request, parse_response,
 };
-use maypole::proxy::Via;
+use maypole::plan::Via;
 use maypole::proxy::forward::{
     RequestForwarding, ResponseForwarding, client_framing, write_request_head, write_response_head,
 };
@@ -179,15 +179,17 @@ proptest! {
     #[test]
     fn a_rewritten_request_says_what_the_request_said(head in request_head(), trusted in any::<bool>()) {
         let mut out = Vec::new();
-        let (strangers, via) = (FieldNames::new(["X-Real-IP"]), Via::new("maypole"));
+        let [strangers, nobody] = [FieldNames::new(["X-Real-IP"]), FieldNames::alone([])];
+        let via = Via::new("maypole");
         let meant = parse_request(&head, &LIMITS, |request| {
             let how = RequestForwarding {
                 base_path: b"/base",
                 default_host: b"backend:81",
                 peer: [127, 0, 0, 1].into(),
                 trusted,
-                untrusted_fields: &strangers,
-                scheme: "http",
+                withheld: if trusted { &nobody } else { &strangers },
+                identity: None,
+                encrypted: false,
                 request_id: b"id",
                 via: Some(&via),
                 upgrade: true,
@@ -229,6 +231,7 @@ proptest! {
                 upgrade: true,
                 allowance: None,
                 session: None,
+                hsts: None,
             };
             write_response_head(&mut out, response, &how);
             (response.status, response.reason.to_vec(), framing)

@@ -1,6 +1,8 @@
 //! A panic in the proxy ends one connection and nothing else. The proxy is the real one, on real workers and sockets;
 //! only its world is wrapped in one that panics when a test says so, at a place where the proxy can't know of it.
 
+#[path = "support/inside.rs"]
+mod inside;
 mod support;
 
 use std::io;
@@ -10,13 +12,12 @@ use std::sync::{Arc, Mutex, Once};
 use std::task::Waker;
 use std::time::Duration;
 
+use inside::{Inside, start_inside};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use maypole::balance::{Backend, Fleet, Member, Origin as Place, Policy, Snapshot, Strategy};
 use maypole::config::Config;
-use maypole::proxy::{Parked, Proxy, Shared};
-use maypole::runtime::listen::listen;
-use maypole::runtime::world::{Instant, Need, Service, Wake, Watch, World};
-use maypole::runtime::{Counters, MayWorld, Options, start};
+use maypole::proxy::{Parked, Proxy};
+use maypole::runtime::MayWorld;
+use maypole::runtime::world::{Arrival, Instant, Need, Service, Wake, Watch, World};
 use support::{Client, Gate, Origin, eventually};
 
 /// Panics that are due, each once.
@@ -24,7 +25,7 @@ use support::{Client, Gate, Origin, eventually};
 struct Faults {
     /// When an answer without a `Date` gets one: its head is being rewritten.
     head: AtomicBool,
-    /// When somebody waits next.
+    /// When a coroutine waits next.
     wait: AtomicBool,
     tick: AtomicBool,
 }
@@ -106,8 +107,8 @@ struct Served {
 }
 
 impl Service<MayWorld<Parked>> for Served {
-    fn accepted(&self, stream: <Faulty as World>::Stream, peer: SocketAddr) {
-        self.proxy.accepted(stream, peer);
+    fn accepted(&self, stream: <Faulty as World>::Stream, arrival: Arrival) {
+        self.proxy.accepted(stream, arrival);
     }
 
     fn resumed(&self, stream: <Faulty as World>::Stream, parked: Parked, wake: Wake) {
@@ -117,6 +118,10 @@ impl Service<MayWorld<Parked>> for Served {
     fn tick(&self) {
         panic_if(&self.faults.tick);
         self.proxy.tick();
+    }
+
+    fn sweep(&self) -> bool {
+        self.proxy.sweep()
     }
 }
 
@@ -146,54 +151,26 @@ fn errors_with(text: &str) -> Vec<String> {
 /// One worker, whose death would show, in front of one backend.
 struct Scene {
     faults: Arc<Faults>,
-    shared: Arc<Shared>,
-    backend: Arc<Backend>,
-    counters: Arc<[Arc<Counters>]>,
-    port: u16,
+    proxy: Inside,
 }
 
 impl Scene {
     fn new(origin: &Origin) -> Self {
-        let place = Place {
-            name: "origin".into(),
-            url: origin.url(),
-            host: "127.0.0.1".into(),
-            port: origin.port(),
-            base_path: String::new(),
-        };
-        let backend = Arc::new(Backend::new(1, 0, place, 1));
-        let (fleet, _reports) = Fleet::new(Policy::of(Strategy::RoundRobin));
-        let members = vec![Member::new(Arc::clone(&backend))];
-        fleet.snapshot.store(Arc::new(Snapshot::new(1, members, Arc::clone(&fleet.policy))));
-        let mut config = Config { workers: 1, ..Config::default() };
+        let mut config = Config::default();
         config.timeouts.keep_alive = Duration::from_millis(200);
-        let shared = Shared::new(config, Arc::new(fleet), 100);
         let faults = Arc::<Faults>::default();
-        let listeners = listen(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("a port");
-        let port = listeners.address.port();
         let serve = {
-            let (shared, faults) = (Arc::clone(&shared), Arc::clone(&faults));
-            move |world| {
+            let faults = Arc::clone(&faults);
+            move |world, shared| {
                 let world = Faulty { world, faults: Arc::clone(&faults) };
-                Served { faults: Arc::clone(&faults), proxy: Proxy::new(world, Arc::clone(&shared)) }
+                Served { faults: Arc::clone(&faults), proxy: Proxy::new(world, shared) }
             }
         };
-        let (_mailboxes, counters) = start(
-            Options {
-                workers: 1,
-                listeners: vec![listeners],
-                sockets_below: i32::MAX,
-                pipes_max: 0,
-                coroutines_max: 1000,
-            },
-            serve,
-        )
-        .expect("started");
-        Self { faults, shared, backend, counters, port }
+        Self { faults, proxy: start_inside(origin, config, (100, 1000), serve) }
     }
 
     fn panics(&self) -> u64 {
-        self.counters.iter().map(|worker| worker.panics.value()).sum()
+        self.proxy.counters.iter().map(|worker| worker.panics.value()).sum()
     }
 
     /// A client may see its connection end a moment before the panic that ended it is counted.
@@ -205,10 +182,10 @@ impl Scene {
 
     /// Nothing is left of any exchange, and the worker serves the next.
     fn is_whole(&self) {
-        eventually("no connection is left", || self.shared.connections() == 0);
-        assert_eq!(self.backend.in_flight(), 0);
-        assert_eq!(Client::connect(self.port).get("/").text(), "ok");
-        eventually("no connection is left", || self.shared.connections() == 0);
+        eventually("no connection is left", || self.proxy.shared.connections() == 0);
+        assert_eq!(self.proxy.backend.in_flight(), 0);
+        assert_eq!(Client::connect(self.proxy.ports[0]).get("/").text(), "ok");
+        eventually("no connection is left", || self.proxy.shared.connections() == 0);
     }
 }
 
@@ -240,11 +217,11 @@ fn a_panic_ends_one_connection_and_nothing_else() {
 fn panics_before_an_answer(scene: &Scene, origin: &Origin) {
     // More often than buffers, coroutines or seats could be lost without its being seen.
     const TIMES: u64 = 300;
-    let mut bystander = Client::connect(scene.port);
+    let mut bystander = Client::connect(scene.proxy.ports[0]);
     assert_eq!(bystander.get("/").status(), 200);
     for _ in 0..TIMES {
         scene.faults.head.store(true, Ordering::SeqCst);
-        let mut client = Client::connect(scene.port);
+        let mut client = Client::connect(scene.proxy.ports[0]);
         assert_eq!(client.send("GET /hit HTTP/1.1\r\nHost: a\r\n\r\n").rest(), b"");
     }
     scene.has_counted(TIMES);
@@ -263,7 +240,7 @@ fn panics_before_an_answer(scene: &Scene, origin: &Origin) {
 
 fn a_panic_within_an_answer_makes_it_look_cut(scene: &Scene, gate: &Gate) {
     let before = scene.panics();
-    let mut client = Client::connect(scene.port);
+    let mut client = Client::connect(scene.proxy.ports[0]);
     // To this client only the end of the connection says where the body ends.
     client.send("GET /endless HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!(client.answer_head().status(), 200);
@@ -281,7 +258,7 @@ fn a_panic_in_housekeeping_stops_no_clock(scene: &Scene) {
     scene.faults.tick.store(true, Ordering::SeqCst);
     scene.has_counted(before + 1);
     // The idle connection ends by its deadline: the clock still runs.
-    let mut client = Client::connect(scene.port);
+    let mut client = Client::connect(scene.proxy.ports[0]);
     assert_eq!(client.get("/").status(), 200);
     client.wait_for_end();
     scene.is_whole();

@@ -305,3 +305,36 @@ fn a_session_whose_backend_has_no_room_is_served_by_another_one_and_stays_bound(
     eventually("its place is free", || proxy.in_flight(&a) == 0);
     assert_eq!(get_as(&cookie, "/").text(), "a");
 }
+
+#[test]
+fn a_request_that_is_sent_again_has_its_turn_before_those_that_come_later() {
+    let [close, serve] = [(); 2].map(|()| Arc::new(Gate::default()));
+    let (closing, serving, sent) = (Arc::clone(&close), Arc::clone(&serve), AtomicUsize::new(0));
+    let origin = Origin::start(move |exchange| match exchange.request.target() {
+        "/warm" => exchange.answer(200, "ok"),
+        "/again" if sent.fetch_add(1, Ordering::SeqCst) == 0 => {
+            closing.wait();
+            exchange.close();
+        }
+        _ => {
+            serving.wait();
+            exchange.answer(200, "ok");
+        }
+    });
+    let proxy = bounded(&[(&origin, 1)], json!({ "workers": 1, "queue": { "timeout": "30s" } }));
+    assert_eq!(proxy.get("/warm").status(), 200);
+    let again = asking(&proxy, "/again");
+    eventually("it goes over the kept connection", || origin.count() == 2);
+    let before = asking(&proxy, "/before");
+    expect_waiting(&proxy, 1);
+    close.open();
+    eventually("its place is the other's", || origin.count() == 3);
+    expect_waiting(&proxy, 1);
+    let later: Vec<_> = (0..5).map(|number| asking(&proxy, &format!("/later/{number}"))).collect();
+    expect_waiting(&proxy, 6);
+    serve.open();
+    for mut client in [again, before].into_iter().chain(later) {
+        assert_eq!(client.answer().status(), 200);
+    }
+    assert_eq!(origin.requests()[3].target(), "/again");
+}

@@ -10,7 +10,7 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use maypole::balance::{Backend, Call, Fleet, InFlight, Member, Occasion, Origin, Policy, Queue, Snapshot, Strategy};
+use maypole::balance::{Backend, Call, InFlight, Member, Occasion, Origin, Policy, Pool, Snapshot, Strategy};
 use pick::Request;
 
 const THREADS: usize = 6;
@@ -29,9 +29,10 @@ impl Wake for Unpark {
     }
 }
 
-/// A fleet, and what its backends themselves see.
+/// A pool, and what its backends themselves see.
 struct Scene {
-    fleet: Fleet,
+    pool: Pool,
+    policy: Arc<Policy>,
     backends: Vec<Arc<Backend>>,
     seen: [AtomicUsize; BOUNDS.len()],
     seen_of_all: AtomicUsize,
@@ -50,7 +51,8 @@ struct Ends {
 }
 
 fn scene(in_flight_max: usize, restless: bool) -> Scene {
-    let (fleet, _reports) = Fleet::with_queue(Queue::new(in_flight_max, THREADS), Policy::of(Strategy::P2c));
+    let (pool, _reports) = Pool::new(1, "pool", 1);
+    let policy = Policy { in_flight_max, waiting_max: THREADS, ..Policy::of(Strategy::P2c) };
     let origin = |id| Origin {
         name: format!("b{id}"),
         url: String::new(),
@@ -58,13 +60,12 @@ fn scene(in_flight_max: usize, restless: bool) -> Scene {
         port: 1,
         base_path: String::new(),
     };
-    let backend = |(id, bound): (u64, &usize)| {
-        Arc::new(Backend::new(id, id as usize, origin(id), 1).with_limit(Arc::clone(&fleet.queue), *bound))
-    };
-    let backends = (0..).zip(&BOUNDS).map(backend).collect();
+    let backend = |id| Arc::new(Backend::new(id, id as usize, origin(id), 1).in_line(Arc::clone(&pool.line)));
+    let backends = (0..BOUNDS.len() as u64).map(backend).collect();
     let scene = Scene {
         backends,
-        fleet,
+        pool,
+        policy: Arc::new(policy),
         seen: Default::default(),
         seen_of_all: AtomicUsize::new(0),
         restless,
@@ -76,17 +77,17 @@ fn scene(in_flight_max: usize, restless: bool) -> Scene {
 
 impl Scene {
     fn publish(&self, left_out: Option<u64>) {
-        let backends = self.backends.iter().filter(|backend| Some(backend.id) != left_out);
-        let members = backends.map(|backend| Member::new(Arc::clone(backend))).collect();
-        self.fleet.publish(Snapshot::new(1, members, Arc::clone(&self.fleet.policy)));
+        let all = self.backends.iter().zip(BOUNDS).filter(|(backend, _)| Some(backend.id) != left_out);
+        let member = |(backend, max_connections)| Member { max_connections, ..Member::new(Arc::clone(backend)) };
+        self.pool.publish(Snapshot::new(1, all.map(member).collect(), Arc::clone(&self.policy)));
     }
 
     /// A request as the proxy has it: a pick, or else a wait.
     fn begin(&self, number: usize, ends: &mut Ends) -> Option<InFlight> {
-        let (fleet, request) = (&self.fleet, Request(number));
-        let snapshot = fleet.snapshot.load();
-        while fleet.queue.waiting() == 0 {
-            let Some(picked) = snapshot.pick(&fleet.cursor, &[], &request) else { break };
+        let (pool, request) = (&self.pool, Request(number));
+        let snapshot = pool.snapshot.load();
+        while pool.line.waiting() == 0 {
+            let Some(picked) = snapshot.pick(&pool.cursor, &[], &request) else { break };
             if let Some(in_flight) = InFlight::begin(Arc::clone(picked)) {
                 return Some(in_flight);
             }
@@ -103,7 +104,7 @@ impl Scene {
         let tried = [request.random() % 3];
         let tried = if number.is_multiple_of(4) { &tried[..] } else { &[] };
         let ticket =
-            fleet.queue.join(tried, None, Waker::from(Arc::new(Unpark(thread::current())))).expect("all find room");
+            pool.line.join(tried, None, Waker::from(Arc::new(Unpark(thread::current())))).expect("all find room");
         let deadline = Instant::now() + patience;
         ends.waited += 1;
         loop {
@@ -112,7 +113,7 @@ impl Scene {
                     let backend = Arc::clone(place.backend());
                     return Some(place.begin(backend));
                 }
-                Some(Call::Nobody) => panic!("there is always a backend"),
+                Some(Call::NoBackend) => panic!("there is always a backend"),
                 None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -192,7 +193,7 @@ fn storm(in_flight_max: usize, restless: bool) {
     assert!(sum(|ends| ends.waited) > 1_000, "only {} waited: that was no storm", sum(|ends| ends.waited));
     assert_eq!(sum(|ends| ends.gave_up) > 0, restless, "who lost patience");
 
-    assert_eq!(scene.fleet.queue.waiting(), 0);
+    assert_eq!(scene.pool.line.waiting(), 0);
     scene.publish(None);
     // All places are there again, and no more.
     let all: Vec<_> = scene.backends.iter().zip(BOUNDS).collect();

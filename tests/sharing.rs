@@ -1,10 +1,10 @@
 //! Workers get fair shares of few long connections, whichever listener the kernel chose for them.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use maypole::runtime::listen::listen;
-use maypole::runtime::world::{Service, Wake, World};
+use maypole::runtime::world::{Arrival, Service, Wake, World};
 use maypole::runtime::{MayWorld, Options, start};
 
 const WORKERS: usize = 2;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Keep(MayWorld<()>);
 
 impl Service<MayWorld<()>> for Keep {
-    fn accepted(&self, stream: <MayWorld<()> as World>::Stream, _peer: SocketAddr) {
+    fn accepted(&self, stream: <MayWorld<()> as World>::Stream, _arrival: Arrival) {
         self.0.park(stream, (), self.0.now() + PATIENCE);
     }
 

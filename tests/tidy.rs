@@ -1,6 +1,11 @@
 //! What the compiler can't see of the house's order (ARCHITECTURE.md): arrows between rooms, where `unsafe` and `may`
 //! live, no file grown past its idea.
 
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/code.rs"]
+mod code;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,18 +13,23 @@ use std::path::{Path, PathBuf};
 /// A file longer than this has become two ideas.
 const LINES_MAX: usize = 600;
 
+/// What takes more parameters than this has its facts in no struct yet; `self` doesn't count.
+const PARAMETERS_MAX: usize = 6;
+
 /// Each room, and the rooms whose names may stand in it.
 const ARROWS: &[(&str, &[&str])] = &[
     ("balance", &["config"]),
     ("config", &[]),
     ("http1", &[]),
     ("policy", &[]),
+    ("plan", &["balance", "config", "http1", "policy"]),
     ("runtime", &[]),
+    ("transport", &["observe", "runtime"]),
     ("observe", &["runtime"]),
     ("upstream", &["balance", "config", "runtime"]),
-    ("proxy", &["balance", "config", "http1", "observe", "policy", "runtime", "upstream"]),
-    ("control", &["balance", "config", "http1", "observe", "runtime", "upstream"]),
-    ("cli", &["balance", "config", "control", "http1", "observe", "proxy", "runtime", "upstream"]),
+    ("proxy", &["balance", "config", "http1", "observe", "plan", "policy", "runtime", "upstream"]),
+    ("control", &["balance", "config", "http1", "observe", "plan", "runtime", "transport", "upstream"]),
+    ("cli", &["balance", "config", "control", "http1", "observe", "plan", "proxy", "runtime", "transport", "upstream"]),
 ];
 
 /// A source file: its path below the project's folder, and its lines.
@@ -143,6 +153,45 @@ fn every_unsafe_block_says_why_it_is_sound() {
 }
 
 #[test]
+fn a_request_has_one_way_out() {
+    // What is called, where alone, and why.
+    let once = [
+        (".end()", "src/proxy/exchange.rs", "an exchange ends where it was run"),
+        (".enter(&", "src/proxy/exchange.rs", "what has become of a request is written down at its end"),
+        (".book.enter(", "src/proxy/worker.rs", "and counted by what was written down"),
+        ("failures.count(", "src/proxy/worker.rs", "nothing else counts failures"),
+    ];
+    let sources = sources("src");
+    for (call, file, why) in once {
+        let of_proxy = sources.iter().filter(|source| source.room() == Some("proxy"));
+        let found: Vec<_> = of_proxy
+            .flat_map(|source| source.code().filter(|(_, line)| line.contains(call)).map(|_| source.path.display()))
+            .collect();
+        assert!(found.len() == 1 && found[0].to_string() == file, "{why}, but {call} is in {found:?}");
+    }
+}
+
+#[test]
+fn a_layer_hands_on_every_call_also_those_that_have_a_default() {
+    let functions = |path: &str| -> BTreeSet<String> {
+        let text = fs::read_to_string(root().join(path)).expect("a source");
+        text.split("    fn ").skip(1).filter_map(|rest| Some(rest.split(['(', '<']).next()?.to_owned())).collect()
+    };
+    let of_traits = functions("src/runtime/world.rs");
+    let handed_on: BTreeSet<_> = sources("src")
+        .iter()
+        .filter(|source| source.room() == Some("transport"))
+        .flat_map(|source| functions(&source.path.display().to_string()))
+        .collect();
+    // What is no call to a world, a service or a stream.
+    let own = ["add", "is_empty", "len", "pour"];
+    let found: Vec<_> =
+        of_traits.difference(&handed_on).filter(|name| !own.contains(&name.as_str())).cloned().collect();
+    assert!(of_traits.contains("sweep"), "{of_traits:?}");
+    assert_none("calls that src/transport doesn't hand on", &found);
+}
+
+#[test]
 fn coroutines_are_spawned_and_named_in_runtime_only() {
     // `go!` expands to an unsafe block that even `forbid(unsafe_code)` lets through.
     let mut found = Vec::new();
@@ -257,4 +306,78 @@ fn every_test_that_the_papers_name_exists() {
     }
     assert_none("tests that aren't there", &found);
     assert!(named > 20, "the papers don't name tests as they did");
+}
+
+#[test]
+fn no_files_of_a_room_name_each_other_in_a_circle() {
+    let sources = sources("src");
+    let modules = circles::Modules::of(sources.iter().map(|source| (source.path.as_path(), source.lines.join("\n"))));
+    let mut found = Vec::new();
+    for (room, _) in ARROWS {
+        let names = modules.names_within(room);
+        found.extend(circles::circles(&names).iter().map(|circle| circles::told(circle, &names)));
+    }
+    assert_none("circles of files", &found);
+}
+
+#[test]
+fn a_circle_of_files_is_found_however_they_name_each_other() {
+    // (what `a.rs` says, what `b.rs` says, whether they are on a circle); `mod.rs` hands both on.
+    let cases = [
+        ("use super::b::B; pub struct A;", "pub struct B;", false),
+        ("use super::b::B; pub struct A;", "use super::a::A; pub struct B;", true),
+        ("use super::B; pub struct A;", "use super::A; pub struct B;", true),
+        ("use crate::room::B; pub struct A;", "fn b(_: crate::room::a::A) {} pub struct B;", true),
+        ("use super::{self as room}; pub struct A(room::B);", "pub struct B(super::A);", true),
+        ("use super::*; pub struct A(B);", "pub struct B(super::super::room::A);", true),
+        ("use super::b as other; pub struct A(other::B);", "pub struct B { a: super::A }", true),
+        ("pub use super::b::B; pub struct A;", "use super::A; pub struct B;", true),
+        ("pub struct A(super::B);", "pub struct B; // super::A", false),
+        ("pub struct A(super::B);", "pub struct B; const TEXT: &str = r#\"super::A\"#;", false),
+        ("pub struct A(super::B);", "pub struct B; #[cfg(test)] mod tests { use super::super::A; }", false),
+        ("pub struct A(super::B);", "pub struct B; #[cfg(test)] use super::{A}; fn b() -> char { '\"' }", false),
+        ("impl super::B { pub fn a(&self) {} } pub struct A;", "pub struct B; fn b(b: &B) { b.a() }", true),
+        (
+            "impl super::B { pub fn a(&self) {} } pub struct A;",
+            "pub struct B; impl B { fn b(&self) { self.a() } }",
+            true,
+        ),
+        ("impl super::B { pub fn a(&self) {} } pub struct A;", "pub struct B; fn b(b: &B) { b.c() }", false),
+        ("impl super::B { fn a(&self) {} } trait A { fn a(&self); }", "pub struct B; fn b(b: &dyn X) { b.a() }", false),
+    ];
+    for (a, b, on_a_circle) in cases {
+        let face = "mod a; mod b; pub use a::A; pub use b::B;";
+        let files = [("src/room/mod.rs", face), ("src/room/a.rs", a), ("src/room/b.rs", b)];
+        let files = files.map(|(path, text)| (Path::new(path), text.to_owned()));
+        let found = circles::circles(&circles::Modules::of(files).names_within("room"));
+        assert_eq!(found.len(), usize::from(on_a_circle), "{a} | {b}: {found:?}");
+    }
+}
+
+#[test]
+fn no_function_has_more_than_six_parameters() {
+    let mut files = sources("src");
+    files.extend(sources("tests"));
+    let mut found = Vec::new();
+    for source in &files {
+        for function in code::functions(&code::tokens(&source.lines.join("\n"))) {
+            if function.parameters > PARAMETERS_MAX {
+                found.push(format!("{}: {}", source.path.display(), function.name));
+            }
+        }
+    }
+    assert_none(&format!("more than {PARAMETERS_MAX} parameters"), &found);
+}
+
+#[test]
+fn parameters_are_counted_as_they_are_written() {
+    let counted =
+        |text: &str| code::functions(&code::tokens(text)).iter().map(|each| each.parameters).collect::<Vec<_>>();
+    assert_eq!(counted("fn none() {}"), [0]);
+    assert_eq!(counted("fn one<T: Into<(u8, u8)>, const N: usize>(&'a mut self, (a, b): (u8, [T; N]),) {}"), [1]);
+    assert_eq!(counted("fn two(self: Rc<Self>, with: impl Fn(u8, u8) -> Map<u8, u8>, \n // a, b\n last: u8) {}"), [2]);
+    assert_eq!(
+        counted("trait T { fn a(&self, b: u8); fn c(d: u8, e: fn(u8, u8) -> u8); } let f = |g, h, i| g;"),
+        [1, 2]
+    );
 }

@@ -1,7 +1,7 @@
 //! A request's head, read and rewritten for a backend.
 
 use maypole::http1::{FieldNames, Framing, HeadLimits, Parsed, Request, RequestError, Target, Version, parse_request};
-use maypole::proxy::Via;
+use maypole::plan::Via;
 use maypole::proxy::forward::{RequestForwarding, write_request_head};
 
 use super::strict::{self, Head};
@@ -18,7 +18,8 @@ pub fn check(bytes: &[u8]) {
         let part = outcome(&bytes[..cut]);
         assert!(part == Ok(Parsed::Partial) || part == whole, "cut at {cut}: {part:?}, but whole {whole:?}");
     }
-    let (strangers, via) = (FieldNames::new(UNTRUSTED), Via::new("maypole"));
+    let [strangers, nobody] = [FieldNames::new(UNTRUSTED), FieldNames::alone([])];
+    let via = Via::new("maypole");
     let _ = parse_request(bytes, &LIMITS, |request| {
         is_what_the_grammar_reads(request, bytes);
         for (trusted, upgrade) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -27,8 +28,9 @@ pub fn check(bytes: &[u8]) {
                 default_host: b"backend:81",
                 peer: [127, 0, 0, 1].into(),
                 trusted,
-                untrusted_fields: &strangers,
-                scheme: "http",
+                withheld: if trusted { &nobody } else { &strangers },
+                identity: None,
+                encrypted: false,
                 request_id: b"id",
                 via: Some(&via).filter(|_| trusted || upgrade),
                 upgrade,

@@ -36,6 +36,7 @@ pub fn check(bytes: &[u8]) {
                         upgrade: response.status == 101,
                         allowance: None,
                         session: None,
+                        hsts: None,
                     };
                     let mut out = Vec::new();
                     write_response_head(&mut out, response, &how);

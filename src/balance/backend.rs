@@ -2,16 +2,22 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::utils::CachePadded;
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Counts};
 use super::cells::Cell;
 use super::gate::Gate;
-use super::queue::{Queue, count_within};
-use super::{Addresses, Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Turn};
+use super::line::{self, count_within};
+use super::{Addresses, Decision, Mark, Outcome, PeakEwma, Seen, Standing, Thresholds, Totals, Transition};
+use crate::config::authority;
+
+/// A pool's waiting line, in which requests wait for places at its backends.
+pub type Line = line::Line<Place>;
+/// See [`line::Ticket`].
+pub type Ticket = line::Ticket<Place>;
 
 /// A server that requests are sent to. Shared by all workers through `Arc`; its counters survive every snapshot swap
 /// that doesn't concern it.
@@ -33,34 +39,36 @@ pub struct Backend {
     pub authority: String,
     /// Put before every request's path; empty, or `/…` without a trailing slash.
     pub base_path: String,
+    /// It is reached by TLS.
+    pub is_encrypted: bool,
     /// What the name resolved to last; empty when it never did.
     pub addresses: Addresses,
     /// Looked at by every pick; turned by the breaker, if there is one.
     gate: Gate,
-    /// Only where one is configured.
-    breaker: Option<Box<Breaker>>,
-    /// By what sessions name it.
-    mark: Mark,
+    /// What its breaker counts: made by the first request that is held against thresholds, since it is large.
+    counts: OnceLock<Box<Counts>>,
+    /// As it was published last.
+    mark: PublishedMark,
     load: CachePadded<Load>,
-    queue: Arc<Queue>,
-    /// Only where the strategy asks for it.
-    latency_estimate: Option<Box<PeakEwma>>,
+    line: Arc<Line>,
     cells: Box<[CachePadded<Cell>]>,
     retired: AtomicBool,
 }
 
-/// Together on a cache line of their own: who writes the one reads the other.
-#[derive(Debug)]
+/// Together on a cache line of their own: what writes the one reads the others.
+#[derive(Debug, Default)]
 struct Load {
     in_flight: AtomicUsize,
-    /// 0: no bound, neither of its own nor on all together; [`BOUND_OF_ALL`]: the latter alone; with [`AWAY`] in it: it takes
-    /// none at all for now.
+    /// As it was published last. 0: no bound, neither of its own nor on its whole pool; [`BOUND_OF_POOL`]: the latter alone;
+    /// with [`AWAY`] in it: it takes none at all for now.
     in_flight_max: AtomicUsize,
+    /// Kept up only where the strategy goes by it.
+    latency_estimate: PeakEwma,
 }
 
 /// The bit that says that nothing is sent to it. Beside the bound, so that a pick has one number to look at.
 const AWAY: usize = 1 << (usize::BITS - 1);
-const BOUND_OF_ALL: usize = AWAY - 1;
+const BOUND_OF_POOL: usize = AWAY - 1;
 
 /// Where a backend is and what it is called: the part of a [`Backend`] that comes from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,71 +87,54 @@ pub struct Origin {
 
 impl Backend {
     /// A backend that nothing has been sent to, with cells for workers `0..workers`. A host that is an address
-    /// literal has its address at once; any other has none until somebody stores what it resolved to.
+    /// literal has its address at once; any other has none until what it resolved to is stored.
     pub fn new(id: u64, slot: usize, origin: Origin, workers: usize) -> Self {
         let literal = origin.host.parse().map(|ip| SocketAddr::new(ip, origin.port));
         Self {
             id,
             slot,
-            mark: Mark::of_id(id),
-            authority: if origin.host.contains(':') {
-                format!("[{}]:{}", origin.host, origin.port)
-            } else {
-                format!("{}:{}", origin.host, origin.port)
-            },
+            mark: PublishedMark::new(Mark::of_id(id)),
+            authority: authority(&origin.host, origin.port),
             name: origin.name,
             url: origin.url,
             host: origin.host,
             port: origin.port,
             base_path: origin.base_path,
+            is_encrypted: false,
             addresses: literal.into_iter().collect(),
             gate: Gate::default(),
-            breaker: None,
-            load: CachePadded::new(Load { in_flight: AtomicUsize::new(0), in_flight_max: AtomicUsize::new(0) }),
-            queue: Arc::default(),
-            latency_estimate: None,
+            counts: OnceLock::new(),
+            load: CachePadded::default(),
+            line: Arc::default(),
             cells: (0..workers).map(|_| CachePadded::default()).collect(),
             retired: AtomicBool::new(false),
         }
     }
 
-    /// The same, with an estimate of its latency that every outcome goes into.
+    /// The same, in the pool whose waiting line this is.
     #[must_use]
-    pub fn with_latency_estimate(self) -> Self {
-        Self { latency_estimate: Some(Box::default()), ..self }
+    pub fn in_line(self, line: Arc<Line>) -> Self {
+        Self { line, ..self }
     }
 
-    /// The same, with a circuit breaker.
+    /// The same, reached by TLS where `is_encrypted`.
     #[must_use]
-    pub fn with_breaker(self, thresholds: Arc<Thresholds>) -> Self {
-        let breaker = Breaker::new(thresholds, self.cells.len());
-        Self { breaker: Some(Box::new(breaker)), ..self }
+    pub fn encrypted(self, is_encrypted: bool) -> Self {
+        Self { is_encrypted, ..self }
     }
 
-    /// The same, known to sessions by this mark instead of that of its id.
-    #[must_use]
-    pub fn with_mark(self, mark: Mark) -> Self {
-        Self { mark, ..self }
-    }
-
-    /// By what sessions name it.
+    /// By what sessions name it: its id, until a snapshot with another mark is published.
     pub fn mark(&self) -> Mark {
-        self.mark
+        self.mark.load()
     }
 
-    /// The same, with its fleet's queue and at most `max_connections` requests in flight (0: any number).
-    #[must_use]
-    pub fn with_limit(self, queue: Arc<Queue>, max_connections: usize) -> Self {
-        let limited = Self { queue, ..self };
-        limited.set_max_connections(max_connections);
-        limited
-    }
-
-    /// Bounds the requests in flight: to be called before a snapshot is published, which serves those that wait. What is in
-    /// flight beyond a lower bound goes on.
-    pub fn set_max_connections(&self, max_connections: usize) {
-        let max = if max_connections == 0 && self.queue.is_bounded() { BOUND_OF_ALL } else { max_connections };
-        let with_bound = |now: usize| Some((now & AWAY) | max);
+    /// Publishes what the snapshot to come says of it, since it isn't looked up there: the mark by what sessions name it, and
+    /// the bound that is compared in one step with what is in flight (of its own, 0: none; or of its pool). What is in flight
+    /// beyond a lower one goes on.
+    pub(super) fn publish(&self, mark: Mark, max_connections: usize, pool_is_bounded: bool) {
+        self.mark.store(mark);
+        let max = if max_connections == 0 && pool_is_bounded { BOUND_OF_POOL } else { max_connections };
+        let with_bound = |now: usize| (now & !AWAY != max).then_some((now & AWAY) | max);
         let _ = self.load.in_flight_max.fetch_update(Ordering::SeqCst, Ordering::Relaxed, with_bound);
     }
 
@@ -151,14 +142,14 @@ impl Backend {
     /// and those that wait look after it.
     pub fn went_away(&self) {
         if self.load.in_flight_max.fetch_or(AWAY, Ordering::SeqCst) & AWAY == 0 {
-            self.queue.rouse();
+            self.line.rouse();
         }
     }
 
     /// It takes connections again, or that is to be tried: those that wait for it get their places.
     pub fn came_back(&self) {
         if self.load.in_flight_max.fetch_and(!AWAY, Ordering::SeqCst) & AWAY != 0 {
-            self.queue.room_made();
+            self.line.room_made();
         }
     }
 
@@ -167,9 +158,9 @@ impl Backend {
         self.load.in_flight_max.load(Ordering::Relaxed) & AWAY != 0
     }
 
-    /// How long it takes to answer, if that is kept.
-    pub fn latency_estimate(&self) -> Option<&PeakEwma> {
-        self.latency_estimate.as_deref()
+    /// How long it takes to answer, where that is [kept up](Self::estimate_latency).
+    pub fn latency_estimate(&self) -> &PeakEwma {
+        &self.load.latency_estimate
     }
 
     /// Says that it was removed: no snapshot to come has it.
@@ -192,38 +183,42 @@ impl Backend {
     #[inline]
     pub fn has_room(&self) -> bool {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
-        max == 0 || (max & AWAY == 0 && self.in_flight() < max && self.queue.has_room())
+        max == 0 || (max & AWAY == 0 && self.in_flight() < max && self.line.has_room())
     }
 
-    /// Counts a request more in flight; false, and nothing is counted, where there is no room.
+    /// Counts a request more in flight; None, and nothing is counted, where there is no room.
     #[inline]
-    fn enter(&self) -> bool {
+    fn enter(&self) -> Option<Counted> {
         let max = self.load.in_flight_max.load(Ordering::Relaxed);
         if max > 0 {
             return self.enter_within(max);
         }
         self.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        true
+        Some(Counted { in_pool: false })
     }
 
     #[cold]
-    fn enter_within(&self, max: usize) -> bool {
+    fn enter_within(&self, max: usize) -> Option<Counted> {
         if max & AWAY != 0 {
-            return false;
+            return None;
         }
-        let enters = self.queue.enter();
-        if enters && !count_within(&self.load.in_flight, max) {
-            self.queue.leave();
-            return false;
+        let in_pool = self.line.enter()?;
+        if count_within(&self.load.in_flight, max) {
+            return Some(Counted { in_pool });
         }
-        enters
+        if in_pool {
+            self.line.leave();
+        }
+        None
     }
 
     /// Counts one less.
     #[inline]
-    fn leave(&self) {
+    fn leave(&self, counted: Counted) {
         self.load.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.queue.leave();
+        if counted.in_pool {
+            self.line.leave();
+        }
     }
 
     /// Whether its breaker would let a request through now: one that it can't is picked only where there is no other.
@@ -245,49 +240,45 @@ impl Backend {
 
     /// Failures in a row until now, or until its breaker tripped; 0 without one.
     pub fn consecutive_failures(&self) -> u32 {
-        self.breaker.as_ref().map_or(0, |breaker| breaker.consecutive_failures())
+        self.counts.get().map_or(0, |counts| counts.consecutive_failures())
     }
 
-    /// Does what the control plane has decided after a [`Turn`]. Without effect where workers have turned it since: they
-    /// have told of that.
-    pub fn decide(&self, decision: Decision) {
-        if let Some(breaker) = &self.breaker {
-            self.gate.obey(decision, breaker.thresholds().trials);
-            self.queue.room_made();
-        }
+    /// Does what the control plane has decided after a [`Transition`]; a trial that this begins is one of `trials` requests, 1–100.
+    /// Without effect where workers have turned it since: they have told of that.
+    pub fn decide(&self, decision: Decision, trials: u8) {
+        self.gate.obey(decision, trials);
+        self.line.room_made();
     }
 
     /// While it is on trial: lets as many requests through as at its beginning, since those may have been lost.
     pub fn refill_trials(&self) {
-        if let Some(breaker) = &self.breaker {
-            self.gate.refill(breaker.thresholds().trials);
-            self.queue.room_made();
-        }
+        self.gate.refill();
+        self.line.room_made();
     }
 
     /// A request that its breaker has let through isn't sent after all. For a moment it may have been counted in flight, so
     /// that others found no room.
     #[cold]
     fn stay_out(&self, epoch: u32) {
-        if let Some(breaker) = &self.breaker {
-            self.gate.give_token_back(epoch, breaker.thresholds().trials);
-        }
-        self.queue.room_made();
+        self.gate.give_token_back(epoch);
+        self.line.room_made();
     }
 
     /// Notes how a request ended. Only `worker`'s own thread may call it with its number: another one's updates
-    /// could be lost. A number beyond the workers that the backend was made for is ignored. `now_ns` is the clock of
-    /// [`super::Occasion::now_ns`], which is looked at only where the latency is estimated.
-    pub fn record(&self, worker: usize, outcome: Outcome, now_ns: impl FnOnce() -> u64) {
+    /// could be lost. A number beyond the workers that the backend was made for is ignored.
+    pub fn record(&self, worker: usize, outcome: Outcome) {
         if let Some(cell) = self.cells.get(worker) {
             cell.record(outcome);
         }
-        if let Some(estimate) = &self.latency_estimate {
-            match outcome {
-                Outcome::Answered(_, Some(took)) => estimate.observe(took, now_ns()),
-                Outcome::Failed => estimate.observe_failure(now_ns()),
-                Outcome::Answered(_, None) | Outcome::Abandoned => {}
-            }
+    }
+
+    /// Has the estimate of its latency take in how a request ended, see [`super::Policy::estimates_latency`]. `now_ns` is
+    /// the clock of [`super::Occasion::now_ns`].
+    pub fn estimate_latency(&self, outcome: Outcome, now_ns: u64) {
+        match outcome {
+            Outcome::Answered(_, Some(took)) => self.load.latency_estimate.observe(took, now_ns),
+            Outcome::Failed => self.load.latency_estimate.observe_failure(now_ns),
+            Outcome::Answered(_, None) | Outcome::Abandoned => {}
         }
     }
 
@@ -302,15 +293,44 @@ impl Backend {
     }
 }
 
+/// Where a request in flight is counted besides its backend: it leaves the counts that it entered, whatever bounds there are
+/// by then.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    in_pool: bool,
+}
+
+/// A mark in two halves. A reader may find one of each while it changes: no backend's mark, and a session that is bound
+/// to that is bound anew at its next request.
+#[derive(Debug)]
+struct PublishedMark([AtomicU64; 2]);
+
+impl PublishedMark {
+    fn new(mark: Mark) -> Self {
+        Self(mark.halves().map(AtomicU64::new))
+    }
+
+    fn load(&self) -> Mark {
+        Mark::from_halves(self.0.each_ref().map(|half| half.load(Ordering::Relaxed)))
+    }
+
+    fn store(&self, mark: Mark) {
+        for (half, bits) in self.0.iter().zip(mark.halves()) {
+            half.store(bits, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A request in flight to a backend: counted from [`InFlight::begin`] until it is dropped.
 ///
-/// A worker begins it in the same turn in which it picked: with no wait between the two, whoever has seen every
-/// worker pass its mailbox after a backend left the snapshot has also seen every request to it counted.
+/// A worker begins it in the same turn in which it picked: with no wait between the two, every request to a
+/// backend is counted once every worker has passed its mailbox after the backend left the snapshot.
 #[derive(Debug)]
 pub struct InFlight<B: Deref<Target = Backend> = Arc<Backend>> {
     backend: B,
     /// That of the backend's gate when it began.
     epoch: u32,
+    counted: Counted,
 }
 
 impl<B: Deref<Target = Backend>> InFlight<B> {
@@ -318,11 +338,11 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
     #[inline]
     pub fn begin(backend: B) -> Option<Self> {
         let epoch = backend.gate.epoch();
-        if backend.enter() {
-            return Some(Self { backend, epoch });
-        }
-        backend.stay_out(epoch);
-        None
+        let Some(counted) = backend.enter() else {
+            backend.stay_out(epoch);
+            return None;
+        };
+        Some(Self { backend, epoch, counted })
     }
 
     /// The backend that the request goes to.
@@ -330,35 +350,30 @@ impl<B: Deref<Target = Backend>> InFlight<B> {
         &self.backend
     }
 
-    /// Whether the backend has a breaker, which wants to hear what is seen of the request.
-    #[inline]
-    pub fn has_breaker(&self) -> bool {
-        self.backend.breaker.is_some()
-    }
-
-    /// What an answer of this status says of the backend.
-    pub fn judge(&self, status: u16) -> Seen {
-        self.backend.breaker.as_ref().map_or(Seen::Nothing, |breaker| breaker.judge(status))
-    }
-
-    /// Has the backend's breaker take in what was seen of the request, and `tell` of the turn that this makes, if any: it is
-    /// taken back when that says that nobody heard. `worker` as in [`Backend::record`]; `now_ns` is any clock that all
-    /// workers share and that doesn't go back, in nanoseconds, and is looked at only if there is a breaker.
-    #[inline]
-    pub fn observe(&self, worker: usize, seen: Seen, now_ns: impl FnOnce() -> u64, tell: impl FnOnce(Turn) -> bool) {
-        if let Some(breaker) = &self.backend.breaker {
-            breaker.observe(&self.backend.gate, self.epoch, worker, seen, now_ns(), tell);
-            // It may be trusted again.
-            self.backend.queue.room_made();
-        }
+    /// Has the backend's breaker, which has these thresholds, take in what was seen of the request, and `tell` of the turn
+    /// that this makes, if any: it is taken back when that says that it wasn't heard. `worker` as in [`Backend::record`];
+    /// `now_ns` is any clock that all workers share and that doesn't go back, in nanoseconds.
+    pub fn observe(
+        &self,
+        thresholds: &Thresholds,
+        worker: usize,
+        seen: Seen,
+        now_ns: u64,
+        tell: impl FnOnce(Transition) -> bool,
+    ) {
+        let Backend { gate, counts, cells, line, .. } = &*self.backend;
+        let counts = counts.get_or_init(|| Box::new(Counts::new(cells.len())));
+        Breaker { gate, counts, thresholds, epoch: self.epoch, worker, now_ns }.observe(seen, tell);
+        // It may be trusted again.
+        line.room_made();
     }
 }
 
 impl<B: Deref<Target = Backend>> Drop for InFlight<B> {
     fn drop(&mut self) {
         #[cfg(not(feature = "sabotage-forget-decrement"))] // Broken on purpose: ./x sabotage
-        self.backend.leave();
-        self.backend.queue.room_made();
+        self.backend.leave(self.counted);
+        self.backend.line.room_made();
     }
 }
 
@@ -368,6 +383,7 @@ impl<B: Deref<Target = Backend>> Drop for InFlight<B> {
 pub struct Place {
     backend: Arc<Backend>,
     epoch: u32,
+    counted: Counted,
     begun: bool,
 }
 
@@ -376,14 +392,12 @@ impl Place {
     /// breaker isn't asked.
     pub(super) fn take(backend: &Arc<Backend>, trusted: bool) -> Option<Self> {
         let epoch = backend.gate.epoch();
-        if !backend.enter() {
-            return None;
-        }
+        let counted = backend.enter()?;
         if !trusted && !backend.admit() {
-            backend.leave();
+            backend.leave(counted);
             return None;
         }
-        Some(Self { backend: Arc::clone(backend), epoch, begun: false })
+        Some(Self { backend: Arc::clone(backend), epoch, counted, begun: false })
     }
 
     /// Where it is.
@@ -395,14 +409,14 @@ impl Place {
     pub fn begin<B: Deref<Target = Backend>>(mut self, backend: B) -> InFlight<B> {
         debug_assert_eq!(backend.id, self.backend.id);
         self.begun = true;
-        InFlight { backend, epoch: self.epoch }
+        InFlight { backend, epoch: self.epoch, counted: self.counted }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.begun {
-            self.backend.leave();
+            self.backend.leave(self.counted);
             self.backend.stay_out(self.epoch);
         }
     }
@@ -448,12 +462,12 @@ mod tests {
     #[test]
     fn totals_add_up_every_workers_records() {
         let backend = backend("127.0.0.1");
-        backend.record(0, Outcome::Answered(200, Some(Duration::from_millis(1))), || 0);
-        backend.record(1, Outcome::Answered(503, Some(Duration::from_millis(1))), || 0);
-        backend.record(1, Outcome::Answered(408, None), || 0);
-        backend.record(1, Outcome::Failed, || 0);
-        backend.record(0, Outcome::Abandoned, || 0);
-        backend.record(2, Outcome::Failed, || 0);
+        backend.record(0, Outcome::Answered(200, Some(Duration::from_millis(1))));
+        backend.record(1, Outcome::Answered(503, Some(Duration::from_millis(1))));
+        backend.record(1, Outcome::Answered(408, None));
+        backend.record(1, Outcome::Failed);
+        backend.record(0, Outcome::Abandoned);
+        backend.record(2, Outcome::Failed);
         let totals = backend.totals();
         assert_eq!((totals.answered, totals.failed, totals.abandoned), (3, 1, 1));
         assert_eq!(totals.classes, [0, 1, 0, 1, 1]);

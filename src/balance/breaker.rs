@@ -1,8 +1,8 @@
 //! A backend's circuit breaker: what speaks for and against it, and when that turns its [`Gate`]. Only failures look at
-//! what all workers have counted; a success costs its worker a few plain stores.
+//! what all workers have counted; a success costs its worker a few plain stores. The counts are the backend's, and the
+//! thresholds are handed in, so that other ones may come while requests are in flight.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -46,9 +46,9 @@ pub enum Seen {
     Nothing,
 }
 
-/// A turn that a worker has given a backend's breaker.
+/// A change of a breaker's state that a worker has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Transition {
     /// So many requests in a row have failed.
     TrippedInARow(u32),
     /// So many of those within the window have.
@@ -64,11 +64,9 @@ pub enum Turn {
     Recovered,
 }
 
-/// The counts behind a gate.
+/// What is counted of a backend's requests, for its breaker.
 #[derive(Debug)]
-pub(super) struct Breaker {
-    thresholds: Arc<Thresholds>,
-    bucket_ns: u64,
+pub(super) struct Counts {
     /// Failures since the last success.
     consecutive: AtomicU32,
     /// Each written by its worker alone.
@@ -87,112 +85,102 @@ struct Bucket {
     failed: AtomicU64,
 }
 
-impl Breaker {
-    /// For workers `0..workers`.
-    pub(super) fn new(thresholds: Arc<Thresholds>, workers: usize) -> Self {
-        let bucket_ns = u64::try_from(thresholds.window.as_nanos()).unwrap_or(u64::MAX) / BUCKETS;
-        Self {
-            thresholds,
-            bucket_ns: bucket_ns.max(1),
-            consecutive: AtomicU32::new(0),
-            windows: (0..workers).map(|_| CachePadded::default()).collect(),
-        }
-    }
+/// A backend's breaker as it takes in what was seen of one request: what was counted, and what the settings make of it.
+pub(super) struct Breaker<'b> {
+    pub(super) gate: &'b Gate,
+    pub(super) counts: &'b Counts,
+    pub(super) thresholds: &'b Thresholds,
+    /// That of the gate when the request began.
+    pub(super) epoch: u32,
+    pub(super) worker: usize,
+    pub(super) now_ns: u64,
+}
 
-    pub(super) fn thresholds(&self) -> &Thresholds {
-        &self.thresholds
+impl Thresholds {
+    /// What an answer of this status says.
+    #[inline]
+    pub fn judge(&self, status: u16) -> Seen {
+        let fails = self.failing.iter().any(|range| range.contains(&status));
+        if fails { Seen::Bad } else { Seen::Good }
+    }
+}
+
+impl Counts {
+    /// For workers `0..workers`.
+    pub(super) fn new(workers: usize) -> Self {
+        Self { consecutive: AtomicU32::new(0), windows: (0..workers).map(|_| CachePadded::default()).collect() }
     }
 
     /// Failures in a row until now, or until it tripped.
     pub(super) fn consecutive_failures(&self) -> u32 {
         self.consecutive.load(Ordering::Relaxed)
     }
+}
 
-    /// What an answer of this status says.
-    #[inline]
-    pub(super) fn judge(&self, status: u16) -> Seen {
-        let fails = self.thresholds.failing.iter().any(|range| range.contains(&status));
-        if fails { Seen::Bad } else { Seen::Good }
-    }
-
-    /// Takes in what was seen of a request that began in `epoch`, and tells of the turn that this makes.
-    pub(super) fn observe(
-        &self,
-        gate: &Gate,
-        epoch: u32,
-        worker: usize,
-        seen: Seen,
-        now_ns: u64,
-        tell: impl FnOnce(Turn) -> bool,
-    ) {
-        let word = gate.word();
-        if word.epoch != epoch {
+impl Breaker<'_> {
+    /// Takes in what was seen of the request, and tells of the turn that this makes.
+    pub(super) fn observe(&self, seen: Seen, tell: impl FnOnce(Transition) -> bool) {
+        let word = self.gate.word();
+        if word.epoch != self.epoch {
             return;
         }
         match (word.standing, seen) {
             (Standing::Closed, Seen::Good) => {
-                self.note(epoch, worker, now_ns, 1, 0);
+                self.note(1, 0);
                 // The line is shared by all workers: mostly it has only to be read.
-                if self.consecutive.load(Ordering::Relaxed) != 0 {
-                    self.consecutive.store(0, Ordering::Relaxed);
+                if self.counts.consecutive.load(Ordering::Relaxed) != 0 {
+                    self.counts.consecutive.store(0, Ordering::Relaxed);
                 }
             }
-            (Standing::Closed, Seen::Bad) => self.fail(gate, epoch, worker, now_ns, 1, tell),
+            (Standing::Closed, Seen::Bad) => self.fail(1, tell),
             // It was counted when it began.
-            (Standing::Closed, Seen::Cut) => self.fail(gate, epoch, worker, now_ns, 0, tell),
-            (Standing::Trial, Seen::Good) => self.pass(gate, epoch, tell),
+            (Standing::Closed, Seen::Cut) => self.fail(0, tell),
+            (Standing::Trial, Seen::Good) => self.pass(tell),
             (Standing::Trial, Seen::Bad | Seen::Cut) => {
-                let relapsed = |word: Word| word.is(epoch, Standing::Trial).then(|| word.turned(Standing::Avoided));
-                gate.turn(relapsed, || tell(Turn::Relapsed));
+                let relapsed =
+                    |word: Word| word.is(self.epoch, Standing::Trial).then(|| word.turned(Standing::Avoided));
+                self.gate.turn(relapsed, || tell(Transition::Relapsed));
             }
-            (Standing::Trial, Seen::Nothing) => gate.give_token_back(epoch, self.thresholds.trials),
+            (Standing::Trial, Seen::Nothing) => self.gate.give_token_back(self.epoch),
             (Standing::Closed, Seen::Nothing) | (Standing::Avoided | Standing::Tolerated, _) => {}
         }
     }
 
     #[cold]
-    fn fail(
-        &self,
-        gate: &Gate,
-        epoch: u32,
-        worker: usize,
-        now_ns: u64,
-        requests: u64,
-        tell: impl FnOnce(Turn) -> bool,
-    ) {
-        self.note(epoch, worker, now_ns, requests, 1);
-        let in_a_row = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    fn fail(&self, requests: u64, tell: impl FnOnce(Transition) -> bool) {
+        self.note(requests, 1);
+        let in_a_row = self.counts.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let turn = if in_a_row >= self.thresholds.consecutive_failures {
-            Turn::TrippedInARow(in_a_row)
+            Transition::TrippedInARow(in_a_row)
         } else {
-            let (failed, of) = self.recent(epoch, now_ns);
+            let (failed, of) = self.recent();
             let enough = of >= self.thresholds.minimum_requests.into();
             if !enough || failed * 100 < of * u64::from(self.thresholds.error_percent) {
                 return;
             }
-            Turn::TrippedByShare { failed, of }
+            Transition::TrippedByShare { failed, of }
         };
-        let tripped = |word: Word| word.is(epoch, Standing::Closed).then(|| word.turned(Standing::Avoided));
-        gate.turn(tripped, || tell(turn));
+        let tripped = |word: Word| word.is(self.epoch, Standing::Closed).then(|| word.turned(Standing::Avoided));
+        self.gate.turn(tripped, || tell(turn));
     }
 
     #[cold]
-    fn pass(&self, gate: &Gate, epoch: u32, tell: impl FnOnce(Turn) -> bool) {
+    fn pass(&self, tell: impl FnOnce(Transition) -> bool) {
         // Nothing is counted on trial, so that this is over before the row begins anew.
-        self.consecutive.store(0, Ordering::Relaxed);
+        self.counts.consecutive.store(0, Ordering::Relaxed);
         let passed = |word: Word| {
-            word.is(epoch, Standing::Trial).then(|| match word.passed + 1 {
-                passed if passed < self.thresholds.trials => Word { passed, ..word },
+            word.is(self.epoch, Standing::Trial).then(|| match word.passed + 1 {
+                passed if passed < word.trials => Word { passed, ..word },
                 _ => word.turned(Standing::Closed),
             })
         };
-        gate.turn(passed, || tell(Turn::Recovered));
+        self.gate.turn(passed, || tell(Transition::Recovered));
     }
 
     #[inline]
-    fn note(&self, epoch: u32, worker: usize, now_ns: u64, requests: u64, failed: u64) {
-        let Some(window) = self.windows.get(worker) else { return };
-        let (number, key) = self.bucket(epoch, now_ns);
+    fn note(&self, requests: u64, failed: u64) {
+        let Some(window) = self.counts.windows.get(self.worker) else { return };
+        let (number, key) = self.bucket();
         let bucket = &window.0[(number % BUCKETS) as usize];
         if bucket.key.load(Ordering::Relaxed) != key {
             bucket.requests.store(0, Ordering::Relaxed);
@@ -208,11 +196,11 @@ impl Breaker {
     }
 
     /// Failures and requests of the window that ends now, over all workers.
-    fn recent(&self, epoch: u32, now_ns: u64) -> (u64, u64) {
-        let (number, last) = self.bucket(epoch, now_ns);
+    fn recent(&self) -> (u64, u64) {
+        let (number, last) = self.bucket();
         let window = last - number.min(BUCKETS - 1)..=last;
         let (mut failed, mut requests) = (0, 0);
-        for bucket in self.windows.iter().flat_map(|window| &window.0) {
+        for bucket in self.counts.windows.iter().flat_map(|window| &window.0) {
             if window.contains(&bucket.key.load(Ordering::Relaxed)) {
                 failed += bucket.failed.load(Ordering::Relaxed);
                 requests += bucket.requests.load(Ordering::Relaxed);
@@ -222,9 +210,10 @@ impl Breaker {
     }
 
     /// Its number on the clock, and its key, which no bucket of another epoch has.
-    fn bucket(&self, epoch: u32, now_ns: u64) -> (u64, u64) {
-        let number = (now_ns / self.bucket_ns) & ((1 << NUMBER_BITS) - 1);
-        (number, u64::from(epoch.wrapping_add(1)) << NUMBER_BITS | number)
+    fn bucket(&self) -> (u64, u64) {
+        let window_ns = u64::try_from(self.thresholds.window.as_nanos()).unwrap_or(u64::MAX);
+        let number = (self.now_ns / (window_ns / BUCKETS).max(1)) & ((1 << NUMBER_BITS) - 1);
+        (number, u64::from(self.epoch.wrapping_add(1)) << NUMBER_BITS | number)
     }
 }
 

@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How much a backend is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Everybody may pick it.
+    /// Any request may be sent to it.
     Closed,
-    /// Everybody may pick it although it has failed: too many others have too. Nothing is held against it.
+    /// Any request may be sent to it although it has failed: too many others have too. Nothing is held against it.
     Tolerated,
-    /// Nobody picks it who has another choice.
+    /// No request is sent to it that has another choice.
     Avoided,
     /// A few requests may find out whether it works again.
     Trial,
@@ -40,6 +40,8 @@ pub enum Decision {
     Try,
     /// It is needed, and tried with all that come.
     TryOnAll,
+    /// There are no breakers any more: whatever was held against it is forgotten.
+    Trust,
 }
 
 /// The standing with what belongs to it, in one atomic word. The default is closed.
@@ -54,13 +56,15 @@ pub(super) struct Word {
     pub(super) standing: Standing,
     /// Requests that may still be sent on trial.
     pub(super) tokens: u8,
+    /// So many requests are sent on trial, as the control plane decided when it began.
+    pub(super) trials: u8,
     /// Trials that have passed.
     pub(super) passed: u8,
 }
 
 /// So many tokens never run out.
 const UNLIMITED: u8 = u8::MAX;
-/// The lowest byte is the standing; of these two everybody is let through.
+/// The lowest byte is the standing; of these two all are let through.
 const CLOSED: u64 = 0;
 const TOLERATED: u64 = 1;
 const AVOIDED: u64 = 2;
@@ -91,41 +95,43 @@ impl Gate {
     }
 
     /// A request that was sent on trial in this epoch has come to nothing: another one may take its place.
-    pub(super) fn give_token_back(&self, epoch: u32, tokens_max: u8) {
+    pub(super) fn give_token_back(&self, epoch: u32) {
         self.change(|word| {
-            let missing = word.is(epoch, Standing::Trial) && word.tokens < tokens_max;
+            let missing = word.is(epoch, Standing::Trial) && word.tokens < word.trials;
             missing.then(|| Word { tokens: word.tokens + 1, ..word })
         });
     }
 
-    /// So many may be tried again.
-    pub(super) fn refill(&self, tokens: u8) {
+    /// As many may be tried again as at its beginning.
+    pub(super) fn refill(&self) {
         self.change(|word| {
-            let short = word.standing == Standing::Trial && word.tokens < tokens;
-            short.then_some(Word { tokens, ..word })
+            let short = word.standing == Standing::Trial && word.tokens < word.trials;
+            short.then_some(Word { tokens: word.trials, ..word })
         });
     }
 
-    /// Does what was decided. Where workers have turned the standing meanwhile, they have told so, and nothing is done.
-    pub(super) fn obey(&self, decision: Decision, tokens: u8) {
+    /// Does what was decided; a trial that begins is one of so many requests. Where workers have turned the standing
+    /// meanwhile, they have told so, and nothing is done.
+    pub(super) fn obey(&self, decision: Decision, trials: u8) {
         self.change(|word| {
             let is_out = matches!(word.standing, Standing::Avoided | Standing::Tolerated);
-            let trial = Word { epoch: word.epoch.wrapping_add(1), standing: Standing::Trial, tokens, passed: 0 };
+            let trial = Word { tokens: trials, trials, ..word.turned(Standing::Trial) };
             match decision {
                 Decision::Avoid if is_out => Some(Word { standing: Standing::Avoided, ..word }),
                 Decision::Tolerate if is_out => Some(Word { standing: Standing::Tolerated, ..word }),
                 Decision::Try if is_out => Some(trial),
                 Decision::TryOnAll if is_out => Some(Word { tokens: UNLIMITED, ..trial }),
                 Decision::Try if word.standing == Standing::Trial && word.tokens == UNLIMITED => {
-                    Some(Word { tokens, ..word })
+                    Some(Word { tokens: word.trials, ..word })
                 }
                 Decision::TryOnAll if word.standing == Standing::Trial => Some(Word { tokens: UNLIMITED, ..word }),
+                Decision::Trust if word.standing != Standing::Closed => Some(word.turned(Standing::Closed)),
                 _ => None,
             }
         });
     }
 
-    /// What a worker makes of the word, and tells of: it stays as it was when nobody can be told. `turned` says what
+    /// What a worker makes of the word, and tells of: it stays as it was when that can't be told. `turned` says what
     /// becomes of it, if anything.
     pub(super) fn turn(&self, turned: impl Fn(Word) -> Option<Word>, tell: impl FnOnce() -> bool) {
         let Some((before, after)) = self.change(turned) else { return };
@@ -164,7 +170,7 @@ impl Word {
 
     /// The beginning of the next epoch.
     pub(super) fn turned(self, standing: Standing) -> Self {
-        Self { epoch: self.epoch.wrapping_add(1), standing, tokens: 0, passed: 0 }
+        Self { epoch: self.epoch.wrapping_add(1), standing, tokens: 0, trials: 0, passed: 0 }
     }
 
     fn has_token(self) -> bool {
@@ -175,14 +181,14 @@ impl Word {
 impl From<u64> for Word {
     #[inline]
     fn from(word: u64) -> Self {
-        let [standing, tokens, passed, ..] = word.to_le_bytes();
+        let [standing, tokens, passed, trials, ..] = word.to_le_bytes();
         let standing = match u64::from(standing) {
             CLOSED => Standing::Closed,
             TOLERATED => Standing::Tolerated,
             AVOIDED => Standing::Avoided,
             _ => Standing::Trial,
         };
-        Self { epoch: (word >> 32) as u32, standing, tokens, passed }
+        Self { epoch: (word >> 32) as u32, standing, tokens, trials, passed }
     }
 }
 
@@ -194,7 +200,8 @@ impl From<Word> for u64 {
             Standing::Avoided => AVOIDED,
             Standing::Trial => AVOIDED + 1,
         };
-        Self::from(word.epoch) << 32 | Self::from(word.passed) << 16 | Self::from(word.tokens) << 8 | standing
+        let [tokens, passed, trials] = [word.tokens, word.passed, word.trials].map(Self::from);
+        Self::from(word.epoch) << 32 | trials << 24 | passed << 16 | tokens << 8 | standing
     }
 }
 
@@ -247,7 +254,7 @@ mod tests {
             gate.obey(decision, 2);
             assert_eq!((gate.word().standing, admitted(&gate)), (standing, let_through), "{decision:?}");
         }
-        gate.refill(2);
+        gate.refill();
         assert_eq!(admitted(&gate), 2);
     }
 
@@ -257,11 +264,11 @@ mod tests {
         shut(&gate);
         gate.obey(Decision::Try, 1);
         let epoch = gate.epoch();
-        gate.give_token_back(epoch, 1);
+        gate.give_token_back(epoch);
         assert_eq!(admitted(&gate), 1);
-        gate.give_token_back(epoch - 1, 1);
+        gate.give_token_back(epoch - 1);
         assert_eq!(admitted(&gate), 0);
-        gate.give_token_back(epoch, 1);
+        gate.give_token_back(epoch);
         assert_eq!(admitted(&gate), 1);
     }
 
@@ -275,7 +282,7 @@ mod tests {
     #[test]
     fn words_survive_their_packing() {
         for standing in [Standing::Closed, Standing::Tolerated, Standing::Avoided, Standing::Trial] {
-            let word = Word { epoch: u32::MAX - 1, standing, tokens: 3, passed: 254 };
+            let word = Word { epoch: u32::MAX - 1, standing, tokens: 3, trials: 7, passed: 254 };
             assert_eq!(Word::from(u64::from(word)), word);
         }
     }

@@ -1,8 +1,8 @@
 //! The consistent table of hashing strategies: which backend a key belongs to, so that a backend that comes or goes
 //! moves few keys but its own (Eisenbud et al., "Maglev", 2016, §3.4).
 
+use super::hash::hash_with;
 use super::rotation::rotation;
-use super::strategy::hash_with;
 
 /// Sizes of the table: primes, as every backend's walk over it must meet every slot. Those of the paper.
 const SMALL: usize = 65_537;
@@ -12,7 +12,7 @@ const SLOTS_PER_BACKEND: usize = 100;
 
 const FREE: u16 = u16::MAX;
 
-/// Who has each slot, by index into `names` and `weights` (none of which is 0, and of which there are fewer than 65,535).
+/// Which backend has each slot, by index into `names` and `weights` (none of which is 0, and of which there are fewer than 65,535).
 ///
 /// Each backend walks over the slots in an order that its name alone decides, and takes the next free one whenever it
 /// has its turn in the weighted rotation. The order of the backends themselves makes no difference.

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 /// Turns of a rotation at most. Weights whose sum is larger, divided by what they have in common, are rounded.
 const TURNS_MAX: u64 = 65_536;
 
-/// Who has each turn, by index into `weights`; none of which is 0, and of which there are at most 65,536.
+/// Which backend has each turn, by index into `weights`; none of which is 0, and of which there are at most 65,536.
 pub(super) fn rotation(weights: &[u32]) -> Box<[u16]> {
     let weights = reduced(weights);
     let turns: u64 = weights.iter().sum();

@@ -1,13 +1,11 @@
-//! Sessions that are bound to a backend: by what they name it, and who may serve them.
+//! Sessions that are bound to a backend: by what they name it.
 
 use std::fmt;
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::Member;
-
-/// By what the backends of a fleet are known to sessions. The same over all snapshots.
+/// By what the backends of a pool are known to sessions. The same over all snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Sessions {
     /// No session is bound to a backend.
@@ -26,13 +24,9 @@ pub enum Sessions {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mark(u128);
 
-/// What the marks of backends' names are hashed with. Who has it can tell which name a mark belongs to.
+/// What the marks of backends' names are hashed with. With it one can tell which name a mark belongs to.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MarkKey([u64; 2]);
-
-/// The members that may serve sessions, by their marks.
-#[derive(Debug)]
-pub(super) struct Marked(Box<[(Mark, u16)]>);
 
 impl Mark {
     /// Characters of a mark that clients see.
@@ -58,9 +52,27 @@ impl Mark {
         Self(u128::from_be_bytes(*text))
     }
 
+    pub(super) const fn halves(self) -> [u64; 2] {
+        [(self.0 >> 64) as u64, self.0 as u64]
+    }
+
+    pub(super) const fn from_halves([upper, lower]: [u64; 2]) -> Self {
+        Self((upper as u128) << 64 | lower as u128)
+    }
+
     /// What a client is to send.
     pub const fn text(self) -> [u8; Self::BYTES] {
         self.0.to_be_bytes()
+    }
+}
+
+impl Sessions {
+    /// By what they name the backend with this id and name, if any does.
+    pub fn mark(&self, id: u64, name: &str) -> Mark {
+        match self {
+            Self::Off | Self::ById => Mark::of_id(id),
+            Self::ByName(key) => Mark::of_name(name, key),
+        }
     }
 }
 
@@ -96,25 +108,6 @@ impl fmt::Debug for MarkKey {
     }
 }
 
-impl Marked {
-    /// Nobody where there are no sessions.
-    pub(super) fn of(members: &[Member], sessions: &Sessions) -> Self {
-        if *sessions == Sessions::Off {
-            return Self(Box::default());
-        }
-        let serving = (0..).zip(members).filter(|(_, member)| member.serves_sessions);
-        let mut marked: Box<[_]> = serving.map(|(at, member)| (member.backend.mark(), at)).collect();
-        marked.sort_unstable();
-        Self(marked)
-    }
-
-    /// The index of the member with this mark.
-    pub(super) fn find(&self, mark: Mark) -> Option<usize> {
-        let at = self.0.binary_search_by_key(&mark, |(mark, _)| *mark).ok()?;
-        Some(self.0[at].1.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +122,7 @@ mod tests {
         assert_ne!(mark, Mark::of_name("a:80", &MarkKey::new([1, 2])));
     }
 
-    /// Another value here would take every client of a fleet to another backend at an upgrade.
+    /// Another value here would take every client of a pool to another backend at an upgrade.
     #[test]
     fn marks_stay_what_they_were_in_earlier_versions() {
         let mark = Mark::of_name("10.0.0.1:8080", &MarkKey::of_secret(b"a secret of sixteen bytes"));

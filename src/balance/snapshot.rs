@@ -3,34 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use super::sessions::{Mark, Marked};
+use super::backend::{Backend, Place};
+use super::line::{NoPlaceAtHome, Places};
+use super::marked::Marked;
+use super::member::Member;
+use super::sessions::Mark;
 use super::strategy::{Occasion, Policy};
 use super::tier::Tier;
-use super::{Backend, Place};
 
 /// Backends of the proxy's own zone serve it alone as long as this part of their weight (in percent) can. With less
 /// left they would have to bear half as much again as they are meant to, so all zones share then.
 const ZONE_PERCENT_MIN: u64 = 70;
-
-/// A backend with what the control plane says of it now.
-#[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
-pub struct Member {
-    /// The backend.
-    pub backend: Arc<Backend>,
-    /// Its share of the traffic against the others'; 0: none.
-    pub weight: u32,
-    /// How much of its weight counts already, 1–100; less than 100 while it starts slowly.
-    pub ramp_percent: u32,
-    /// It may get traffic now.
-    pub eligible: bool,
-    /// It may serve the sessions that are bound to it, whether it is eligible or not.
-    pub serves_sessions: bool,
-    /// It gets traffic only when no other can.
-    pub backup: bool,
-    /// It is in the proxy's own zone.
-    pub local: bool,
-}
 
 /// The backends as one mutation left them.
 #[derive(Debug)]
@@ -39,37 +22,12 @@ pub struct Snapshot {
     pub version: u64,
     members: Vec<Member>,
     policy: Arc<Policy>,
-    /// Who is picked from first, and who if all of those have failed a request. None is empty.
+    /// Which backends are picked from first, and which if all of those have failed a request. None is empty.
     tiers: Vec<Tier>,
     marked: Marked,
 }
 
-impl Member {
-    /// One that gets traffic like any other.
-    pub fn new(backend: Arc<Backend>) -> Self {
-        Self {
-            backend,
-            weight: 1,
-            ramp_percent: 100,
-            eligible: true,
-            serves_sessions: true,
-            backup: false,
-            local: false,
-        }
-    }
-
-    /// Its weight in hundredths, as far as it counts now.
-    pub(super) fn share(&self) -> u32 {
-        self.weight * self.ramp_percent
-    }
-}
-
 impl Snapshot {
-    /// A snapshot without a backend, of version 0.
-    pub fn empty(policy: Arc<Policy>) -> Self {
-        Self::new(0, Vec::new(), policy)
-    }
-
     /// `members` are all that are configured and not removed, in configured order; fewer than 65,535. This takes time
     /// (50 ms for 4,096 backends with a hash table), so that a pick doesn't.
     pub fn new(version: u64, members: Vec<Member>, policy: Arc<Policy>) -> Self {
@@ -124,37 +82,35 @@ impl Snapshot {
         home.is_some_and(|backend| !tried.contains(&backend.id) && backend.is_open())
     }
 
-    /// The tiers, if all that they have are shut out by their breakers: where others just have no room, who waits for them
-    /// gets a better answer.
+    /// The tiers, if all that they have are shut out by their breakers: where others just have no room, a request
+    /// that waits for them gets a better answer.
     fn shut_out(&self) -> Option<&[Tier]> {
         let any_open = self.tiers.iter().any(Tier::is_open);
         (!any_open).then_some(&self.tiers)
     }
 
-    /// Whether a request that found nobody to be sent to had better wait.
+    /// Whether a request for which no backend was found had better wait.
     pub fn may_have_room(&self) -> bool {
         self.tiers.iter().any(|tier| tier.is_open() || tier.has_avoided())
     }
 
-    /// Whether a request that found nobody to be sent to waits for those that refuse connections: all are away.
+    /// Whether a request for which no backend was found waits for those that refuse connections: all are away.
     pub fn is_away(&self) -> bool {
         let mut usable = self.tiers.iter().flat_map(Tier::usable).peekable();
         usable.peek().is_some() && usable.all(|backend| backend.is_away())
     }
 
-    /// Whether any backend may get traffic.
-    pub(super) fn has_eligible(&self) -> bool {
-        !self.tiers.is_empty()
+    /// How its backends are picked and judged.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
-    /// Takes a place for a request that has waited, at the least loaded backend that [`Self::pick`] could pick. One of
-    /// `tried` isn't.
-    pub(super) fn take_place(&self, tried: &[u64]) -> Option<Place> {
-        let place = self.tiers.iter().find_map(|tier| tier.take_place(tried));
-        if place.is_some() || !tried.is_empty() {
-            return place;
+    /// Publishes what is compared or looked at in a backend itself.
+    pub(super) fn publish_to_backends(&self) {
+        for Member { backend, max_connections, .. } in &self.members {
+            let mark = self.policy.sessions.mark(backend.id, &backend.name);
+            backend.publish(mark, *max_connections, self.policy.in_flight_max > 0);
         }
-        self.shut_out()?.iter().find_map(Tier::take_avoided_place)
     }
 
     /// Whether a request that these have failed could be sent to another one now.
@@ -173,7 +129,34 @@ impl Snapshot {
     }
 }
 
-/// The proxy's own zone, if there is enough of it; everybody but the backups; the backups.
+impl Places for Snapshot {
+    type Place = Place;
+
+    fn has_eligible(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    fn has_other_than(&self, tried: &[u64]) -> bool {
+        let mut usable = self.tiers.iter().flat_map(Tier::usable);
+        usable.any(|backend| !tried.contains(&backend.id) && !backend.is_away())
+    }
+
+    /// At the least loaded backend that [`Self::pick`] could pick. One of `tried` isn't.
+    fn take_place(&self, tried: &[u64]) -> Option<Place> {
+        let place = self.tiers.iter().find_map(|tier| tier.take_place(tried));
+        if place.is_some() || !tried.is_empty() {
+            return place;
+        }
+        self.shut_out()?.iter().find_map(Tier::take_avoided_place)
+    }
+
+    fn take_home(&self, id: u64) -> Result<Place, NoPlaceAtHome> {
+        let home = self.home(id).ok_or(NoPlaceAtHome::NotServing)?;
+        Place::take(home, false).ok_or(NoPlaceAtHome::Full)
+    }
+}
+
+/// The proxy's own zone, if there is enough of it; all but the backups; the backups.
 fn tiers(members: &[Member], policy: &Policy) -> Vec<Tier> {
     let eligible = |backup: bool| members.iter().filter(move |member| member.eligible && member.backup == backup);
     let is_local = |member: &&Member| member.local && !member.backup;

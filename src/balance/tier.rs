@@ -4,10 +4,12 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::backend::{Backend, Place};
+use super::gate::Standing;
 use super::maglev;
+use super::member::Member;
 use super::rotation::rotation;
 use super::strategy::{HashKey, Occasion, Policy, Strategy};
-use super::{Backend, Member, Place, Standing};
 
 /// How far a second choice is looked for: beyond it the first one has nearly all of the weight anyway.
 const SECOND_CHOICE_STEPS: usize = 16;
@@ -18,7 +20,7 @@ const BOUNDED_STEPS_PER_BACKEND: usize = 8;
 const BOUND_MIN: usize = 8;
 /// How often a pick is made again whose backend another worker was quicker to take on trial.
 const PICKS_MAX: usize = 4;
-/// How many turns in a row may be passed on before everybody is looked at.
+/// How many turns in a row may be passed on before all candidates are looked at.
 const TURNS_PASSED_ON_MAX: usize = 16;
 /// Loads are compared as whole numbers: requests in flight times this, for each unit of weight.
 const LOAD_SCALE: u64 = 1 << 24;
@@ -27,7 +29,7 @@ const LOAD_SCALE: u64 = 1 << 24;
 #[derive(Debug)]
 pub(super) struct Tier {
     candidates: Vec<Candidate>,
-    /// Who has which turn, or which slot of the hash table, by index into the candidates. Empty where the strategy
+    /// Which candidate has which turn, or which slot of the hash table, by index. Empty where the strategy
     /// looks at all of them.
     ring: Box<[u16]>,
     weight_sum: u64,
@@ -42,7 +44,7 @@ struct Candidate {
 }
 
 impl Tier {
-    /// None when there is nobody to pick.
+    /// None when there is no backend to pick.
     pub(super) fn of<'m>(members: impl Iterator<Item = &'m Member>, strategy: &Strategy) -> Option<Self> {
         let candidate = |(number, member): (u16, &Member)| Candidate {
             number,
@@ -99,7 +101,7 @@ impl Tier {
         picks.find(|candidate| candidate.backend.admit()).map(|candidate| &candidate.backend)
     }
 
-    /// By chance one of those that their breakers have shut out: for who has no other choice.
+    /// By chance one of those that their breakers have shut out: for a request that has no other choice.
     #[cold]
     pub(super) fn pick_avoided(&self, random: u64) -> Option<&Arc<Backend>> {
         let (before, after) = self.candidates.split_at(scaled((random >> 32) as u32, self.candidates.len() as u64));
@@ -107,7 +109,7 @@ impl Tier {
         after.iter().chain(before).find(serves).map(|candidate| &candidate.backend)
     }
 
-    /// Whether somebody's breaker lets requests through, whether there is room for them or not.
+    /// Whether any breaker lets requests through, whether there is room for them or not.
     pub(super) fn is_open(&self) -> bool {
         self.candidates.iter().any(|candidate| candidate.backend.is_open())
     }
@@ -138,7 +140,7 @@ impl Tier {
         loop {
             let able = self.candidates.iter().filter(|candidate| serves(candidate));
             let least_loaded = able.min_by_key(|candidate| candidate.load())?;
-            // Where another request was quicker, somebody else may have room.
+            // Where another request was quicker, another backend may have room.
             if let Some(place) = Place::take(&least_loaded.backend, trusted) {
                 return Some(place);
             }
@@ -173,9 +175,9 @@ impl Tier {
         if first.may_serve(tried) { Some(first) } else { self.passed_on(position, cursor, tried) }
     }
 
-    /// Who is next after the one at `position`, who can't serve. One that has failed this request is passed over once. One
-    /// that nobody picks leaves every turn of its to others: they take turns of their own for it, so that these don't all
-    /// fall to the same one.
+    /// The next that can serve, since the backend at `position` can't. Where it has failed this request, it is passed over
+    /// this once, and the next on the ring serves. Where no request can be sent to it, all of its turns fall to others: the
+    /// request then takes another turn, as if it came anew, so that they don't all fall to the next on the ring.
     #[cold]
     fn passed_on(&self, position: usize, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
         if tried.is_empty() && self.offers_other_than(tried) {
@@ -233,7 +235,7 @@ impl Tier {
     }
 
     /// Of two that are drawn by weight and one that is remembered, the one with the fewest requests in flight for its weight.
-    /// Remembered is who of them was lightest with this request counted: that makes of two choices nearly three
+    /// Remembered is the one that was lightest with this request counted: that makes of two choices nearly three
     /// (Mitzenmacher, Prabhakar and Shah, "Load Balancing with Memory", 2002). The cursor keeps it, for all workers.
     fn lightest_drawn(&self, random: u64, cursor: &AtomicUsize, tried: &[u64]) -> Option<&Candidate> {
         let (one, other) = self.two_drawn(random, tried)?;
@@ -295,7 +297,7 @@ impl Tier {
     }
 
     /// How many requests a backend may have in flight when there are `in_flight` in all and one more (Mirrokni et al.,
-    /// "Consistent Hashing with Bounded Loads", 2016). As the factor is 1 or more, not everybody can be at the bound.
+    /// "Consistent Hashing with Bounded Loads", 2016). As the factor is 1 or more, they can't all be at the bound.
     #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss)] // counts of requests, far below 2^53
     fn bound(&self, candidate: &Candidate, factor: f64, in_flight: usize) -> usize {
         let fair = (in_flight + 1) as f64 * f64::from(candidate.weight) / self.weight_sum as f64;
@@ -344,7 +346,7 @@ impl Candidate {
     #[allow(clippy::cast_precision_loss)] // a comparison of estimates
     fn expected_micros(&self, now_ns: u64) -> f32 {
         let in_flight = self.backend.in_flight();
-        match self.backend.latency_estimate().and_then(|estimate| estimate.micros(now_ns)) {
+        match self.backend.latency_estimate().micros(now_ns) {
             Some(micros) => micros * (in_flight + 1) as f32 / self.weight as f32,
             None if in_flight == 0 => 0.0,
             None => f32::MAX,

@@ -50,6 +50,19 @@ pub(super) struct Demo {
     /// the admin API's port (default: 8081; 0: any free port)
     #[argh(option, arg_name = "PORT", default = "8081", from_str_fn(port_number))]
     pub admin_port: u16,
+    /// speak TLS too, with a certificate from an authority that is made for it and thrown away
+    #[argh(switch)]
+    pub tls: bool,
+    /// where clients connect by TLS (default: 8443; 0: any free port)
+    #[argh(option, arg_name = "PORT", default = "8443", from_str_fn(port_number))]
+    pub tls_port: u16,
+}
+
+impl Demo {
+    /// Whether something else than TLS listens there.
+    pub(super) fn has_on(&self, port: u16) -> bool {
+        port == self.port || port == self.admin_port
+    }
 }
 
 /// Run a sample backend: it answers with its name, the request line and the forwarded fields; GET /health says ok.
@@ -105,7 +118,7 @@ fn spelled_out(arguments: Vec<String>) -> Result<Vec<String>, String> {
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         if matches!(argument.as_str(), "-h" | "-help" | "--help" | "help") {
-            // Whoever asks for help gets it, whatever else was typed.
+            // Help is given where it is asked for, whatever else was typed.
             spelled.push("--help".to_owned());
             return Ok(spelled);
         }
@@ -210,8 +223,8 @@ mod tests {
             "a value is left as it is"
         );
         assert_eq!(parsed("--config x check"), Ok(proxy(Some("x"), Some(Command::Check(Check { config: None })))));
-        let demo = Some(Command::Demo(Demo { port: 1, admin_port: 2 }));
-        assert_eq!(parsed("demo --admin-port=2 -port 1"), Ok(proxy(None, demo)));
+        let demo = Some(Command::Demo(Demo { port: 1, admin_port: 2, tls: true, tls_port: 3 }));
+        assert_eq!(parsed("demo --admin-port=2 -port 1 -tls --tls-port 3"), Ok(proxy(None, demo)));
         let backend =
             Backend { port: 8082, name: Some("b".to_owned()), latency: Duration::from_millis(250), failure_rate: 0.5 };
         assert_eq!(
@@ -223,7 +236,8 @@ mod tests {
     #[test]
     fn defaults_stand_where_nothing_is_typed() {
         assert_eq!(parsed(""), Ok(proxy(None, None)));
-        assert_eq!(parsed("demo"), Ok(proxy(None, Some(Command::Demo(Demo { port: 8080, admin_port: 8081 })))));
+        let demo = Demo { port: 8080, admin_port: 8081, tls: false, tls_port: 8443 };
+        assert_eq!(parsed("demo"), Ok(proxy(None, Some(Command::Demo(demo)))));
         let backend = Backend { port: 8082, name: None, latency: Duration::ZERO, failure_rate: 0.0 };
         assert_eq!(parsed("backend"), Ok(proxy(None, Some(Command::Backend(backend)))));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::output::{bad_usage, print, tell};
 use crate::control::random::Random;
 use crate::control::server::{Answer, Bounds, Call, Server};
 use crate::runtime::descriptors;
@@ -22,7 +23,7 @@ pub(super) fn run(port: u16, name: Option<String>, latency: Duration, failure_ra
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let server = match Server::bind(address) {
         Ok(server) => server,
-        Err(error) => return super::bad_usage(&format!("can't listen on {address}: {error}")),
+        Err(error) => return bad_usage(&format!("can't listen on {address}: {error}")),
     };
     // Where the limit can't be raised, fewer connections have to do.
     let _ = descriptors::raise_limit();
@@ -31,13 +32,13 @@ pub(super) fn run(port: u16, name: Option<String>, latency: Duration, failure_ra
     let announcement = format!("{name} listens on port {port}: curl http://localhost:{port}/");
     match server.serve(Sample::new(name, latency, failure_rate).into_handler(), bounds()) {
         Ok(_serving) => {
-            super::print(&announcement);
+            print(&announcement);
             loop {
                 thread::park();
             }
         }
         Err(error) => {
-            super::tell(&format!("can't start a thread: {error}"));
+            tell(&format!("can't start a thread: {error}"));
             ExitCode::FAILURE
         }
     }

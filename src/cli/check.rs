@@ -6,26 +6,31 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
+use std::time::SystemTime;
 
+use super::files;
+use super::output::{bad_config, print};
 use crate::config::{self, BackendUrl, FieldError, FieldPlace, Problem};
+use crate::control::certificates;
 use crate::control::own::OwnListeners;
 
 /// Names looked up at once: a resolver that doesn't answer costs seconds a name, and a file may have thousands.
 const LOOKUPS_AT_ONCE: usize = 16;
 
-/// Checks the configuration in `path`, names of backends included. Prints `PATH: ok, N backends` to stdout and ends with
+/// Checks the configuration in `path`, names of backends and files included. Prints `PATH: ok, N backends` to stdout and ends with
 /// 0, or one line for each error to stderr and ends with 2.
 pub(super) fn run(path: &Path) -> ExitCode {
     let mut found = config::examine(path);
+    found.errors.errors.extend(files::unusable(&found, |tls| certificates::examine(tls, SystemTime::now())));
     found.errors.errors.extend(unreachable(&found.backends, &OwnListeners(found.listeners)));
     found.errors.errors.sort_by_key(|error| error.position.map(|place| (place.line, place.column)));
     match found.config {
         Some(config) if found.errors.errors.is_empty() => {
             let count = config.backends.len();
             let plural = if count == 1 { "" } else { "s" };
-            super::print(&format!("{}: ok, {count} backend{plural}", path.display()))
+            print(&format!("{}: ok, {count} backend{plural}", path.display()))
         }
-        _ => super::bad_config(&found.errors),
+        _ => bad_config(&found.errors),
     }
 }
 

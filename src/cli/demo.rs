@@ -2,34 +2,45 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use super::authority::Authority;
 use super::backend::{Sample, bounds};
+use super::output::{bad_usage, print};
 use super::run::{self, Running};
-use crate::config::{BackendConfig, BackendUrl, Config, HealthCheck};
+use crate::config::{BackendConfig, BackendUrl, Config, HealthCheck, Tls};
 use crate::control::server::{Server, Serving};
 
 /// Those that the proxy begins with, and one more to add by hand.
 const NAMES: [&str; 4] = ["demo-1", "demo-2", "demo-3", SPARE];
 const SPARE: &str = "demo-4";
 
-/// Runs the proxy, the admin API and the backends, all on loopback, until a signal ends them.
-pub(super) fn run(port: u16, admin_port: u16) -> ExitCode {
+/// Runs the proxy, the admin API and the backends, all on loopback, until a signal ends them; with a `tls_port` with TLS too, whose
+/// files are gone at the end.
+pub(super) fn run(port: u16, admin_port: u16, tls_port: Option<u16>) -> ExitCode {
+    let mut authority = None;
     let load = || {
+        if tls_port.is_some() {
+            let made = Authority::make().map_err(|error| bad_usage(&format!("no certificate for TLS: {error}")))?;
+            authority = Some(made);
+        }
         let backends = NAMES.map(Demo::bind).into_iter().collect::<io::Result<Vec<_>>>();
-        let backends = backends.map_err(|error| super::bad_usage(&format!("no port for a backend: {error}")))?;
+        let backends = backends.map_err(|error| bad_usage(&format!("no port for a backend: {error}")))?;
         // Loopback addresses with a port are always URLs.
-        let config = config(port, admin_port, &backends).ok_or_else(|| super::bad_usage("no URL for a backend"))?;
-        Ok((config, backends))
+        let mut config = config(port, admin_port, &backends).ok_or_else(|| bad_usage("no URL for a backend"))?;
+        config.tls = authority.as_ref().map(|authority| tls(tls_port, authority));
+        let ca = authority.as_ref().map(Authority::ca);
+        Ok((config, (backends, ca)))
     };
     let mut serving = Vec::new();
-    run::serve(load, |running, backends| {
-        let text = walk_through(running, &backends);
+    run::serve(load, |running, (backends, ca)| {
+        let text = walk_through(running, &backends, ca.as_deref());
         serving.extend(backends.into_iter().filter_map(Demo::serve));
-        // On a thread of its own, since nobody may be reading it.
-        let _ = thread::Builder::new().spawn(move || super::print(&text));
+        // On a thread of its own, since stdout may have no reader that takes it.
+        let _ = thread::Builder::new().spawn(move || print(&text));
     })
 }
 
@@ -75,11 +86,27 @@ fn config(port: u16, admin_port: u16, backends: &[Demo]) -> Option<Config> {
     })
 }
 
-/// What to try, exactly as it then works.
-fn walk_through(running: &Running, backends: &[Demo]) -> String {
+fn tls(port: Option<u16>, authority: &Authority) -> Tls {
+    let bind = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    Tls { port, certificates: vec![authority.certificate()], ..Tls::with_bind(bind) }
+}
+
+/// What to try, exactly as it then works; `ca` is what curl is to trust, where there is TLS.
+fn walk_through(running: &Running, backends: &[Demo], ca: Option<&Path>) -> String {
     // By address, so that no line depends on what `localhost` resolves to.
     let proxy = running.proxy.first().map(ToString::to_string).unwrap_or_default();
     let admin = running.admin;
+    let tls = match (running.by_tls(), ca) {
+        (Some(tls), Some(ca)) => format!(
+            "
+  # the same by TLS, with a certificate from an authority that was made for this demo and goes with it
+  curl --cacert {} https://{tls}/hello
+  curl http://{admin}/certificates
+",
+            ca.display()
+        ),
+        _ => String::new(),
+    };
     let spare = backends.iter().find(|backend| backend.name == SPARE).map(Demo::url).unwrap_or_default();
     format!(
         "\
@@ -88,7 +115,7 @@ Ctrl-C ends it. In another terminal:
 
   # requests go to each backend in turn; a backend answers with what has reached it
   curl http://{proxy}/hello
-
+{tls}
   # who is alive, in short and in full
   curl http://{admin}/status
   curl http://{admin}/backends
@@ -106,6 +133,7 @@ Ctrl-C ends it. In another terminal:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::run::Place;
 
     #[test]
     fn the_proxy_begins_with_three_backends_and_the_fourth_is_told() {
@@ -113,9 +141,14 @@ mod tests {
         let config = config(1, 2, &backends).unwrap();
         let names: Vec<_> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
         assert_eq!(names, ["demo-1", "demo-2", "demo-3"]);
-        let running =
-            Running { proxy: vec!["127.0.0.1:8080".parse().unwrap()], admin: "127.0.0.1:8081".parse().unwrap() };
-        let text = walk_through(&running, &backends);
+        let running = Running {
+            proxy: vec![
+                Place::in_clear("127.0.0.1:8080".parse().unwrap()),
+                Place::by_tls("127.0.0.1:8443".parse().unwrap()),
+            ],
+            admin: "127.0.0.1:8081".parse().unwrap(),
+        };
+        let text = walk_through(&running, &backends, None);
         let add = format!(
             "curl -X POST http://127.0.0.1:8081/backends -H 'Content-Type: application/json' \
              -d '{{\"url\": \"{}\", \"name\": \"demo-4\"}}'",
@@ -123,5 +156,8 @@ mod tests {
         );
         assert!(text.contains(&add), "{text}");
         assert!(text.contains("curl http://127.0.0.1:8080/hello\n"), "{text}");
+        assert!(!text.contains("https"), "{text}");
+        let text = walk_through(&running, &backends, Some(Path::new("/tmp/x/ca.pem")));
+        assert!(text.contains("curl --cacert /tmp/x/ca.pem https://127.0.0.1:8443/hello\n"), "{text}");
     }
 }

@@ -1,5 +1,5 @@
-//! The log: lines on stderr. Who logs never waits for whoever reads them, since that may be a worker, or somebody whom
-//! workers or operators wait for; the only thread that writes is the outlet's.
+//! The log: lines on stderr. A thread that logs never waits for their reader, since it may be a worker, or one that workers or
+//! operators wait for; the only thread that writes is the log writer's.
 
 mod filter;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use env_logger::{Target, WriteStyle};
 
 use self::filter::Filter;
-use crate::observe::Outlet;
+use crate::observe::LogWriter;
 
 /// How long lines that have been logged are waited for when the process ends, or may be about to.
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 /// A longer line is cut.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-static OUTLET: OnceLock<Outlet> = OnceLock::new();
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// From now on what is logged, and what panics say, goes to stderr by a thread of its own. To be called once signals are
 /// blocked. A second call, by a test that runs several proxies in its process, changes nothing.
@@ -30,11 +30,11 @@ static OUTLET: OnceLock<Outlet> = OnceLock::new();
 /// # Errors
 /// The system has no thread to give.
 pub(super) fn start() -> io::Result<()> {
-    if OUTLET.get().is_some() {
+    if WRITER.get().is_some() {
         return Ok(());
     }
-    let outlet = Outlet::start("maypole-log", io::stderr())?;
-    if OUTLET.set(outlet).is_err() {
+    let writer = LogWriter::start("maypole-log", io::stderr())?;
+    if WRITER.set(writer).is_err() {
         return Ok(());
     }
     let filter = Filter::parse(std::env::var("RUST_LOG").ok().as_deref());
@@ -53,8 +53,8 @@ pub(super) fn start() -> io::Result<()> {
 
 /// Waits a moment for the lines that have been logged so far, in case that the process ends now.
 pub(super) fn flush() {
-    if let Some(outlet) = OUTLET.get() {
-        outlet.flush(LAST_LINES_WAIT);
+    if let Some(writer) = WRITER.get() {
+        writer.flush(LAST_LINES_WAIT);
     }
 }
 
@@ -77,13 +77,13 @@ fn push(mut line: Vec<u8>) {
         line.truncate(LINE_BYTES_MAX - 1);
         line.push(b'\n');
     }
-    if let Some(outlet) = OUTLET.get() {
-        outlet.push(line);
+    if let Some(writer) = WRITER.get() {
+        writer.push(line);
     }
 }
 
-/// As the standard library tells a panic, but by the outlet: it would wait for stderr, on whatever thread it is. What comes
-/// after may be the process's end, so the lines are waited for; only once if nobody takes them.
+/// As the standard library tells a panic, but by the log writer: it would wait for stderr, on whatever thread it is. What comes
+/// after may be the process's end, so the lines are waited for; only once if they aren't taken.
 fn tell_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("<unnamed>");

@@ -5,26 +5,28 @@
 //! stderr.
 
 mod args;
+mod authority;
 mod backend;
 mod check;
 mod demo;
+mod files;
 mod log;
+mod output;
 mod run;
 mod stop;
+mod tls;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use self::args::{Command, Maypole, Parsed};
+use self::output::{bad_config, bad_usage, print};
 use crate::config;
+use crate::control::certificates::Materials;
 
 /// What runs when no configuration is named.
 const DEFAULT_CONFIG: &str = "conf/maypole.json";
-
-/// Bad usage or configuration: nothing was started.
-const BAD_USAGE: u8 = 2;
 
 /// Runs the command that `arguments` (without the program's name) ask for, and says how it ended.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -48,7 +50,10 @@ fn dispatch(asked: Maypole) -> ExitCode {
         (Some(Command::Demo(demo)), None) if demo.port == demo.admin_port && demo.port != 0 => {
             bad_usage("--port and --admin-port must differ")
         }
-        (Some(Command::Demo(demo)), None) => demo::run(demo.port, demo.admin_port),
+        (Some(Command::Demo(demo)), None) if demo.tls && demo.tls_port != 0 && demo.has_on(demo.tls_port) => {
+            bad_usage("--tls-port must differ from --port and --admin-port")
+        }
+        (Some(Command::Demo(demo)), None) => demo::run(demo.port, demo.admin_port, demo.tls.then_some(demo.tls_port)),
         (Some(Command::Backend(backend)), None) => {
             backend::run(backend.port, backend.name, backend.latency, backend.failure_rate)
         }
@@ -68,26 +73,13 @@ fn with_config(named: Option<PathBuf>, command: fn(&Path) -> ExitCode) -> ExitCo
 }
 
 fn run_file(path: &Path) -> ExitCode {
-    run::run(|| config::load(path).map_err(|errors| bad_config(&errors)))
-}
-
-/// A result, on stdout. A reader that has gone is no failure: `maypole --help | head -1` is fine.
-fn print(text: &str) -> ExitCode {
-    let _ = writeln!(io::stdout(), "{text}");
-    ExitCode::SUCCESS
-}
-
-fn bad_usage(wrong: &str) -> ExitCode {
-    tell(wrong);
-    ExitCode::from(BAD_USAGE)
-}
-
-/// Why nothing runs, on stderr. It waits for who reads that: what runs is told by the log.
-fn tell(wrong: &str) {
-    let _ = writeln!(io::stderr(), "maypole: {wrong}");
-}
-
-fn bad_config(errors: &config::ConfigErrors) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{errors}");
-    ExitCode::from(BAD_USAGE)
+    run::run(|| {
+        let mut found = config::examine(path);
+        let wrong = files::unusable(&found, |tls| Materials::read(tls).err().unwrap_or_default());
+        found.errors.errors.extend(wrong);
+        match found.config {
+            Some(config) if found.errors.errors.is_empty() => Ok(config),
+            _ => Err(bad_config(&found.errors)),
+        }
+    })
 }

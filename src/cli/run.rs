@@ -1,43 +1,82 @@
 //! Runs the proxy: starts its parts in the order in which they lean on each other, waits for a signal, and drains.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::output::{bad_usage, tell};
 use super::stop::Stop;
-use crate::balance::Fleet;
+use super::tls::Front;
 use crate::config::Config;
 use crate::control::ControlPlane;
+use crate::control::acme::Keeping;
 use crate::control::admin::AdminServer;
 use crate::control::own::OwnListeners;
 use crate::control::server::Serving;
 use crate::observe::Counts;
+use crate::plan::{Kept, Plan, Room};
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::descriptors::Shares;
 use crate::runtime::listen::{Listeners, listen};
 use crate::runtime::{self, Counter, Counters, Mailboxes, Options, descriptors};
+use crate::transport::LayeredService;
 
+/// The field that says where TLS is.
+const TLS_PORT: &str = "tls.port";
 /// The admin API's part of the control plane's descriptors, for its connections; as many may be on their way out.
 const ADMIN_PARTS: usize = 4;
 /// With a table of hardly any descriptors an operator still wants to be heard.
 const ADMIN_CONNECTIONS_MIN: usize = 4;
 /// How long a draining proxy waits for a worker to pass its mailbox; one that takes longer is stuck.
-const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
+const BARRIER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often a draining proxy looks whether all connections have ended.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where a running proxy listens.
 pub(super) struct Running {
-    pub(super) proxy: Vec<SocketAddr>,
+    /// In clear and by TLS, in the order of the workers' listeners.
+    pub(super) proxy: Vec<Place>,
     pub(super) admin: SocketAddr,
 }
 
+/// Where clients connect.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// The field that says so.
+    field: &'static str,
+    tls: bool,
+}
+
 impl Running {
+    /// Where clients connect by TLS, first of all.
+    pub(super) fn by_tls(&self) -> Option<SocketAddr> {
+        self.proxy.iter().find(|place| place.tls).map(|place| place.address)
+    }
+
     fn own(&self) -> OwnListeners {
-        let proxy = self.proxy.iter().map(|&address| (address, "port"));
+        let proxy = self.proxy.iter().map(|place| (place.address, place.field));
         OwnListeners(proxy.chain([(self.admin, "admin_port")]).collect())
+    }
+}
+
+#[cfg(test)]
+impl Place {
+    pub(super) fn in_clear(address: SocketAddr) -> Self {
+        Self { address, field: "port", tls: false }
+    }
+
+    pub(super) fn by_tls(address: SocketAddr) -> Self {
+        Self { address, field: TLS_PORT, tls: true }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.address, if self.tls { " (TLS)" } else { "" })
     }
 }
 
@@ -62,25 +101,31 @@ pub(super) fn serve<T>(
     let stop = match Stop::listen() {
         Ok(stop) => stop,
         Err(error) => {
-            super::tell(&format!("can't start: {error}"));
+            tell(&format!("can't start: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let (config, beside) = match load() {
+    let (mut config, beside) = match load() {
         Ok(loaded) => loaded,
         Err(ended) => return ended,
     };
     stop.starting();
-    let (listeners, admin) = match bind(&config) {
-        Ok(bound) => bound,
-        Err(taken) => return super::bad_usage(&taken),
+    let front = match config.tls.as_ref().map(Front::open).transpose() {
+        Ok(front) => front,
+        Err(wrong) => return bad_usage(&wrong),
     };
-    match start(config, listeners, admin) {
+    let bound = match bind(&mut config) {
+        Ok(bound) => bound,
+        Err(taken) => return bad_usage(&taken),
+    };
+    match start(&config, bound, front) {
         Ok((parts, running)) => {
+            let control = Arc::clone(&parts.control);
+            stop.on_hangup(move || control.look_at_certificates());
             ready(&running, beside);
             stop.wait();
             parts.give_notice();
-            stop.wait_for_grace(parts.shared.config.timeouts.grace);
+            stop.wait_for_grace(parts.shared.plan().connections.grace);
             parts.drain()
         }
         Err(error) => {
@@ -90,15 +135,45 @@ pub(super) fn serve<T>(
     }
 }
 
-fn bind(config: &Config) -> Result<(Vec<Listeners>, AdminServer), String> {
+/// What is listened on.
+struct Bound {
+    listeners: Vec<Listeners>,
+    /// Beside each of them.
+    places: Vec<Place>,
+    admin: AdminServer,
+}
+
+fn bind(config: &mut Config) -> Result<Bound, String> {
     let refused = |address: SocketAddr, error| format!("can't listen on {address}: {error}");
     let admin = SocketAddr::new(config.admin_bind, config.admin_port);
     let admin = AdminServer::bind(admin).map_err(|error| refused(admin, error))?;
-    let listeners = config.bind.iter().map(|&ip| {
-        let address = SocketAddr::new(ip, config.port);
-        listen(address, config.workers).map_err(|error| refused(address, error))
-    });
-    Ok((listeners.collect::<Result<_, _>>()?, admin))
+    let (mut listeners, mut places) = (Vec::new(), places(config));
+    for place in &mut places {
+        let bound = listen(place.address, config.workers).map_err(|error| refused(place.address, error))?;
+        place.address = bound.address;
+        listeners.push(bound);
+    }
+    // Clients are told where TLS is; where the system chose the port, it isn't known before.
+    if let Some(port) = config.tls.as_mut().and_then(|tls| tls.port.as_mut()) {
+        let of_tls = places.iter().find(|place| place.field == TLS_PORT);
+        *port = of_tls.map_or(*port, |place| place.address.port());
+    }
+    Ok(Bound { listeners, places, admin })
+}
+
+fn places(config: &Config) -> Vec<Place> {
+    let at = |bind: &[IpAddr], port: u16, field, tls| {
+        let place = |ip: &IpAddr| Place { address: SocketAddr::new(*ip, port), field, tls };
+        bind.iter().map(place).collect::<Vec<_>>()
+    };
+    let mut places = at(&config.bind, config.port, "port", false);
+    if let Some((bind, port)) = config.tls.as_ref().and_then(|tls| Some((&tls.bind, tls.port?))) {
+        places.extend(at(bind, port, TLS_PORT, true));
+    }
+    for beside in &config.listeners {
+        places.extend(at(&beside.bind, beside.port, "listeners", beside.tls));
+    }
+    places
 }
 
 /// What runs.
@@ -108,35 +183,50 @@ struct Parts {
     control: Arc<ControlPlane>,
     /// Ends the admin API when it is dropped.
     _admin: Serving,
+    /// Ends that certificates are got when it is dropped.
+    _acme: Option<Keeping>,
 }
 
-fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::io::Result<(Parts, Running)> {
+fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result<(Parts, Running)> {
     let workers = config.workers;
-    let running = Running { proxy: listeners.iter().map(|each| each.address).collect(), admin: admin.address() };
-    let (fleet, reports) = Fleet::with_queue((&config).into(), (&config).into());
-    let fleet = Arc::new(fleet);
+    let Bound { listeners, places, admin } = bound;
+    let by_tls = places.iter().enumerate().filter(|(_, place)| place.tls).map(|(nth, _)| nth).collect();
+    let running = Running { proxy: places, admin: admin.address() };
+    let descriptors = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
+    let tls = front.as_ref().map(|front| front.rules(by_tls, workers, descriptors.clients_max));
+    let handshakes_max = tls.as_ref().map_or(0, |rules| rules.handshakes_max * workers);
+    let descriptors = Shares { clients_max: (descriptors.clients_max - handshakes_max).max(1), ..descriptors };
+    let coroutines_max = runtime::coroutines_max();
+    // Each may have a request in progress at the same time. Where more are configured, some have to wait for a coroutine.
+    let connections = descriptors.clients_max.min(coroutines_max);
+    let Shares { clients_max: connections_max, turned_away_max, .. } = descriptors;
+    let (mut kept, reports) = Kept::new(Room { workers, connections, connections_max, turned_away_max });
+    if let Some(front) = &front {
+        kept.challenges = Arc::clone(&front.challenges);
+    }
+    let plan = Plan::build(config, &kept);
     let mailboxes = Arc::new(OnceLock::<Mailboxes>::new());
     let control = {
         let mailboxes = Arc::clone(&mailboxes);
-        let barrier = move |patience| mailboxes.get().map_or(0, |mailboxes| mailboxes.barrier(patience));
-        Arc::new(ControlPlane::start(&config, Arc::clone(&fleet), reports, workers, Box::new(barrier))?)
+        let barrier = move |wait_max| mailboxes.get().map_or(0, |mailboxes| mailboxes.barrier(wait_max));
+        Arc::new(ControlPlane::start(config, &plan.route, reports, workers, Box::new(barrier))?)
     };
-    let room = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
-    let coroutines_max = runtime::coroutines_max();
-    let connections_max = match config.limits.connections {
-        // Each may have a request in progress at the same time. Where more are configured, some have to wait for a coroutine.
-        0 => room.clients_max.min(coroutines_max),
-        configured => configured.min(room.clients_max),
-    };
-    let shared = Shared::new(config, fleet, connections_max);
+    let shared = Shared::new(plan, kept);
     let started = {
-        let shared = Arc::clone(&shared);
-        let (sockets_below, pipes_max) = (room.sockets_below, room.pipes_max);
+        let (shared, backends) = (Arc::clone(&shared), control.backend_tls());
+        let (sockets_below, pipes_max) = (descriptors.sockets_below, descriptors.pipes_max);
         runtime::start(Options { workers, listeners, sockets_below, pipes_max, coroutines_max }, move |world| {
-            Proxy::new(world, Arc::clone(&shared))
+            let layered = LayeredService::over(world, |world| Proxy::new(world, Arc::clone(&shared)));
+            let layered = layered.with_backends(Arc::clone(&backends));
+            if let Some(rules) = &tls { layered.with_tls(rules.clone()) } else { layered }
         })?
     };
     let (started, counters) = started;
+    let mut acme = None;
+    if let Some((keeper, keeping)) = front.map(Front::watch).transpose()? {
+        control.keeps_certificates(keeper);
+        acme = keeping;
+    }
     let mailboxes = mailboxes.get_or_init(|| started).clone();
     control.listens_on(running.own());
     control.set_serving();
@@ -144,30 +234,31 @@ fn start(config: Config, listeners: Vec<Listeners>, admin: AdminServer) -> std::
         let shared = Arc::clone(&shared);
         move || counts(&shared, &counters)
     };
-    let admin_connections_max = (room.reserve / ADMIN_PARTS).max(ADMIN_CONNECTIONS_MIN);
+    let admin_connections_max = (descriptors.reserve / ADMIN_PARTS).max(ADMIN_CONNECTIONS_MIN);
     let admin = admin.serve(Arc::clone(&control), Box::new(counts), admin_connections_max)?;
-    Ok((Parts { shared, mailboxes, control, _admin: admin }, running))
+    Ok((Parts { shared, mailboxes, control, _admin: admin, _acme: acme }, running))
 }
 
 /// Adds up what the proxy and its workers have counted.
 fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
     let sum = |count: fn(&Counters) -> &Counter| workers.iter().map(|worker| count(worker).value()).sum();
+    let pool = &shared.kept.pool;
     Counts {
         connections_open: shared.connections(),
         accepted: sum(|worker| &worker.accepted),
         accept_errors: sum(|worker| &worker.accept_errors),
         failures: shared.failures.all(),
-        queue: (shared.fleet.queue.waiting(), shared.fleet.queue.queued()),
-        retries: shared.retries.totals(),
+        queue: (pool.line.waiting(), pool.line.queued()),
+        retries: pool.retry_cells.totals(),
         panics: sum(|worker| &worker.panics),
     }
 }
 
 impl Parts {
-    /// Says that it will stop, to balancers that ask, and goes on serving.
+    /// From now on `/readyz` answers that it isn't ready, so that a balancer in front of it sends no more; it goes on serving.
     fn give_notice(&self) {
         self.control.set_draining();
-        let grace = self.shared.config.timeouts.grace;
+        let grace = self.shared.plan().connections.grace;
         if !grace.is_zero() {
             log::info!("not ready any more, and serving for another {grace:?} (timeouts.grace)");
         }
@@ -175,16 +266,16 @@ impl Parts {
 
     /// Stops accepting, lets what is in flight finish, and ends.
     fn drain(&self) -> ExitCode {
-        let deadline = Instant::now() + self.shared.config.timeouts.drain;
+        let deadline = Instant::now() + self.shared.plan().connections.drain;
         log::info!("draining: {} connections are open", self.shared.connections());
         self.shared.drain();
         self.mailboxes.stop_accepting();
         // The first has the workers told, the second has them done: what was queued at the listeners is accepted then.
         for _ in 0..2 {
-            self.mailboxes.barrier(deadline.saturating_duration_since(Instant::now()).min(BARRIER_PATIENCE));
+            self.mailboxes.barrier(deadline.saturating_duration_since(Instant::now()).min(BARRIER_WAIT_MAX));
         }
         while self.shared.connections() > 0 && Instant::now() < deadline {
-            thread::sleep(DRAIN_LOOK);
+            thread::sleep(DRAIN_POLL_INTERVAL);
         }
         match self.shared.connections() {
             0 => log::info!("drained"),

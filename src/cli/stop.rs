@@ -1,16 +1,16 @@
 //! When the process is to stop: what signals ask for, from its first moment to its last.
 //!
 //! ```text
-//!            a wish          a wish, or timeouts.grace is over         a wish, or all has ended
-//!   Running ───────▶ Grace ───────────────────────────────────▶ Draining ──────────────────────▶ the end
+//!           a request         a request, or timeouts.grace is over         a request, or all has ended
+//!   Running ─────────▶ Grace ─────────────────────────────────────▶ Draining ──────────────────────▶ the end
 //! ```
 //!
-//! Signals within a second of one that was a wish are the same wish: supervisors send two, and Ctrl-C reaches a whole process
-//! group.
+//! A request is a signal that asks to stop. Those within a second of one repeat it: supervisors send two, and Ctrl-C reaches
+//! a whole process group.
 
 use std::io;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,20 @@ use parking_lot::Mutex;
 
 use crate::runtime::signals::{Signal, Signals};
 
-/// Signals that come so soon after one that was a wish repeat it.
-const SAME_WISH: Duration = Duration::from_secs(1);
+/// Signals that come so soon after a request repeat it.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// What signals ask for, as the main thread hears of it.
 pub(super) struct Stop {
-    wishes: Receiver<()>,
+    requests: Receiver<()>,
     stage: Arc<Mutex<Stage>>,
+    on_hangup: Arc<OnceLock<OnHangup>>,
 }
 
-/// What a wish would mean now.
+/// What SIGHUP asks for; it may not wait. False: there was nothing to be done.
+type OnHangup = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// What a request would mean now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Nothing has been started: it ends at once.
@@ -50,11 +54,17 @@ impl Stop {
     pub(super) fn listen() -> io::Result<Self> {
         let signals = Signals::block();
         super::log::start()?;
-        let (wish, wishes) = bounded(1);
+        let (request, requests) = bounded(1);
         let stage = Arc::new(Mutex::new(Stage::Reading));
-        let taker = Taker { wish, stage: Arc::clone(&stage), last: None };
+        let on_hangup = Arc::new(OnceLock::new());
+        let taker = Taker { request, stage: Arc::clone(&stage), on_hangup: Arc::clone(&on_hangup), last: None };
         thread::Builder::new().name("maypole-signals".into()).spawn(move || taker.run(signals))?;
-        Ok(Self { wishes, stage })
+        Ok(Self { requests, stage, on_hangup })
+    }
+
+    /// From now on SIGHUP asks for this.
+    pub(super) fn on_hangup(&self, hangup: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.on_hangup.set(Box::new(hangup));
     }
 
     /// From now on there is something to be stopped in good order.
@@ -65,23 +75,24 @@ impl Stop {
     /// Waits until it is to stop.
     pub(super) fn wait(&self) {
         // The thread that sends never ends.
-        let _ = self.wishes.recv();
+        let _ = self.requests.recv();
     }
 
-    /// Waits until the drain is to begin: for so long, or until it is wished for.
+    /// Waits until the drain is to begin: for so long, or until it is requested.
     pub(super) fn wait_for_grace(&self, grace: Duration) {
         if !grace.is_zero() {
             *self.stage.lock() = Stage::Grace;
-            let _ = self.wishes.recv_timeout(grace);
+            let _ = self.requests.recv_timeout(grace);
         }
         *self.stage.lock() = Stage::Draining;
     }
 }
 
 struct Taker {
-    wish: Sender<()>,
+    request: Sender<()>,
     stage: Arc<Mutex<Stage>>,
-    /// When the last wish came.
+    on_hangup: Arc<OnceLock<OnHangup>>,
+    /// When the last request came.
     last: Option<Instant>,
 }
 
@@ -90,6 +101,9 @@ impl Taker {
         loop {
             let signal = signals.wait();
             match signal {
+                Signal::Hup if self.on_hangup.get().is_some_and(|hangup| hangup()) => {
+                    log::info!("{}: the files of certificates are looked at", signal.name());
+                }
                 Signal::Hup | Signal::Usr1 | Signal::Usr2 => log::info!("{}: nothing to be done", signal.name()),
                 Signal::Term | Signal::Int | Signal::Quit if !self.is_new(Instant::now()) => {
                     log::info!("{}: it is stopping already", signal.name());
@@ -99,9 +113,9 @@ impl Taker {
         }
     }
 
-    /// Whether a signal at this moment is a wish of its own.
+    /// Whether a signal at this moment is a request of its own.
     fn is_new(&mut self, now: Instant) -> bool {
-        let is_new = self.last.is_none_or(|last| now.saturating_duration_since(last) >= SAME_WISH);
+        let is_new = self.last.is_none_or(|last| now.saturating_duration_since(last) >= SAME_REQUEST);
         if is_new {
             self.last = Some(now);
         }
@@ -109,12 +123,12 @@ impl Taker {
     }
 
     fn hear(&self, signal: Signal) {
-        // Held over what it decides, so that a wish is for the stage in which it came.
+        // Held over what it decides, so that a request is for the stage in which it came.
         let stage = self.stage.lock();
         match *stage {
             Stage::Reading => end(0),
-            // One that is still waiting to be heard is a wish already: whoever wishes again doesn't want to wait.
-            Stage::Running | Stage::Grace if self.wish.try_send(()).is_ok() => {}
+            // The first one waits to be heard already: an operator that asks again doesn't want to wait.
+            Stage::Running | Stage::Grace if self.request.try_send(()).is_ok() => {}
             Stage::Running | Stage::Grace | Stage::Draining => {
                 drop(stage);
                 log::warn!("{}: everything is cut", signal.name());
@@ -134,9 +148,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_within_a_second_of_a_wish_are_the_same_and_later_ones_are_not() {
-        let (wish, _wishes) = bounded(1);
-        let mut taker = Taker { wish, stage: Arc::new(Mutex::new(Stage::Running)), last: None };
+    fn signals_within_a_second_of_a_request_repeat_it_and_later_ones_do_not() {
+        let (request, _requests) = bounded(1);
+        let mut taker =
+            Taker { request, stage: Arc::new(Mutex::new(Stage::Running)), on_hangup: Arc::default(), last: None };
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let seen: Vec<_> = [0, 1, 700, 999, 1000, 1900, 1999, 2000, 9000].map(|ms| taker.is_new(at(ms))).into();

@@ -2,26 +2,21 @@
 
 use std::collections::HashMap;
 
-use super::FieldPlace;
 use super::checked::{BackendChange, BackendConfig, BackendState, Config};
-use super::error::{FieldError, Problem};
+use super::error::{FieldError, FieldPlace, Problem};
 use super::fields::{Field, Fields, Home, Problems};
 use super::json::{self, Json};
-use super::raw::{CONNECTIONS_MAX, home_of};
+use super::schema::{BACKEND, CHANGE, CHANGE_BY_URL, home_of};
 use super::url::BackendUrl;
+use super::values::{CONNECTIONS_MAX, NAME_BYTES_MAX};
 
 /// The most backends that a proxy has.
 pub const BACKENDS_MAX: usize = 4096;
 /// The largest weight of a backend, as in `HAProxy`.
 const WEIGHT_MAX: u32 = 256;
-/// Room for the name that a backend has by default: a DNS name of 253 bytes with a port.
-pub(super) const NAME_BYTES_MAX: usize = 260;
 const ZONE_BYTES_MAX: usize = 64;
 pub(super) const ZONE_WANTED: &str = "a zone of up to 64 letters, digits and any of - . _ ~ : @ [ ]";
 
-pub(super) const BACKEND: &[&str] = &["url", "name", "weight", "backup", "max_connections", "zone"];
-const CHANGE: &[&str] = &["weight", "state", "max_connections"];
-const CHANGE_BY_URL: &[&str] = &["url", "weight", "state", "max_connections"];
 const STATES: [(&str, BackendState); 3] =
     [("ready", BackendState::Ready), ("drain", BackendState::Drain), ("down", BackendState::Down)];
 

@@ -6,7 +6,10 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
-use super::{BackendUrl, Sticky};
+use super::sticky::Sticky;
+use super::tls::{Listener, Tls};
+use super::upstream_tls::UpstreamTls;
+use super::url::BackendUrl;
 
 /// A configuration whose every value has been checked. Field meanings and defaults: `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +61,12 @@ pub struct Config {
     pub when_all_down: WhenAllDown,
     /// What keeps a client at its backend; None: nothing.
     pub sticky: Option<Sticky>,
+    /// TLS towards clients; None: none.
+    pub tls: Option<Tls>,
+    /// Sockets beside those of `port` and `tls.port`.
+    pub listeners: Vec<Listener>,
+    /// TLS towards backends.
+    pub upstream_tls: UpstreamTls,
 }
 
 /// How a backend is picked. All of them honour weights.
@@ -311,7 +320,7 @@ impl Retries {
     }
 }
 
-/// In these, proxies and content networks tell whom they serve. Applications believe them, so a stranger must not set them.
+/// In these, proxies and content networks tell which client they serve. Applications believe them, so a stranger must not set them.
 const UNTRUSTED_FIELDS: [&str; 8] = [
     "X-Real-IP",
     "True-Client-IP",
@@ -325,9 +334,19 @@ const UNTRUSTED_FIELDS: [&str; 8] = [
 
 impl Config {
     /// Where the proxy listens, each with the field that says so.
-    pub fn listeners(&self) -> Vec<(SocketAddr, &'static str)> {
-        let proxy = self.bind.iter().map(|&ip| (SocketAddr::new(ip, self.port), "port"));
-        proxy.chain([(SocketAddr::new(self.admin_bind, self.admin_port), "admin_port")]).collect()
+    pub fn listens_on(&self) -> Vec<(SocketAddr, &'static str)> {
+        let at = |bind: &[IpAddr], port, field| bind.iter().map(|&ip| (SocketAddr::new(ip, port), field)).collect();
+        let mut all: Vec<_> = at(&self.bind, self.port, "port");
+        if let Some(tls) = &self.tls
+            && let Some(port) = tls.port
+        {
+            all.extend::<Vec<_>>(at(&tls.bind, port, "tls.port"));
+        }
+        for Listener { port, bind, .. } in &self.listeners {
+            all.extend::<Vec<_>>(at(bind, *port, "listeners"));
+        }
+        all.push((SocketAddr::new(self.admin_bind, self.admin_port), "admin_port"));
+        all
     }
 }
 
@@ -358,6 +377,9 @@ impl Default for Config {
             circuit_breaker: None,
             when_all_down: WhenAllDown::Refuse,
             sticky: None,
+            tls: None,
+            listeners: Vec::new(),
+            upstream_tls: UpstreamTls::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::checked::{CircuitBreaker, WhenAllDown};
 use super::expect;
 use super::fields::Fields;
-use super::raw::{CIRCUIT_BREAKER, home_of};
+use super::schema::{CIRCUIT_BREAKER, home_of};
 
 /// The window is counted in tenths, and stays are ended by a thread: shorter ones than these mean nothing.
 const WINDOW_MIN: Duration = Duration::from_millis(100);

@@ -28,6 +28,15 @@ pub struct FieldError {
     pub problem: Problem,
 }
 
+/// Where a field stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPlace {
+    /// Its JSON path, such as `backends[1].url`.
+    pub path: String,
+    /// Its place in the text.
+    pub position: Option<Position>,
+}
+
 /// A place in a text; both count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -129,6 +138,13 @@ pub enum Problem {
         /// The field that says so.
         field: &'static str,
     },
+    /// A file that is named can't be used.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What was found, and what was wanted.
+        reason: String,
+    },
     /// A backend's name has no address.
     Unresolved {
         /// The name.
@@ -214,7 +230,7 @@ impl fmt::Display for Problem {
                 write!(f, "found {found}, wanted {wanted}")?;
                 nearest.map_or(Ok(()), |nearest| write!(f, "; did you mean \"{nearest}\"?"))
             }
-            Self::Url { found, error } => write!(f, "found {found}, wanted http://HOST[:PORT][/BASE]: {error}"),
+            Self::Url { found, error } => write!(f, "found {found}, wanted http[s]://HOST[:PORT][/BASE]: {error}"),
             Self::Duration { found, error } => {
                 write!(f, "found {found}, wanted a duration such as \"30s\" or \"1m30s\": {error}")
             }
@@ -225,6 +241,7 @@ impl fmt::Display for Problem {
             Self::Itself { listener, field } => {
                 write!(f, "maypole itself, which listens on {listener} ({field}); wanted another server")
             }
+            Self::File { file, reason } => write!(f, "{}: {reason}", file.display()),
             Self::Unresolved { host, reason } => write!(f, "the name \"{host}\" doesn't resolve: {reason}"),
         }
     }

@@ -58,7 +58,7 @@ impl<'t> Problems<'t> {
         self.text.map(|text| Position::of(text, at))
     }
 
-    /// Nobody reads more of them, and each costs a walk through the text to its place.
+    /// More of them are of no use, and each costs a walk through the text to its place.
     pub(super) fn are_enough(&self) -> bool {
         self.found.len() >= PROBLEMS_MAX
     }

@@ -34,6 +34,14 @@ pub(super) struct Member {
     pub node: Node,
 }
 
+impl Node {
+    /// The value of an object's member.
+    pub(super) fn member(&self, name: &str) -> Option<&Self> {
+        let Json::Object(members) = &self.value else { return None };
+        members.iter().find(|member| member.name == name).map(|member| &member.node)
+    }
+}
+
 /// How many lists and objects may lie in one another. Whatever walks a tree of them recurses, on stacks as small as those
 /// of the admin API's threads; a configuration needs four.
 pub(super) const DEPTH_MAX: usize = 16;

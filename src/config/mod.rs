@@ -1,4 +1,4 @@
-//! What lives here: the JSON as people write it (`json`, `fields`, `raw`), and the checked configuration that can't be
+//! What lives here: the JSON as people write it (`json`, `schema`, `fields`, `raw`), and the checked configuration that can't be
 //! wrong (`checked`, `url`, `duration`). It is read by all and reads none.
 //!
 //! The way from one to the other: text → `json` (a tree with positions) → `raw` (which fields there are, what they may
@@ -12,14 +12,21 @@ mod duration;
 mod error;
 mod expect;
 mod fields;
+mod hash_key;
 mod json;
+mod listening;
 mod nearest;
 mod number;
 mod queue;
 mod rate_limit;
 mod raw;
+mod schema;
 mod sticky;
+mod tls;
+mod tls_fields;
+mod upstream_tls;
 mod url;
+mod values;
 
 use std::fs::File;
 use std::io::Read;
@@ -32,10 +39,12 @@ pub use checked::{
     RateLimit, Retries, Strategy, Timeouts, WhenAllDown,
 };
 pub use duration::{DurationError, parse_duration};
-pub use error::{ConfigErrors, FieldError, Position, Problem};
+pub use error::{ConfigErrors, FieldError, FieldPlace, Position, Problem};
 pub use nearest::nearest;
 pub use sticky::{SameSite, Secret, Secure, Sticky, StickyCookie};
-pub use url::{BackendUrl, UrlError};
+pub use tls::{Acme, AcmeChallenge, CertificateFiles, ClientAuth, Hsts, Listener, Tls, TlsVersion};
+pub use upstream_tls::{ClientFiles, UpstreamTls};
+pub use url::{BackendUrl, UrlError, authority};
 
 /// The largest file that is read as a configuration: far above 4,096 backends, far below what would hurt.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -62,17 +71,15 @@ pub struct Examined {
     /// The backends that are right, each with where its URL stands, whatever is wrong elsewhere: so that their names
     /// can be looked up and all errors told at once.
     pub backends: Vec<(BackendUrl, FieldPlace)>,
-    /// As [`Config::listeners`], whatever is wrong elsewhere.
+    /// As [`Config::listens_on`], whatever is wrong elsewhere.
     pub listeners: Vec<(SocketAddr, &'static str)>,
-}
-
-/// Where a field stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldPlace {
-    /// Its JSON path, such as `backends[1].url`.
-    pub path: String,
-    /// Its place in the text.
-    pub position: Option<Position>,
+    /// What `upstream_tls` says, whatever is wrong elsewhere, and where its fields stand: so that what is wrong with files can
+    /// be told of these.
+    pub upstream_tls: (UpstreamTls, Vec<FieldPlace>),
+    /// `tls`, if all is well with it, whatever is wrong elsewhere: so that its files can be looked at.
+    pub tls: Option<Tls>,
+    /// Where the files of `tls` are named.
+    pub files: Vec<FieldPlace>,
 }
 
 /// Reads `path` as [`load`] does, and keeps what is right in a file that has errors.
@@ -84,19 +91,29 @@ pub fn examine(path: &Path) -> Examined {
             errors: ConfigErrors::new(Some(path), vec![FieldError { path: String::new(), position: None, problem }]),
             backends: Vec::new(),
             listeners: Vec::new(),
+            upstream_tls: (UpstreamTls::default(), Vec::new()),
+            tls: None,
+            files: Vec::new(),
         },
     }
 }
 
 fn examine_text(text: &str, file: Option<&Path>) -> Examined {
-    let (config, places, errors) = match json::parse(text) {
-        Ok((root, text)) => raw::check(&root, text),
-        Err(error) => (Config::default(), Vec::new(), vec![error]),
+    let mut tls_places = Vec::new();
+    let read = match json::parse(text) {
+        Ok((root, text)) => {
+            tls_places = upstream_tls::places(&root, text);
+            raw::check(&root, text)
+        }
+        Err(error) => raw::Read { errors: vec![error], ..raw::Read::default() },
     };
+    let raw::Read { config, backends: places, files, is_tls_right, errors } = read;
     let backends = config.backends.iter().map(|backend| backend.url.clone()).zip(places).collect();
-    let listeners = config.listeners();
     Examined {
-        listeners,
+        upstream_tls: (config.upstream_tls.clone(), tls_places),
+        listeners: config.listens_on(),
+        tls: config.tls.clone().filter(|_| is_tls_right),
+        files,
         config: errors.is_empty().then_some(config),
         errors: ConfigErrors::new(file, errors),
         backends,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::checked::Queue;
 use super::fields::Fields;
-use super::raw::{QUEUE, SHORTEST, home_of};
+use super::schema::{QUEUE, home_of};
+use super::values::SHORTEST;
 
 /// Each that waits holds a client's connection.
 const SIZE_MAX: u64 = 1_000_000;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::checked::{HashKey, RateKey, RateLimit};
 use super::error::Problem;
 use super::fields::Fields;
-use super::raw::{RATE_LIMIT, SHORTEST, hash_key, home_of, networks};
+use super::hash_key::hash_key;
+use super::schema::{RATE_LIMIT, home_of};
+use super::values::{SHORTEST, networks};
 
 /// A rate is kept in whole nanoseconds for each request.
 const REQUESTS_PER_SECOND_MAX: u32 = 1_000_000;

@@ -1,30 +1,24 @@
-//! Which fields there are, what each may hold, and what must fit together: with `backends.rs`, `queue.rs`,
-//! `rate_limit.rs`, `circuit_breaker.rs` and `sticky.rs`, which read one of its values each, the only place that knows the
-//! schema. `docs/configuration.md` says the same to people.
+//! What each field may hold, and what must fit together: with `schema.rs`, which has their names, and with `backends.rs`,
+//! `queue.rs`, `rate_limit.rs`, `circuit_breaker.rs`, `sticky.rs`, `tls_fields.rs`, `listening.rs` and `upstream_tls.rs`, which
+//! read one of its values each, the only place that knows the schema. `docs/configuration.md` says the same to people.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::backends::{self, NAME_BYTES_MAX, ZONE_WANTED, is_zone};
+use super::backends::{self, ZONE_WANTED, is_zone};
 use super::checked::{Config, HashKey, HealthCheck, Limits, Retries, Strategy, Timeouts};
-use super::error::FieldError;
+use super::error::{FieldError, FieldPlace};
 use super::fields::{Field, Fields, Problems, one_of};
+use super::hash_key::hash_key;
 use super::json::{Json, Node};
-use super::{FieldPlace, circuit_breaker, expect, queue, rate_limit, sticky, url};
+use super::schema::{HEALTH_CHECK, LIMITS, RETRIES, ROOT, TIMEOUTS, home_of};
+use super::values::{CONNECTIONS_MAX, SHORTEST, is_token, networks};
+use super::{circuit_breaker, expect, listening, queue, rate_limit, sticky, tls_fields, upstream_tls, url};
 
-/// More connections than that have no room in any table of descriptors.
-pub(super) const CONNECTIONS_MAX: u64 = 10_000_000;
-
-const ADDRESSES_MAX: usize = 64;
-const NETWORKS_MAX: usize = 1024;
 /// It goes with every request.
 const PSEUDONYM_BYTES_MAX: usize = 64;
 const UNTRUSTED_FIELDS_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1024;
-/// Shorter deadlines than the timers can tell apart are of no use.
-pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 /// A year: longer ones are slips of the pen.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A slow start goes in twenty steps, and each makes a new snapshot.
@@ -33,107 +27,43 @@ const SLOW_START_MAX: Duration = Duration::from_secs(3600);
 /// More probes than a hundred a second hurt a backend.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
-const ROOT: &[&str] = &[
-    "port",
-    "bind",
-    "admin_port",
-    "admin_bind",
-    "strategy",
-    "hash_key",
-    "hash_balance_factor",
-    "zone",
-    "slow_start",
-    "backends",
-    "health_check_frequency",
-    "health_check",
-    "request_timeout",
-    "timeouts",
-    "limits",
-    "retries",
-    "workers",
-    "trusted_proxies",
-    "untrusted_fields",
-    "via",
-    "queue",
-    "rate_limit",
-    "circuit_breaker",
-    "when_all_down",
-    "sticky",
-];
-const HEALTH_CHECK: &[&str] =
-    &["path", "method", "host", "timeout", "expect", "body_contains", "rise", "fall", "fast_interval", "jitter"];
-const TIMEOUTS: &[&str] = &[
-    "connect",
-    "head",
-    "body_idle",
-    "keep_alive",
-    "upstream_keep_alive",
-    "tunnel_idle",
-    "write",
-    "half_closed",
-    "grace",
-    "drain",
-];
-const LIMITS: &[&str] = &[
-    "connections",
-    "connections_per_client",
-    "head_bytes",
-    "headers",
-    "uri_bytes",
-    "body_bytes",
-    "requests_per_connection",
-    "min_body_rate",
-    "max_in_flight",
-    "hops",
-];
-const RETRIES: &[&str] = &["attempts", "budget_percent", "on"];
 /// What `retries.on` may hold; the statuses as in `RETRIED_STATUSES`.
 const RETRY_ON: [&str; 5] = ["connect", "reset", "502", "503", "504"];
-pub(super) const QUEUE: &[&str] = &["size", "timeout"];
-pub(super) const RATE_LIMIT: &[&str] = &["requests", "per", "burst", "key", "max_keys", "allow"];
-pub(super) const CIRCUIT_BREAKER: &[&str] = &[
-    "consecutive_failures",
-    "error_percent",
-    "minimum_requests",
-    "window",
-    "open",
-    "max_open",
-    "half_open_requests",
-    "max_ejected_percent",
-    "on",
-];
-pub(super) const STICKY: &[&str] = &["by", "name", "ttl", "secure", "same_site", "secret", "max_keys"];
-/// The objects of which there is one each, by their name; the empty one is the top level.
-pub(super) const SECTIONS: &[(&str, &[&str])] = &[
-    ("", ROOT),
-    ("health_check", HEALTH_CHECK),
-    ("timeouts", TIMEOUTS),
-    ("limits", LIMITS),
-    ("retries", RETRIES),
-    ("queue", QUEUE),
-    ("rate_limit", RATE_LIMIT),
-    ("circuit_breaker", CIRCUIT_BREAKER),
-    ("sticky", STICKY),
-];
 const STRATEGIES: [&str; 7] = ["round-robin", "least-conn", "p2c", "peak-ewma", "random", "ip-hash", "hash"];
 /// Those that a probe can send without a body, and that `ureq` sends.
 const METHODS: &[&str] = &["GET", "HEAD", "OPTIONS"];
 
-/// Reads a whole configuration: as much of it as is right, where each of its backends stands, and what is wrong.
-pub(super) fn check(root: &Node, text: &str) -> (Config, Vec<FieldPlace>, Vec<FieldError>) {
-    let mut problems = Problems::new(Some(text));
-    let mut config = Config::default();
-    let mut places = Vec::new();
-    let root = Field { path: String::new(), node: root };
-    if let Some(mut fields) = root.open(ROOT, home_of, &mut problems) {
-        read_root(&mut fields, &mut config, &mut places);
-    }
-    (config, places, problems.into_errors())
+/// What was read of a text.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    /// As much of it as is right.
+    pub config: Config,
+    /// Where each of its backends stands.
+    pub backends: Vec<FieldPlace>,
+    /// Where the files of `tls` are named.
+    pub files: Vec<FieldPlace>,
+    /// Nothing is wrong with `tls` itself.
+    pub is_tls_right: bool,
+    /// What is wrong.
+    pub errors: Vec<FieldError>,
 }
 
-fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPlace>) {
+/// Reads a whole configuration.
+pub(super) fn check(root: &Node, text: &str) -> Read {
+    let mut problems = Problems::new(Some(text));
+    let mut read = Read::default();
+    let root = Field { path: String::new(), node: root };
+    if let Some(mut fields) = root.open(ROOT, home_of, &mut problems) {
+        read_root(&mut fields, &mut read);
+    }
+    read.errors = problems.into_errors();
+    read
+}
+
+fn read_root(fields: &mut Fields, read: &mut Read) {
+    let Read { config, backends: places, files, is_tls_right, .. } = read;
     fields.whole("port", 0..=65535, &mut config.port);
-    bind(fields, &mut config.bind);
+    listening::addresses(fields, &mut config.bind);
     fields.whole("admin_port", 0..=65535, &mut config.admin_port);
     admin_bind(fields, &mut config.admin_bind);
     let nth = fields.word("strategy", &STRATEGIES);
@@ -165,7 +95,9 @@ fn read_root(fields: &mut Fields, config: &mut Config, places: &mut Vec<FieldPla
     circuit_breaker::read(fields, &mut config.circuit_breaker);
     circuit_breaker::read_when_all_down(fields, &mut config.when_all_down);
     sticky::read(fields, &mut config.sticky);
-    ports_differ(fields, config);
+    upstream_tls::read(fields, &mut config.upstream_tls);
+    *is_tls_right = tls_fields::read(fields, config, files);
+    listening::read(fields, config);
 }
 
 fn untrusted_fields(fields: &mut Fields, into: &mut Vec<String>) {
@@ -192,32 +124,6 @@ fn via(fields: &mut Fields, into: &mut Option<String>) {
     }
 }
 
-fn bind(fields: &mut Fields, addresses: &mut Vec<IpAddr>) {
-    let Some(field) = fields.find("bind") else { return };
-    let wanted = "an IP address such as \"0.0.0.0\" or \"::\", or a list of them";
-    let written = if matches!(field.node.value, Json::Text(_)) {
-        vec![field]
-    } else if let Some(list) = field.list(fields.problems, 1..=ADDRESSES_MAX, wanted) {
-        list
-    } else {
-        return;
-    };
-    let mut read: Vec<IpAddr> = Vec::new();
-    for field in written {
-        match field.text(fields.problems, "an IP address").map(str::parse::<IpAddr>) {
-            Some(Ok(address)) if read.contains(&address) => {
-                field.unfit(fields.problems, "each address once");
-            }
-            Some(Ok(address)) => read.push(address),
-            Some(Err(_)) => field.unfit(fields.problems, "an IP address such as \"0.0.0.0\" or \"::\""),
-            None => {}
-        }
-    }
-    if !read.is_empty() {
-        *addresses = read;
-    }
-}
-
 fn admin_bind(fields: &mut Fields, into: &mut IpAddr) {
     let Some(field) = fields.find("admin_bind") else { return };
     let wanted = "a loopback address such as \"127.0.0.1\" or \"::1\"";
@@ -240,27 +146,6 @@ fn strategy(word: &str, key: HashKey) -> Strategy {
         "hash" => Strategy::Hash(key),
         _ => Strategy::RoundRobin,
     }
-}
-
-pub(super) fn hash_key(text: &str) -> Option<HashKey> {
-    let parameter = |name: &&str| {
-        let fits = |byte: u8| byte.is_ascii_graphic() && !b"&=#".contains(&byte);
-        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
-    };
-    match text.split_once(':') {
-        None if text == "client-ip" => Some(HashKey::ClientIp),
-        None if text == "path" => Some(HashKey::Path),
-        Some(("header", name)) => Some(name).filter(is_token).map(|name| HashKey::Header(name.to_owned())),
-        Some(("cookie", name)) => Some(name).filter(is_token).map(|name| HashKey::Cookie(name.to_owned())),
-        Some(("query", name)) => Some(name).filter(parameter).map(|name| HashKey::Query(name.to_owned())),
-        _ => None,
-    }
-}
-
-pub(super) fn is_token(name: &&str) -> bool {
-    // RFC 9110 §5.6.2: what the names of fields and cookies are made of.
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(fits)
 }
 
 fn hash_balance_factor(fields: &mut Fields, into: &mut Option<f64>) {
@@ -382,41 +267,4 @@ fn retries(root: &mut Fields, retries: &mut Retries) {
     }
     let [on_connect, on_reset, on_status @ ..] = on;
     *retries = Retries { on_connect, on_reset, on_status, ..*retries };
-}
-
-pub(super) fn networks(fields: &mut Fields, name: &str, networks: &mut Vec<IpNet>) {
-    let Some(field) = fields.find(name) else { return };
-    let wanted = "a list of networks such as \"10.0.0.0/8\"";
-    let Some(list) = field.list(fields.problems, 0..=NETWORKS_MAX, wanted) else { return };
-    for field in list {
-        let wanted = "a network such as \"10.0.0.0/8\" or an IP address";
-        let Some(text) = field.text(fields.problems, wanted) else { continue };
-        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network.trunc()),
-            Err(_) => field.unfit(fields.problems, wanted),
-        }
-    }
-}
-
-/// Two listeners on one address and port would share its connections, since workers bind with `SO_REUSEPORT`. An
-/// unspecified IPv6 address stands for the IPv4 ones too.
-fn ports_differ(fields: &mut Fields, config: &Config) {
-    let overlaps = |address: &IpAddr| {
-        *address == config.admin_bind || address.is_unspecified() && (address.is_ipv6() || config.admin_bind.is_ipv4())
-    };
-    if config.port != 0 && config.port == config.admin_port && config.bind.iter().any(overlaps) {
-        let (written, other) = match fields.find("admin_port") {
-            Some(field) => (Some(field), "port"),
-            None => (fields.find("port"), "admin_port"),
-        };
-        if let Some(field) = written {
-            let wanted = format!("another port than {other:?}, which listens on the same address");
-            field.unfit(fields.problems, wanted);
-        }
-    }
-}
-
-/// The object that a field belongs to, for those put a level too high or too low.
-pub(super) fn home_of(name: &str) -> Option<&'static str> {
-    SECTIONS.iter().find(|(_, known)| known.contains(&name)).map(|(home, _)| *home)
 }

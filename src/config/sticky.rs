@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::error::Problem;
 use super::fields::Fields;
 use super::json::Json;
-use super::raw::{STICKY, home_of, is_token};
+use super::schema::{STICKY, home_of};
+use super::values::is_token;
 
 const TTL_MIN: Duration = Duration::from_secs(1);
 /// What browsers cut longer ones down to (draft-ietf-httpbis-rfc6265bis §5.5).
@@ -74,7 +75,7 @@ pub enum SameSite {
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for who makes use of it.
+    /// The text.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -32,7 +32,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"admin_token_file": "x"}"#,
         &[
-            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky",
+            "admin_token_file: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky, upstream_tls, tls, listeners",
         ],
     ),
     (r#"{"keep_alive": "1s"}"#, &["keep_alive: unknown field here, it belongs to \"timeouts\""]),
@@ -48,7 +48,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         r#"{"a\nb": 1}"#,
         &[
-            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky",
+            "[\"a\\nb\"]: unknown field, known here: port, bind, admin_port, admin_bind, strategy, hash_key, hash_balance_factor, zone, slow_start, backends, health_check_frequency, health_check, request_timeout, timeouts, limits, retries, workers, trusted_proxies, untrusted_fields, via, queue, rate_limit, circuit_breaker, when_all_down, sticky, upstream_tls, tls, listeners",
         ],
     ),
     (r#"{"port": 1, "port": 2}"#, &["port: given twice, first in line 1"]),
@@ -245,14 +245,11 @@ const WRONG: &[(&str, &[&str])] = &[
     (r#"{"backends": [7]}"#, &["backends[0]: found 7, wanted a URL or an object with \"url\""]),
     (
         r#"{"backends": ["a:1"]}"#,
-        &["backends[0]: found \"a:1\", wanted http://HOST[:PORT][/BASE]: it has no http:// at its start"],
-    ),
-    (
-        r#"{"backends": ["https://a"]}"#,
         &[
-            "backends[0]: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
+            "backends[0]: found \"a:1\", wanted http[s]://HOST[:PORT][/BASE]: it has no http:// or https:// at its start",
         ],
     ),
+    (r#"{"backends": ["https://a", "http://a", "HTTPS://A:443/"]}"#, &["backends[2]: the same backend as backends[0]"]),
     (r#"{"backends": [{"name": "a"}]}"#, &["backends[0].url: missing, wanted the backend's URL"]),
     (
         r#"{"backends": [{"url": "http://a", "max_connections": -1}]}"#,
@@ -273,7 +270,7 @@ const WRONG: &[(&str, &[&str])] = &[
             "backends[0].url: missing, wanted the backend's URL",
             "backends[0].uri: unknown field, did you mean \"url\"?",
             "backends[0].name: found \"\", wanted a name of 1 to 260 letters, digits and any of - . _ ~ : @ [ ]",
-            "backends[1]: found \"ftp://b\", wanted http://HOST[:PORT][/BASE]: its scheme isn't http",
+            "backends[1]: found \"ftp://b\", wanted http[s]://HOST[:PORT][/BASE]: its scheme is neither http nor https",
             "port: found \"x\", wanted a whole number from 0 to 65535",
             "timeouts.head: found \"1\", wanted a duration such as \"30s\" or \"1m30s\": a number needs a unit after it (ns, us, ms, s, m, h)",
             "timeouts.hed: unknown field, did you mean \"head\"?",
@@ -402,7 +399,7 @@ fn the_full_configuration_shows_every_field_with_its_default() {
     assert_eq!(Config { backends: Vec::new(), ..full }, Config::default());
 
     let shown: serde_json::Value = serde_json::from_str(FULL).expect("it is JSON");
-    for (section, fields) in raw::SECTIONS {
+    for (section, fields) in schema::SECTIONS {
         let object = if section.is_empty() { &shown } else { &shown[section] };
         // What is off by default is null as a whole.
         for field in fields.iter().filter(|_| !object.is_null()) {
@@ -421,11 +418,16 @@ fn the_example_configuration_balances_over_three_backends_by_turns() {
 
 #[test]
 fn the_manual_documents_every_field_once() {
-    let sections = raw::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
-    let of_backends = ("backends[]", backends::BACKEND);
-    for (section, fields) in sections.chain([of_backends]) {
+    let sections = schema::SECTIONS.iter().map(|(section, fields)| (*section, *fields));
+    let of_lists = [
+        ("backends[]", schema::BACKEND),
+        ("listeners[]", schema::LISTENER),
+        ("tls.certificates[]", schema::CERTIFICATE),
+        ("tls.hsts", schema::HSTS),
+    ];
+    for (section, fields) in sections.chain(of_lists) {
         for field in fields {
-            let is_section = section.is_empty() && raw::SECTIONS.iter().any(|(name, _)| name == field);
+            let is_section = section.is_empty() && schema::SECTIONS.iter().any(|(name, _)| name == field);
             let path = if section.is_empty() { (*field).to_owned() } else { format!("{section}.{field}") };
             let rows = MANUAL.matches(&format!("\n| `{path}` |")).count();
             assert_eq!(rows, usize::from(!is_section), "rows of {path} in docs/configuration.md");

@@ -1,4 +1,4 @@
-//! A backend's URL: `http://host[:port][/base]`, parsed as strictly as RFC 3986 lets it and normalised, so that two ways
+//! A backend's URL: `http://host[:port][/base]` or `https://…`, parsed as strictly as RFC 3986 lets it and normalised, so that two ways
 //! to write one backend compare equal.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The longest URL that is read, in bytes: a DNS name has at most 253, the rest is its base path.
 const URL_BYTES_MAX: usize = 2048;
 
-/// A checked backend URL: `http://host[:port][/base]`.
+/// A checked backend URL: `http://host[:port][/base]` or `https://…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendUrl {
     /// As written.
@@ -16,8 +16,10 @@ pub struct BackendUrl {
     pub normalized: String,
     /// Lower case, an IPv6 literal without its brackets.
     pub host: String,
-    /// 80 where none is written.
+    /// 80 where none is written, 443 with `https`.
     pub port: u16,
+    /// Its scheme is `https`.
+    pub is_https: bool,
     /// Empty, or `/…` without a trailing slash.
     pub base_path: String,
 }
@@ -27,8 +29,6 @@ pub struct BackendUrl {
 pub enum UrlError {
     /// No `scheme://` at its start.
     NoScheme,
-    /// `https://`.
-    Tls,
     /// Any other scheme.
     OtherScheme,
     /// `user@` before the host.
@@ -56,7 +56,7 @@ pub enum UrlError {
 }
 
 impl BackendUrl {
-    /// Parses and normalises a backend's URL. Refused: any scheme but `http`, user info, query, fragment, a host that is
+    /// Parses and normalises a backend's URL. Refused: any scheme but `http` and `https`, user info, query, fragment, a host that is
     /// no DNS name (RFC 1123 letters, digits, hyphens; underscores too, as container networks have them) and no address,
     /// a port outside 1–65535, and a path that isn't valid in a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
@@ -64,27 +64,39 @@ impl BackendUrl {
             return Err(UrlError::TooLong);
         }
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
-        check_scheme(scheme)?;
+        let is_https = is_https(scheme)?;
         let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(authority_end);
         let (host, port) = split_authority(authority)?;
         check_path(path)?;
 
         let base_path = path.trim_end_matches('/').to_owned();
-        let shown_port = port.filter(|&port| port != 80).map_or_else(String::new, |port| format!(":{port}"));
-        let normalized = format!("http://{}{shown_port}{base_path}", bracketed(&host));
-        Ok(Self { written: text.to_owned(), normalized, host, port: port.unwrap_or(80), base_path })
+        let (scheme, default_port) = if is_https { ("https", 443) } else { ("http", 80) };
+        let port = port.unwrap_or(default_port);
+        let shown_port = if port == default_port { String::new() } else { format!(":{port}") };
+        let normalized = format!("{scheme}://{}{shown_port}{base_path}", bracketed(&host));
+        Ok(Self { written: text.to_owned(), normalized, host, port, is_https, base_path })
     }
 
     /// `host:port`, an IPv6 address in brackets: the backend's default name, and what its `Host` field would say.
     pub fn authority(&self) -> String {
-        format!("{}:{}", bracketed(&self.host), self.port)
+        authority(&self.host, self.port)
     }
+}
+
+/// `host:port`, an IPv6 address in brackets, as it stands in a URL and in `Host` (RFC 3986 §3.2).
+pub fn authority(host: &str, port: u16) -> String {
+    format!("{}:{port}", bracketed(host))
 }
 
 /// Whether `text` is `host` or `host:port`, as in a URL or a `Host` field (RFC 9110 §7.2).
 pub(super) fn is_authority(text: &str) -> bool {
     text.len() <= URL_BYTES_MAX && split_authority(text).is_ok()
+}
+
+/// Whether `text` is a host's name or address, an IPv6 one without brackets.
+pub(super) fn is_host(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok() || check_host(text).is_ok()
 }
 
 /// Whether `text` holds only what a URL path may (RFC 3986 §3.3), every `%` with its two hex digits.
@@ -96,11 +108,11 @@ pub(super) fn is_path(text: &str) -> bool {
     })
 }
 
-fn check_scheme(scheme: &str) -> Result<(), UrlError> {
+fn is_https(scheme: &str) -> Result<bool, UrlError> {
     if scheme.eq_ignore_ascii_case("http") {
-        Ok(())
+        Ok(false)
     } else if scheme.eq_ignore_ascii_case("https") {
-        Err(UrlError::Tls)
+        Ok(true)
     } else if scheme.is_empty() {
         Err(UrlError::NoScheme)
     } else {
@@ -194,9 +206,8 @@ fn bracketed(host: &str) -> String {
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoScheme => "it has no http:// at its start",
-            Self::Tls => "https isn't there yet, backends are reached by http only",
-            Self::OtherScheme => "its scheme isn't http",
+            Self::NoScheme => "it has no http:// or https:// at its start",
+            Self::OtherScheme => "its scheme is neither http nor https",
             Self::UserInfo => "user info before the host isn't used",
             Self::Query => "a query isn't used",
             Self::Fragment => "a fragment isn't used",
@@ -223,7 +234,7 @@ impl fmt::Display for BackendUrl {
 #[cfg(test)]
 mod tests {
     use super::UrlError::{
-        BadHost, BadIpv6, BadPath, BadPort, DotSegment, Fragment, NoHost, NoScheme, NotAscii, OtherScheme, Query, Tls,
+        BadHost, BadIpv6, BadPath, BadPort, DotSegment, Fragment, NoHost, NoScheme, NotAscii, OtherScheme, Query,
         TooLong, UserInfo,
     };
     use super::*;
@@ -245,12 +256,17 @@ mod tests {
             ("http://[0:0::0:1]", "http://[::1]", "::1", 80, "", "[::1]:80"),
             ("http://my_app.internal.", "http://my_app.internal.", "my_app.internal.", 80, "", "my_app.internal.:80"),
             ("http://3com", "http://3com", "3com", 80, "", "3com:80"),
+            ("https://a", "https://a", "a", 443, "", "a:443"),
+            ("HTTPS://A:443/x/", "https://a/x", "a", 443, "/x", "a:443"),
+            ("https://a:80", "https://a:80", "a", 80, "", "a:80"),
+            ("http://a:443", "http://a:443", "a", 443, "", "a:443"),
         ];
         for &(written, normalized, host, port, base_path, authority) in cases {
             let url = BackendUrl::parse(written).unwrap_or_else(|error| panic!("{written:?}: {error}"));
             let parts = (url.normalized.as_str(), url.host.as_str(), url.port, url.base_path.as_str());
             assert_eq!(parts, (normalized, host, port, base_path), "{written:?}");
             assert_eq!(url.authority(), authority, "{written:?}");
+            assert_eq!(url.is_https, normalized.starts_with("https:"), "{written:?}");
             assert_eq!(url.written, written);
             let again = BackendUrl::parse(normalized).map(|url| url.normalized);
             assert_eq!(again.as_deref(), Ok(normalized), "normalising twice changes nothing");
@@ -267,9 +283,9 @@ mod tests {
             ("://a", NoScheme),
             ("//a", NoScheme),
             ("http:/a", NoScheme),
-            ("https://a", Tls),
-            ("HTTPS://a", Tls),
+            ("https://", NoHost),
             ("ftp://a", OtherScheme),
+            ("httpss://a", OtherScheme),
             (" http://a", OtherScheme),
             ("http://", NoHost),
             ("http:///x", NoHost),

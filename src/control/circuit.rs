@@ -14,14 +14,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::balance::{Standing, Turn};
+use crate::balance::{Standing, Transition};
 use crate::config::CircuitBreaker;
 
 /// Ejections and failed trials lengthen the next stay for so long.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// So many of them are remembered; far fewer make the longest stay there is.
 const STRIKES_MAX: usize = 100;
-/// By chance a stay is shorter by up to this part of itself, so that a fleet of proxies doesn't try all at once.
+/// By chance a stay is shorter by up to this part of itself, so that a pool of proxies doesn't try all at once.
 const JITTER: f64 = 0.2;
 /// Trials that have come to nothing are made up for this often.
 const REFILL_GAP: Duration = Duration::from_secs(1);
@@ -121,28 +121,28 @@ impl Circuit {
         self.due
     }
 
-    /// Takes in a turn that a worker told of, and where the backend stands now; true if that changed anything. Turns may be
-    /// told in another order than they were made: what the standing doesn't confirm has been overtaken by another.
-    /// `chance` (0–1) is for the stay's length.
+    /// Takes in a transition that a worker told of, and where the backend stands now; true if that changed anything.
+    /// Transitions may be told in another order than they were made: what the standing doesn't confirm has been overtaken by
+    /// another. `chance` (0–1) is for the stay's length.
     pub(super) fn follow(
         &mut self,
-        turn: Turn,
+        transition: Transition,
         standing: Standing,
         config: &CircuitBreaker,
         now: Moment,
         chance: f64,
     ) -> bool {
-        let reason = match turn {
-            Turn::TrippedInARow(failures) => format!("{failures} failures in a row"),
-            Turn::TrippedByShare { failed, of } => format!("{failed} of {of} requests failed"),
-            Turn::Relapsed => "a trial failed".into(),
-            Turn::Recovered => "its trials passed".into(),
+        let reason = match transition {
+            Transition::TrippedInARow(failures) => format!("{failures} failures in a row"),
+            Transition::TrippedByShare { failed, of } => format!("{failed} of {of} requests failed"),
+            Transition::Relapsed => "a trial failed".into(),
+            Transition::Recovered => "its trials passed".into(),
         };
-        match (turn, standing, self.state) {
-            (Turn::Recovered, Standing::Closed, CircuitState::HalfOpen) => {
+        match (transition, standing, self.state) {
+            (Transition::Recovered, Standing::Closed, CircuitState::HalfOpen) => {
                 self.enter(CircuitState::Closed, reason, now.wall);
             }
-            (Turn::Recovered, ..) | (_, _, CircuitState::Open) => return false,
+            (Transition::Recovered, ..) | (_, _, CircuitState::Open) => return false,
             (_, Standing::Avoided, CircuitState::Closed | CircuitState::HalfOpen) => {
                 let stay = self.strike(config, now.instant, chance);
                 self.enter(CircuitState::Open, reason, now.wall);
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    const TRIPPED: Turn = Turn::TrippedInARow(5);
+    const TRIPPED: Transition = Transition::TrippedInARow(5);
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A circuit, and a clock that stands still until it is moved.
@@ -217,8 +217,8 @@ mod tests {
             self.circuit.elapse(self.now)
         }
 
-        fn follow(&mut self, turn: Turn, standing: Standing) -> bool {
-            self.circuit.follow(turn, standing, &self.config, self.now, 0.0)
+        fn follow(&mut self, transition: Transition, standing: Standing) -> bool {
+            self.circuit.follow(transition, standing, &self.config, self.now, 0.0)
         }
 
         /// What its stay was, once it is over.
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(scene.pass(SECOND / 2), Elapsed::Nothing);
         assert_eq!(scene.pass(SECOND / 2), Elapsed::TrialsAreDue);
         assert_eq!(scene.pass(SECOND), Elapsed::TrialsAreDue);
-        assert!(scene.follow(Turn::Recovered, Standing::Closed));
+        assert!(scene.follow(Transition::Recovered, Standing::Closed));
         assert_eq!(scene.circuit.state(), CircuitState::Closed);
         assert_eq!(scene.pass(1000 * SECOND), Elapsed::Nothing);
     }
@@ -251,23 +251,32 @@ mod tests {
     #[test]
     fn each_ejection_and_failed_trial_within_an_hour_doubles_the_next_stay() {
         let mut scene = Scene::new();
-        assert!(scene.follow(Turn::TrippedByShare { failed: 12, of: 20 }, Standing::Avoided));
+        assert!(scene.follow(Transition::TrippedByShare { failed: 12, of: 20 }, Standing::Avoided));
         assert_eq!(scene.circuit.reason(), "12 of 20 requests failed");
         for stay in [10, 20, 40, 80, 160, 300, 300] {
             assert_eq!(scene.stay(), stay * SECOND);
-            assert!(scene.follow(Turn::Relapsed, Standing::Avoided));
+            assert!(scene.follow(Transition::Relapsed, Standing::Avoided));
             assert_eq!(scene.circuit.reason(), "a trial failed");
         }
         assert_eq!(scene.circuit.ejections(scene.now.instant), 8);
         scene.stay();
-        assert!(scene.follow(Turn::Recovered, Standing::Closed));
+        assert!(scene.follow(Transition::Recovered, Standing::Closed));
         assert!(scene.follow(TRIPPED, Standing::Avoided));
         assert_eq!(scene.stay(), 300 * SECOND, "a recovery doesn't make it forget");
-        assert!(scene.follow(Turn::Recovered, Standing::Closed));
+        assert!(scene.follow(Transition::Recovered, Standing::Closed));
         scene.pass(3600 * SECOND);
         assert_eq!(scene.circuit.ejections(scene.now.instant), 0);
         assert!(scene.follow(TRIPPED, Standing::Avoided));
         assert_eq!(scene.stay(), 10 * SECOND);
+    }
+
+    #[test]
+    fn an_ejection_counts_for_an_hour() {
+        let mut scene = Scene::new();
+        scene.follow(TRIPPED, Standing::Avoided);
+        let at = scene.now.instant;
+        let counted = [0, 3_599_999, 3_600_000].map(|ms| scene.circuit.ejections(at + Duration::from_millis(ms)));
+        assert_eq!(counted, [1, 1, 0]);
     }
 
     #[test]
@@ -282,16 +291,16 @@ mod tests {
     #[test]
     fn turns_that_come_in_another_order_than_they_were_made_lead_to_the_same() {
         // It recovered, and tripped at once: both are told when the second is made already.
-        for told in [[Turn::Recovered, TRIPPED], [TRIPPED, Turn::Recovered]] {
+        for told in [[Transition::Recovered, TRIPPED], [TRIPPED, Transition::Recovered]] {
             let mut scene = Scene::new();
             scene.follow(TRIPPED, Standing::Avoided);
             scene.stay();
-            let changes = told.map(|turn| scene.follow(turn, Standing::Avoided));
+            let changes = told.map(|transition| scene.follow(transition, Standing::Avoided));
             assert_eq!(changes.into_iter().filter(|changed| *changed).count(), 1, "{told:?}");
             assert_eq!(scene.circuit.state(), CircuitState::Open);
             assert_eq!(scene.stay(), 20 * SECOND);
         }
-        // A turn that was taken back, since it could not be told, and one of a backend that has turned on.
+        // A transition that was taken back, since it could not be told, and one of a backend that has gone on.
         let mut scene = Scene::new();
         assert!(!scene.follow(TRIPPED, Standing::Closed));
         assert!(!scene.follow(TRIPPED, Standing::Trial));
@@ -303,11 +312,12 @@ mod tests {
             story in prop::collection::vec((0_u64..5_000, 0_usize..4, 0.0..1.0), 0..300),
         ) {
             let mut scene = Scene::new();
-            for (seconds, turn, chance) in story {
+            for (seconds, nth, chance) in story {
                 scene.pass(Duration::from_secs(seconds));
-                let turn = [TRIPPED, Turn::Relapsed, Turn::Recovered, Turn::TrippedByShare { failed: 1, of: 1 }][turn];
-                let standing = if turn == Turn::Recovered { Standing::Closed } else { Standing::Avoided };
-                let opened = scene.circuit.follow(turn, standing, &scene.config, scene.now, chance)
+                let by_share = Transition::TrippedByShare { failed: 1, of: 1 };
+                let transition = [TRIPPED, Transition::Relapsed, Transition::Recovered, by_share][nth];
+                let standing = if transition == Transition::Recovered { Standing::Closed } else { Standing::Avoided };
+                let opened = scene.circuit.follow(transition, standing, &scene.config, scene.now, chance)
                     && standing == Standing::Avoided;
                 let state = scene.circuit.state();
                 assert_eq!(scene.circuit.due().is_some(), state != CircuitState::Closed);

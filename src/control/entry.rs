@@ -28,7 +28,7 @@ pub struct Entry {
     pub backend: Arc<Backend>,
     /// As configured.
     pub config: BackendConfig,
-    /// Who added it.
+    /// What added it.
     pub source: Source,
     /// What an operator said.
     pub state: State,
@@ -46,6 +46,8 @@ pub struct Entry {
     pub tried_anyway: bool,
     /// Its circuit breaker; None where there is none.
     pub circuit: Option<Circuit>,
+    /// Whether it has to prove who it is; None: it is reached in clear.
+    pub verified: Option<bool>,
     /// It gets no traffic since its breaker is open, and not too many others are.
     pub ejected: bool,
     /// None before the first one has ended.
@@ -67,7 +69,7 @@ pub struct AddressSeen {
     pub reason: String,
 }
 
-/// Who added a backend.
+/// What added a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The configuration file.
@@ -112,6 +114,7 @@ impl Entry {
             addresses_seen: Vec::new(),
             tried_anyway: false,
             circuit: None,
+            verified: None,
             ejected: false,
             last_probe: None,
             changes: VecDeque::from([Change { at: now, what: what.into() }]),
@@ -171,7 +174,6 @@ impl Entry {
         let bound = change.max_connections.filter(|bound| *bound != self.config.max_connections);
         if let Some(bound) = bound {
             let before = std::mem::replace(&mut self.config.max_connections, bound);
-            self.backend.set_max_connections(bound);
             let what = format!("max_connections {bound} instead of {before} by an operator");
             lines.push(format!("backend {} has {what}", self.config.name));
             self.note(now, what);

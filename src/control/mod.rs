@@ -2,24 +2,26 @@
 //! all on OS threads of their own. It may block; it reaches the workers only by swapping snapshots in and by the
 //! barrier that it is handed, and it never makes a worker wait.
 
+pub mod acme;
 pub mod admin;
+pub mod backend_tls;
+pub mod certificates;
 pub mod circuit;
-mod crew;
 pub mod entry;
 pub mod health;
-mod names;
 pub mod own;
 mod publisher;
 mod ramp;
 pub mod random;
 pub mod registry;
+mod resolver;
 pub mod server;
+mod thread_pool;
 mod timestamp;
 
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -29,34 +31,36 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 
+use self::certificates::{CertificateKeeper, CertificateList};
 use self::circuit::Moment;
 use self::entry::{Entry, Source, Which};
-use self::health::{Audience, Checker, Health, LastProbe, Lateness};
-use self::names::Names;
+use self::health::{Checker, Health, LastProbe, Lateness, Observer};
 use self::own::OwnListeners;
 use self::publisher::Publisher;
 use self::ramp::Ramp;
 use self::random::Random;
 use self::registry::{AddError, Registry};
-use crate::balance::{self, Backend, Fleet, MarkKey, Report, Sessions, Turn};
-use crate::config::{BackendChange, BackendConfig, Config, Sticky, StickyCookie};
-use crate::http1::HeadLimits;
+use self::resolver::Resolver;
+use crate::balance::{Backend, Report, Transition};
+use crate::config::{BackendChange, BackendConfig, Config};
+use crate::plan::{PoolRules, Route, head_limits};
+use crate::transport::client::BackendTls;
 
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
 const NAMES_WAIT: Duration = Duration::from_secs(2);
-/// How often one who waits for a drain looks, at first and at last.
-const DRAIN_LOOK_MIN: Duration = Duration::from_millis(1);
-const DRAIN_LOOK_MAX: Duration = Duration::from_millis(20);
+/// From one look whether a backend has drained to the next, at first and at last.
+const DRAIN_POLL_MIN: Duration = Duration::from_millis(1);
+const DRAIN_POLL_MAX: Duration = Duration::from_millis(20);
 
 /// How long an admin call waits for a worker to pass its mailbox unless it is told; one that takes longer is stuck.
-const BARRIER_PATIENCE: Duration = Duration::from_secs(5);
+const BARRIER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Blocks until every worker has passed its mailbox: what a worker does from then on, it does with the newest
 /// snapshot, and what it did before can be seen. Gives up after the time that it is given; how many have not passed theirs.
 pub type Barrier = Box<dyn Fn(Duration) -> usize + Send + Sync>;
 
-/// What a change has made, and who knows of it.
+/// What a change has made, and whether all workers know of it.
 #[derive(Debug)]
 pub struct Made<T> {
     /// What it has made.
@@ -68,18 +72,21 @@ pub struct Made<T> {
 /// The control plane of one running proxy. Its threads end when it is stopped or dropped.
 pub struct ControlPlane {
     registry: Arc<Registry>,
-    names: Names,
+    resolver: Resolver,
     checker: Checker,
     publisher: Publisher,
     /// None without `slow_start`.
-    ramp: Option<Ramp>,
+    ramp: Mutex<Option<Ramp>>,
     barrier: Barrier,
-    /// Held while the registry and those who follow it are told of a change, so that all hear of changes in the same
-    /// order. Not while anybody is waited for.
+    tls: Arc<BackendTls>,
+    /// Held while the registry, the resolver and the checker are told of a change, so that all hear of changes in the same
+    /// order. Not held over a wait.
     changing: Mutex<()>,
     phase: Mutex<Phase>,
     started: Instant,
     own: OnceLock<OwnListeners>,
+    /// None: clients are shown no certificates.
+    certificates: OnceLock<CertificateKeeper>,
 }
 
 /// Where the proxy is between its start and its end.
@@ -112,74 +119,109 @@ impl std::fmt::Display for NotReady {
 }
 
 impl ControlPlane {
-    /// Puts the configured backends into the fleet's snapshot, and starts the threads that look after them. Waits up
+    /// Puts the configured backends into the snapshot of the route's pool, and starts the threads that look after them. Waits up
     /// to 2 s for their names in all; those that take longer are resolved in the background.
     ///
     /// To be called before the workers run: `barrier` isn't called here, but at each later change. `reports` is what
-    /// came with the fleet; `workers` is their number.
+    /// came with the pool; `workers` is their number.
     ///
     /// # Errors
-    /// When the system has no thread to give, or the configuration names a backend twice.
+    /// When the system has no thread to give, the configuration names a backend twice, or a file for TLS can't be used.
     pub fn start(
         config: &Config,
-        fleet: Arc<Fleet>,
+        route: &Route,
         reports: Receiver<Report>,
         workers: usize,
         barrier: Barrier,
     ) -> io::Result<Self> {
+        let tls = backend_tls::read(&config.upstream_tls).map_err(io::Error::other)?;
+        if !tls.verifies() {
+            log::warn!("upstream_tls.verify is false: backends that are reached by TLS may be anyone");
+        }
+        if config.backends.iter().any(|backend| backend.url.is_https) {
+            make_ready(&tls);
+        }
         let (moved, followed) = unbounded();
-        let names = Names::start(Names::system(), moved)?;
+        let resolver = Resolver::start(Resolver::system(), moved)?;
         let (publish, changes) = publisher::channel();
-        let registry = Arc::new(Registry::new(fleet, config, workers).published_by(publish));
+        let rules = PoolRules::new(config, Arc::clone(&route.policy));
+        let registry = Arc::new(Registry::new(Arc::clone(&route.pool), rules, workers).published_by(publish));
         let publisher = Publisher::start(Arc::clone(&registry), changes)?;
         let hosts: Vec<_> = config.backends.iter().map(|backend| (&*backend.url.host, backend.url.port)).collect();
-        let addresses = names.resolve(&hosts, NAMES_WAIT);
+        let addresses = resolver.resolve(&hosts, NAMES_WAIT);
         let backends: Vec<_> = config.backends.iter().cloned().zip(addresses).collect();
         let added = registry.add_all(backends, Source::Config, SystemTime::now()).map_err(io::Error::other)?;
         registry.tell();
-        let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(names.refresher()) };
-        let limits = &config.limits;
-        let limits = HeadLimits { head_bytes: limits.head_bytes, headers: limits.headers, uri_bytes: limits.uri_bytes };
+        let findings = Findings { registry: Arc::clone(&registry), refresh: Box::new(resolver.refresher()) };
         let findings = Arc::new(findings);
+        let settings = health::Settings::new(&config.health_check, head_limits(&config.limits), Some(&tls));
         let random = Random::from_system();
-        let checker = Checker::start(&config.health_check, limits, reports, followed, findings, random)?;
+        let checker = Checker::start(settings, reports, followed, findings, random)?;
         for backend in &added {
-            names.watch(Arc::clone(backend));
+            resolver.watch(Arc::clone(backend));
         }
         checker.add_all(added);
         let phase = Mutex::new(Phase::Starting);
-        let slow_start = Some(config.slow_start).filter(|slow_start| !slow_start.is_zero());
-        let ramp = slow_start.map(|slow_start| Ramp::start(Arc::clone(&registry), slow_start)).transpose()?;
+        let ramp = Mutex::new(ramp(&registry, config.slow_start)?);
         let changing = Mutex::new(());
         Ok(Self {
             registry,
-            names,
+            resolver,
             checker,
             publisher,
             ramp,
             barrier,
+            tls,
             changing,
             phase,
             started: Instant::now(),
             own: OnceLock::new(),
+            certificates: OnceLock::new(),
         })
+    }
+
+    /// Has the backends that there are looked after as another configuration says, whose plan's route this is, to the same
+    /// pool. When it returns, every worker's next pick goes by the route's policy; but see [`Made`].
+    ///
+    /// # Errors
+    /// When the system has no thread to give: nothing has changed then.
+    pub fn go_by(&self, config: &Config, route: &Route) -> io::Result<Made<()>> {
+        let changing = self.changing.lock();
+        let ramp = ramp(&self.registry, config.slow_start)?;
+        if let Some(before) = std::mem::replace(&mut *self.ramp.lock(), ramp) {
+            before.stop();
+        }
+        self.registry.go_by(PoolRules::new(config, Arc::clone(&route.policy)), SystemTime::now());
+        let limits = head_limits(&config.limits);
+        self.checker.go_by(health::Settings::new(&config.health_check, limits, Some(&self.tls)));
+        drop(changing);
+        self.registry.tell();
+        Ok(self.made(()))
     }
 
     /// Adds a backend, as an operator asked. When it returns, every worker's next pick knows it (but see [`Made`]), and it is
     /// being probed. Waits up to 2 s for its name to resolve; one that doesn't is added all the same.
     pub fn add(&self, config: BackendConfig) -> Result<Made<Entry>, AddError> {
         self.registry.check_free(&config)?; // before its name is waited for
+        if config.url.is_https {
+            make_ready(&self.tls);
+        }
         let host = (&*config.url.host, config.url.port);
-        let addresses = self.names.resolve(&[host], NAMES_WAIT).pop().unwrap_or_default();
+        let addresses = self.resolver.resolve(&[host], NAMES_WAIT).pop().unwrap_or_default();
         let changing = self.changing.lock();
         let entry = self.registry.add(config, addresses, Source::Admin, SystemTime::now())?;
-        self.names.watch(Arc::clone(&entry.backend));
+        self.resolver.watch(Arc::clone(&entry.backend));
         self.checker.add(Arc::clone(&entry.backend));
         drop(changing);
         log::info!("backend {} added through the admin API", entry.config.name);
         self.warn_if_own(&entry.config.name, &entry.backend.addresses.list());
         self.registry.tell();
         Ok(self.made(entry))
+    }
+
+    /// What connections to backends that are reached by TLS go by.
+    pub fn backend_tls(&self) -> Arc<BackendTls> {
+        Arc::clone(&self.tls)
     }
 
     /// Says where the proxy listens: from now on backends that are there themselves are warned of, those that there are at once.
@@ -201,12 +243,27 @@ impl ControlPlane {
         }
     }
 
+    /// Says who keeps the certificates that clients are shown; it is stopped with the control plane.
+    pub fn keeps_certificates(&self, keeper: CertificateKeeper) {
+        let _ = self.certificates.set(keeper);
+    }
+
+    /// The certificates that clients are shown.
+    pub fn certificates(&self) -> CertificateList {
+        self.certificates.get().map(CertificateKeeper::list).unwrap_or_default()
+    }
+
+    /// Has the certificates' files looked at now. False when there are none.
+    pub fn look_at_certificates(&self) -> bool {
+        self.certificates.get().map(CertificateKeeper::look).is_some()
+    }
+
     /// Removes a backend, as an operator asked; None if it isn't there. When it returns, no worker picks it any more,
     /// and what is still in flight to it is all in its count, see [`Self::wait_for_drain`]; but see [`Made`].
     pub fn remove(&self, which: Which<'_>) -> Option<Made<Arc<Backend>>> {
         let changing = self.changing.lock();
         let backend = self.registry.remove(which)?;
-        self.names.forget(backend.id);
+        self.resolver.forget(backend.id);
         self.checker.remove(backend.id);
         drop(changing);
         log::info!("backend {} removed through the admin API", backend.name);
@@ -225,9 +282,9 @@ impl ControlPlane {
     }
 
     fn made<T>(&self, of: T) -> Made<T> {
-        let workers_behind = (self.barrier)(BARRIER_PATIENCE);
+        let workers_behind = (self.barrier)(BARRIER_WAIT_MAX);
         if workers_behind > 0 {
-            log::error!("{workers_behind} of the workers have not passed their mailboxes for {BARRIER_PATIENCE:?}");
+            log::error!("{workers_behind} of the workers have not passed their mailboxes for {BARRIER_WAIT_MAX:?}");
         }
         Made { of, workers_behind }
     }
@@ -240,7 +297,7 @@ impl ControlPlane {
     /// Waits until nothing is in flight to a backend that gets no new requests, at most for `wait`; what is left.
     pub fn wait_for_drain(backend: &Backend, wait: Duration) -> usize {
         let deadline = Instant::now() + wait;
-        let mut pause = DRAIN_LOOK_MIN;
+        let mut pause = DRAIN_POLL_MIN;
         loop {
             let left = backend.in_flight();
             let time = deadline.saturating_duration_since(Instant::now());
@@ -248,7 +305,7 @@ impl ControlPlane {
                 return left;
             }
             thread::sleep(pause.min(time));
-            pause = (pause * 2).min(DRAIN_LOOK_MAX);
+            pause = (pause * 2).min(DRAIN_POLL_MAX);
         }
     }
 
@@ -296,12 +353,30 @@ impl ControlPlane {
     /// Ends the threads that look after backends; probes that are on their way are forgotten. The set stays as it is.
     pub fn stop(&self) {
         self.checker.stop();
-        self.names.stop();
+        self.resolver.stop();
         self.publisher.stop();
-        if let Some(ramp) = &self.ramp {
+        if let Some(keeper) = self.certificates.get() {
+            keeper.stop();
+        }
+        if let Some(ramp) = &*self.ramp.lock() {
             ramp.stop();
         }
     }
+}
+
+/// Reads the authorities of the system where they are trusted, once.
+fn make_ready(tls: &BackendTls) {
+    if !tls.make_ready() {
+        log::error!(
+            "this system has no certificates of authorities, so no backend that is reached by TLS is accepted: name a file of \
+             them in upstream_tls.ca"
+        );
+    }
+}
+
+/// The thread that slow starts need, if there are any.
+fn ramp(registry: &Arc<Registry>, slow_start: Duration) -> io::Result<Option<Ramp>> {
+    (!slow_start.is_zero()).then(|| Ramp::start(Arc::clone(registry), slow_start)).transpose()
 }
 
 impl std::fmt::Debug for ControlPlane {
@@ -319,7 +394,7 @@ struct Findings {
     refresh: Box<dyn Fn(u64) + Send + Sync>,
 }
 
-impl Audience for Findings {
+impl Observer for Findings {
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         self.registry.probed(id, probe, changed);
         self.registry.tell();
@@ -342,8 +417,8 @@ impl Audience for Findings {
         (self.refresh)(id);
     }
 
-    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant> {
-        let due = self.registry.turned(backend, turn, Moment::now(), chance);
+    fn turned(&self, backend: &Backend, transition: Transition, chance: f64) -> Option<Instant> {
+        let due = self.registry.turned(backend, transition, Moment::now(), chance);
         self.registry.tell();
         due
     }
@@ -352,36 +427,5 @@ impl Audience for Findings {
         let due = self.registry.elapse(Moment::now());
         self.registry.tell();
         due
-    }
-}
-
-impl From<&Config> for balance::Policy {
-    fn from(config: &Config) -> Self {
-        Self {
-            strategy: config.strategy.clone(),
-            balance_factor: config.hash_balance_factor,
-            sessions: sessions(config),
-        }
-    }
-}
-
-fn sessions(config: &Config) -> Sessions {
-    match &config.sticky {
-        None => Sessions::Off,
-        Some(Sticky::Ip { .. }) => Sessions::ById,
-        Some(Sticky::Cookie(StickyCookie { secret: Some(secret), .. })) => {
-            Sessions::ByName(MarkKey::of_secret(secret.reveal().as_bytes()))
-        }
-        // The keys of the process's hashes are secret, and new at each start.
-        Some(Sticky::Cookie(StickyCookie { secret: None, .. })) => {
-            let chance = RandomState::new();
-            Sessions::ByName(MarkKey::new([chance.hash_one(0), chance.hash_one(1)]))
-        }
-    }
-}
-
-impl From<&Config> for balance::Queue {
-    fn from(config: &Config) -> Self {
-        Self::new(config.limits.max_in_flight, config.queue.size)
     }
 }

@@ -1,6 +1,6 @@
 //! Chance for the control plane: jitter, and the failures that a sample backend is asked for. Not for secrets.
 
-/// A small generator (xorshift64*), seeded by whoever makes it.
+/// A small generator (xorshift64*), seeded by its caller.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -43,6 +43,9 @@ mod tests {
             tenths[tenth] += 1;
         }
         assert!(tenths.iter().all(|count| (850..1150).contains(count)), "{tenths:?}");
+        for stuck in [0x9E37_79B9_7F4A_7C15, 0x9E37_79B9_7F4A_7C14] {
+            assert!(Random::seeded(stuck).fraction() > 0.0, "zero leads to zero");
+        }
         let (mut one, mut other) = (Random::seeded(7), Random::seeded(7));
         assert_eq!(one.fraction().to_bits(), other.fraction().to_bits());
     }

@@ -3,8 +3,9 @@
 //! many changes at once. It logs nothing under its lock: see [`Registry::tell`].
 
 mod circuits;
+mod members;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -14,67 +15,56 @@ use crossbeam::channel::Sender;
 use log::Level;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use self::members::{Line, Members};
 use super::circuit::Circuit;
-use super::entry::{Entry, RAMP_STEP_PERCENT, Source, State, Which};
+use super::entry::{Entry, Source, State, Which};
 use super::health::{Health, LastProbe};
-use crate::balance::{Backend, Fleet, Mark, Member, Origin, Queue, Sessions, Snapshot, Strategy, Thresholds};
-use crate::config::{BackendChange, BackendConfig, CircuitBreaker, Config, WhenAllDown};
+use crate::balance::{self, Backend, Origin, Pool};
+use crate::config::{BackendChange, BackendConfig};
+use crate::plan::PoolRules;
 
 /// How many backends there may be, however they come: as many as a configuration may hold.
 const BACKENDS_MAX: usize = crate::config::BACKENDS_MAX;
 
+/// The place of the pool `default`, which all backends are in until there are routes to others.
+const DEFAULT: usize = 0;
+
 /// How many lines for the log are kept until they are told, at once after each change.
 const UNTOLD_MAX: usize = 1024;
 
-/// How long one who looks at the set waits for what has changed to be in force. Publishing never takes as long.
+/// How long a call that reads the set waits for what has changed to be in force. Publishing never takes as long.
 const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
 
-/// The set, and where it is published. Its changes return without waiting for the workers.
+/// The set, pool by pool, and where it is published. Its changes return without waiting for the workers.
 #[derive(Debug)]
 pub struct Registry {
-    fleet: Arc<Fleet>,
-    /// The proxy's own; empty: none.
-    zone: String,
-    /// Backends that come back or are added at run time start slowly.
-    slow_start: bool,
-    when_all_down: WhenAllDown,
-    /// None: backends have none.
-    circuit_breaker: Option<CircuitBreaker>,
+    /// So many write to the counts of a backend, from the start of the process to its end.
     workers: usize,
     inner: Mutex<Inner>,
-    /// The version of the set that was published last. Held while a snapshot is made, which takes long for some thousand
-    /// backends; `inner` isn't meanwhile.
-    published: Mutex<u64>,
+    /// The version that was published last, by the pool's id. Held while a snapshot is made, which takes long for some
+    /// thousand backends; `inner` isn't meanwhile.
+    published: Mutex<BTreeMap<u64, u64>>,
     /// Notified after each snapshot.
     publishes: Condvar,
-    /// Who publishes what was seen of backends; None: whoever takes it in.
+    /// The thread that publishes what was seen of backends; None: the one that takes it in.
     publisher: Option<Sender<()>>,
 }
 
-/// What every backend of this proxy is made with.
-struct Maker<'p> {
-    workers: usize,
-    estimates_latency: bool,
-    slow_start: bool,
-    /// None: no circuit breaker.
-    thresholds: Option<Arc<Thresholds>>,
-    sessions: &'p Sessions,
-    queue: &'p Arc<Queue>,
+#[derive(Debug)]
+struct Inner {
+    /// There is one, `default`.
+    pools: Vec<Members>,
+    ids: Ids,
+    /// Lines for the log, the oldest first.
+    untold: VecDeque<Line>,
 }
 
+/// What the ids and slots of all pools' backends are taken from: a worker's tables know backends by them alone.
 #[derive(Debug, Default)]
-struct Inner {
-    /// In the order of their ids too.
-    entries: Vec<Entry>,
-    last_id: u64,
-    /// Counts up with every change that workers have to know of.
-    version: u64,
-    /// Too many breakers have tripped: none of them counts.
-    panic_mode: bool,
-    /// Lines for the log, the oldest first.
-    untold: VecDeque<(Level, String)>,
-    /// Who had each slot last. It is free again when nobody holds that backend any more: not a worker's pool, not a
-    /// request in flight, not an old snapshot.
+struct Ids {
+    last: u64,
+    /// The backend that had each slot last. The slot is free again when nothing holds that backend any more: no worker, no
+    /// request in flight, no old snapshot.
     slots: Vec<Weak<Backend>>,
 }
 
@@ -102,17 +92,12 @@ impl fmt::Display for AddError {
 impl std::error::Error for AddError {}
 
 impl Registry {
-    /// An empty set for a proxy of this configuration, whose backends don't count. Those that are added get cells for so
-    /// many workers.
-    pub fn new(fleet: Arc<Fleet>, config: &Config, workers: usize) -> Self {
+    /// An empty set: one pool, and the rules that it goes by. Backends that are added get cells for so many workers.
+    pub fn new(pool: Arc<Pool>, rules: PoolRules, workers: usize) -> Self {
+        let inner = Inner { pools: vec![Members::new(pool, rules)], ids: Ids::default(), untold: VecDeque::new() };
         Self {
-            fleet,
-            zone: config.zone.clone(),
-            slow_start: !config.slow_start.is_zero(),
-            when_all_down: config.when_all_down,
-            circuit_breaker: config.circuit_breaker.clone(),
             workers,
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
             published: Mutex::default(),
             publishes: Condvar::new(),
             publisher: None,
@@ -126,6 +111,15 @@ impl Registry {
         Self { publisher: Some(publisher), ..self }
     }
 
+    /// Has the pool go by other rules from now on: its backends, their counts and what is known of them stay.
+    pub fn go_by(&self, rules: PoolRules, now: SystemTime) {
+        let mut inner = self.inner.lock();
+        let line = inner.pools[DEFAULT].go_by(rules, now);
+        inner.note(line);
+        drop(inner);
+        self.publish();
+    }
+
     /// Adds a backend behind those that are there, with what its name has resolved to so far (for an address literal
     /// that is of no account).
     pub fn add(
@@ -137,8 +131,8 @@ impl Registry {
     ) -> Result<Entry, AddError> {
         let mut inner = self.inner.lock();
         inner.make_room(&mut config)?;
-        let entry = inner.insert(config, addresses, &self.maker(), source, now);
-        self.note_change(&mut inner);
+        let entry = inner.insert(config, addresses, self.workers, source, now);
+        inner.conclude(DEFAULT);
         drop(inner);
         self.publish();
         Ok(entry)
@@ -152,17 +146,16 @@ impl Registry {
         now: SystemTime,
     ) -> Result<Vec<Arc<Backend>>, AddError> {
         let mut inner = self.inner.lock();
-        let before = inner.entries.len();
-        let maker = self.maker();
+        let before = inner.pools[DEFAULT].entries.len();
         let mut added = Vec::with_capacity(backends.len());
         for (mut config, addresses) in backends {
             if let Err(error) = inner.make_room(&mut config) {
-                inner.entries.truncate(before);
+                inner.pools[DEFAULT].entries.truncate(before);
                 return Err(error);
             }
-            added.push(inner.insert(config, addresses, &maker, source, now).backend);
+            added.push(inner.insert(config, addresses, self.workers, source, now).backend);
         }
-        self.note_change(&mut inner);
+        inner.conclude(DEFAULT);
         drop(inner);
         self.publish();
         Ok(added)
@@ -176,10 +169,10 @@ impl Registry {
     /// Takes a backend out; None if it isn't there.
     pub fn remove(&self, which: Which<'_>) -> Option<Arc<Backend>> {
         let mut inner = self.inner.lock();
-        let index = inner.entries.iter().position(|entry| entry.is(which))?;
-        let entry = inner.entries.remove(index);
+        let (pool, index) = inner.position(|entry| entry.is(which))?;
+        let entry = inner.pools[pool].entries.remove(index);
         entry.backend.retire();
-        self.note_change(&mut inner);
+        inner.conclude(pool);
         drop(inner);
         self.publish();
         Some(entry.backend)
@@ -188,16 +181,18 @@ impl Registry {
     /// Changes a backend's weight, state or bound; what has become of it, or None if it isn't there.
     pub fn change(&self, which: Which<'_>, change: BackendChange, now: SystemTime) -> Option<Entry> {
         let mut inner = self.inner.lock();
-        let entry = inner.entries.iter_mut().find(|entry| entry.is(which))?;
+        let (pool, index) = inner.position(|entry| entry.is(which))?;
+        let members = &mut inner.pools[pool];
+        let entry = &mut members.entries[index];
         let was_ready = entry.state == State::Ready;
         let lines = entry.change(change, now);
-        if self.slow_start && !was_ready && entry.state == State::Ready {
+        if members.rules.slow_start && !was_ready && entry.state == State::Ready {
             entry.start_slowly();
         }
         let id = entry.backend.id;
         if !lines.is_empty() {
-            inner.note(Level::Info, lines);
-            self.note_change(&mut inner);
+            inner.note(lines.into_iter().map(|line| (Level::Info, line)));
+            inner.conclude(pool);
         }
         drop(inner);
         self.publish();
@@ -207,40 +202,48 @@ impl Registry {
     /// Takes every backend that starts slowly a step further, to be called twenty times in the time that it takes.
     pub(super) fn step_ramps(&self) {
         let mut inner = self.inner.lock();
-        let mut stepped = false;
-        for entry in inner.entries.iter_mut().filter(|entry| entry.ramp_percent < 100) {
-            entry.ramp_percent += RAMP_STEP_PERCENT;
-            stepped = true;
+        let mut any = false;
+        for pool in 0..inner.pools.len() {
+            if inner.pools[pool].step_ramps() {
+                inner.conclude(pool);
+                any = true;
+            }
         }
-        if stepped {
+        if any {
             self.publish_soon(inner);
         }
     }
 
-    /// Looks at the set under its lock: `look` should be quick, and must not call the registry.
+    /// Looks at the pool's backends under the set's lock: `look` should be quick, and must not call the registry.
     pub fn read<R>(&self, look: impl FnOnce(&[Entry]) -> R) -> R {
-        look(&self.inner.lock().entries)
+        look(&self.inner.lock().pools[DEFAULT].entries)
     }
 
     /// A copy of one backend's entry.
     pub fn find(&self, which: Which<'_>) -> Option<Entry> {
-        self.read(|entries| entries.iter().find(|entry| entry.is(which)).cloned())
+        let inner = self.inner.lock();
+        let (pool, index) = inner.position(|entry| entry.is(which))?;
+        Some(inner.pools[pool].entries[index].clone())
     }
 
     /// Takes in how a probe ended, and the change of health that it made.
     pub fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         let mut inner = self.inner.lock();
-        let Some(entry) = inner.entry_mut(id) else { return };
+        let Some(pool) = inner.pool_of(id) else { return };
+        let members = &mut inner.pools[pool];
+        let slow_start = members.rules.slow_start;
+        let Some(entry) = members.entry_mut(id) else { return };
         if probe.passed {
             entry.backend.came_back();
         }
         if let Some(health) = changed {
-            if self.slow_start && entry.health == Health::Down {
+            if slow_start && entry.health == Health::Down {
                 entry.start_slowly();
             }
             let line = entry.turn(health, &probe.reason, probe.at);
             entry.last_probe = Some(probe);
-            inner.note(Level::Info, [line]);
+            inner.note([(Level::Info, line)]);
+            inner.conclude(pool);
             self.publish_soon(inner);
         } else {
             entry.last_probe = Some(probe);
@@ -254,26 +257,28 @@ impl Registry {
         }
     }
 
-    /// Whether a backend gets traffic, and no other one does.
+    /// Whether a backend gets traffic, and no other one of its pool does.
     pub fn is_last_resort(&self, id: u64) -> bool {
-        self.read(|entries| {
-            let mut eligible = entries.iter().filter(|entry| entry.is_eligible());
-            eligible.next().is_some_and(|entry| entry.backend.id == id) && eligible.next().is_none()
-        })
+        let inner = self.inner.lock();
+        let Some(pool) = inner.pool_of(id) else { return false };
+        let mut eligible = inner.pools[pool].entries.iter().filter(|entry| entry.is_eligible());
+        eligible.next().is_some_and(|entry| entry.backend.id == id) && eligible.next().is_none()
     }
 
     /// Takes in that a backend is down since it refused a worker's connection.
     pub fn refused(&self, id: u64, now: SystemTime) {
         let mut inner = self.inner.lock();
-        let Some(entry) = inner.entry_mut(id) else { return };
+        let Some(pool) = inner.pool_of(id) else { return };
+        let Some(entry) = inner.pools[pool].entry_mut(id) else { return };
         let line = entry.turn(Health::Down, "connection refused", now);
         entry.note_refusal(now);
-        inner.note(Level::Info, [line]);
+        inner.note([(Level::Info, line)]);
+        inner.conclude(pool);
         self.publish_soon(inner);
     }
 
-    /// Logs what has happened since it was last called. To be called without a lock held that anybody waits for: who logs
-    /// is at the mercy of what takes the log.
+    /// Logs what has happened since it was last called. To be called without a lock held that a thread may wait for:
+    /// logging may take as long as the log's reader does.
     pub fn tell(&self) {
         let lines = std::mem::take(&mut self.inner.lock().untold);
         for (level, line) in lines {
@@ -286,15 +291,8 @@ impl Registry {
         self.inner.is_locked()
     }
 
-    /// Draws the conclusions of a change, which is to be published then.
-    fn note_change(&self, inner: &mut Inner) {
-        self.settle(inner);
-        inner.version += 1;
-    }
-
-    /// The same, and has it published.
-    fn publish_soon(&self, mut inner: MutexGuard<'_, Inner>) {
-        self.note_change(&mut inner);
+    /// Has published what was concluded.
+    fn publish_soon(&self, inner: MutexGuard<'_, Inner>) {
         drop(inner);
         match &self.publisher {
             // One that finds no room is one of those that another message stands for.
@@ -303,77 +301,65 @@ impl Registry {
         }
     }
 
-    /// Publishes all changes so far in one snapshot. When it returns, that has been done, by whichever thread.
+    /// Publishes all changes so far, those of a pool in one snapshot. When it returns, that has been done, by whichever
+    /// thread.
     pub fn publish(&self) {
         let mut published = self.published.lock();
-        let (version, members) = {
-            let inner = self.inner.lock();
-            if inner.version == *published {
-                return;
-            }
-            (inner.version, self.members(&inner.entries))
-        };
-        self.fleet.publish(Snapshot::new(version, members, Arc::clone(&self.fleet.policy)));
-        *published = version;
+        let is_new =
+            |members: &&Members| published.get(&members.pool.id).copied().unwrap_or_default() < members.version;
+        let new: Vec<_> = self.inner.lock().pools.iter().filter(is_new).map(Members::to_publish).collect();
+        for each in new {
+            published.insert(each.pool.id, each.version);
+            each.publish();
+        }
         self.publishes.notify_all();
     }
 
     /// Waits until the workers have been told of all changes so far, for [`PUBLISHED_WAIT`] at most.
     pub(super) fn wait_until_published(&self) {
-        let version = self.inner.lock().version;
-        let is_behind = |published: &mut u64| *published < version;
-        self.publishes.wait_while_for(&mut self.published.lock(), is_behind, PUBLISHED_WAIT);
-    }
-
-    fn members(&self, entries: &[Entry]) -> Vec<Member> {
-        let member = |entry: &Entry| Member {
-            backend: Arc::clone(&entry.backend),
-            weight: entry.config.weight,
-            ramp_percent: entry.ramp_percent,
-            eligible: entry.is_eligible(),
-            serves_sessions: entry.serves_sessions(),
-            backup: entry.config.backup,
-            local: !self.zone.is_empty() && entry.config.zone == self.zone,
+        let made = |members: &Members| (members.pool.id, members.version);
+        let versions: Vec<_> = self.inner.lock().pools.iter().map(made).collect();
+        let is_behind = |published: &mut BTreeMap<u64, u64>| {
+            versions.iter().any(|(id, version)| published.get(id).copied().unwrap_or_default() < *version)
         };
-        entries.iter().map(member).collect()
-    }
-
-    fn maker(&self) -> Maker<'_> {
-        Maker {
-            workers: self.workers,
-            estimates_latency: self.fleet.policy.strategy == Strategy::PeakEwma,
-            slow_start: self.slow_start,
-            thresholds: self.circuit_breaker.as_ref().map(|config| Arc::new(config.into())),
-            sessions: &self.fleet.policy.sessions,
-            queue: &self.fleet.queue,
-        }
-    }
-}
-
-impl From<&CircuitBreaker> for Thresholds {
-    fn from(config: &CircuitBreaker) -> Self {
-        Self {
-            consecutive_failures: config.consecutive_failures,
-            error_percent: config.error_percent,
-            minimum_requests: config.minimum_requests,
-            window: config.window,
-            trials: config.half_open_requests,
-            failing: config.on.clone(),
-        }
+        self.publishes.wait_while_for(&mut self.published.lock(), is_behind, PUBLISHED_WAIT);
     }
 }
 
 impl Inner {
+    /// Where a backend is, if it is there: in which pool, and at which place of that.
+    fn position(&self, is_it: impl Fn(&Entry) -> bool) -> Option<(usize, usize)> {
+        let mut all = (0..).zip(&self.pools);
+        all.find_map(|(pool, members)| Some((pool, members.entries.iter().position(&is_it)?)))
+    }
+
+    /// The pool of the backend with this id.
+    fn pool_of(&self, id: u64) -> Option<usize> {
+        let has_it = |members: &Members| members.entries.binary_search_by_key(&id, |entry| entry.backend.id).is_ok();
+        self.pools.iter().position(has_it)
+    }
+
+    fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {
+        self.pools.iter_mut().find_map(|members| members.entry_mut(id))
+    }
+
+    /// Draws the conclusions of a change in a pool, which is to be published then.
+    fn conclude(&mut self, pool: usize) {
+        let line = self.pools[pool].conclude();
+        self.note(line);
+    }
+
     /// Sees whether a backend can be added, and calls it otherwise where its default name is taken.
     fn make_room(&self, config: &mut BackendConfig) -> Result<(), AddError> {
-        if self.entries.len() >= BACKENDS_MAX {
+        if self.pools.iter().map(|members| members.entries.len()).sum::<usize>() >= BACKENDS_MAX {
             return Err(AddError::Full);
         }
-        let same_url = self.entries.iter().find(|entry| entry.is(Which::Url(&config.url.normalized)));
+        let entries = &self.pools[DEFAULT].entries;
+        let same_url = entries.iter().find(|entry| entry.is(Which::Url(&config.url.normalized)));
         if let Some(entry) = same_url {
             return Err(AddError::UrlTaken(entry.config.name.clone()));
         }
-        let holder = |name: &str| self.entries.iter().find(|entry| entry.is(Which::Name(name)));
+        let holder = |name: &str| entries.iter().find(|entry| entry.is(Which::Name(name)));
         if holder(&config.name).is_some()
             && let Some(longer) = config.longer_name()
         {
@@ -389,25 +375,36 @@ impl Inner {
         &mut self,
         config: BackendConfig,
         addresses: Vec<SocketAddr>,
-        maker: &Maker<'_>,
+        workers: usize,
         source: Source,
         now: SystemTime,
     ) -> Entry {
-        let backend = self.create(&config, maker);
+        let members = &mut self.pools[DEFAULT];
+        let backend = self.ids.create(&config, Arc::clone(&members.pool.line), workers);
         if !addresses.is_empty() {
             backend.addresses.set(addresses);
         }
         let mut entry = Entry::new(backend, config, source, now);
-        entry.circuit = maker.thresholds.as_ref().map(|_| Circuit::new(now));
-        if maker.slow_start && source == Source::Admin {
+        entry.verified = entry.config.url.is_https.then_some(members.rules.verifies_backends);
+        entry.circuit = members.rules.circuit_breaker.as_ref().map(|_| Circuit::new(now));
+        if members.rules.slow_start && source == Source::Admin {
             entry.start_slowly();
         }
-        self.entries.push(entry.clone());
+        members.entries.push(entry.clone());
         entry
     }
 
-    fn create(&mut self, config: &BackendConfig, maker: &Maker<'_>) -> Arc<Backend> {
-        self.last_id += 1;
+    /// Keeps lines until they can be told.
+    fn note(&mut self, lines: impl IntoIterator<Item = Line>) {
+        self.untold.extend(lines);
+        let beyond = self.untold.len().saturating_sub(UNTOLD_MAX);
+        self.untold.drain(..beyond);
+    }
+}
+
+impl Ids {
+    fn create(&mut self, config: &BackendConfig, line: Arc<balance::Line>, workers: usize) -> Arc<Backend> {
+        self.last += 1;
         let slot = self.slots.iter().position(|last| last.strong_count() == 0).unwrap_or(self.slots.len());
         let origin = Origin {
             name: config.name.clone(),
@@ -416,19 +413,8 @@ impl Inner {
             port: config.url.port,
             base_path: config.url.base_path.clone(),
         };
-        let queue = Arc::clone(maker.queue);
-        let mut backend =
-            Backend::new(self.last_id, slot, origin, maker.workers).with_limit(queue, config.max_connections);
-        if maker.estimates_latency {
-            backend = backend.with_latency_estimate();
-        }
-        if let Some(thresholds) = &maker.thresholds {
-            backend = backend.with_breaker(Arc::clone(thresholds));
-        }
-        if let Sessions::ByName(key) = maker.sessions {
-            backend = backend.with_mark(Mark::of_name(&config.name, key));
-        }
-        let backend = Arc::new(backend);
+        let backend =
+            Arc::new(Backend::new(self.last, slot, origin, workers).in_line(line).encrypted(config.url.is_https));
         let holder = Arc::downgrade(&backend);
         if slot == self.slots.len() {
             self.slots.push(holder);
@@ -436,18 +422,6 @@ impl Inner {
             self.slots[slot] = holder;
         }
         backend
-    }
-
-    /// Keeps lines until they can be told.
-    fn note(&mut self, level: Level, lines: impl IntoIterator<Item = String>) {
-        self.untold.extend(lines.into_iter().map(|line| (level, line)));
-        let beyond = self.untold.len().saturating_sub(UNTOLD_MAX);
-        self.untold.drain(..beyond);
-    }
-
-    fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {
-        let index = self.entries.binary_search_by_key(&id, |entry| entry.backend.id).ok()?;
-        Some(&mut self.entries[index])
     }
 }
 

@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use super::admin::AdminServer;
 use super::server::{Answer, Bounds, Call, Server, Serving};
 use super::*;
-use crate::balance::InFlight;
+use crate::balance::{InFlight, Pool, Strategy};
 use crate::config::BackendUrl;
 use crate::observe::{Counts, Reason};
+use crate::plan::{Kept, Plan, Room};
 
 const SOON: Duration = Duration::from_secs(10);
 
 struct Scene {
-    fleet: Arc<Fleet>,
+    pool: Arc<Pool>,
     control: Arc<ControlPlane>,
     admin: Serving,
     /// The snapshot's version when the workers last passed their mailboxes.
@@ -71,30 +72,31 @@ impl Scene {
     }
 
     fn of(config: &Config) -> Self {
-        let (fleet, reports) = Fleet::new(config.into());
-        let fleet = Arc::new(fleet);
+        let (kept, reports) = Kept::new(Room::of(2, 100));
+        let route = Plan::build(config, &kept).route;
+        let pool = kept.pool;
         let settled = Arc::new(AtomicU64::new(0));
-        let (seen, book) = (Arc::clone(&fleet), Arc::clone(&settled));
+        let (seen, book) = (Arc::clone(&pool), Arc::clone(&settled));
         let stuck = Arc::new(AtomicUsize::new(0));
         let waits = Arc::new(AtomicUsize::new(0));
         let (held, asked) = (Arc::clone(&stuck), Arc::clone(&waits));
-        let barrier: Barrier = Box::new(move |patience| {
+        let barrier: Barrier = Box::new(move |wait_max| {
             asked.fetch_add(1, Ordering::SeqCst);
             // What a call waits for by itself is made short.
-            let patience = if patience == BARRIER_PATIENCE { Duration::from_millis(10) } else { patience };
-            let deadline = Instant::now() + patience;
+            let wait_max = if wait_max == BARRIER_WAIT_MAX { Duration::from_millis(10) } else { wait_max };
+            let deadline = Instant::now() + wait_max;
             while held.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
             }
             book.store(seen.snapshot.load().version, Ordering::SeqCst);
             held.load(Ordering::SeqCst)
         });
-        let control = ControlPlane::start(config, Arc::clone(&fleet), reports, 2, barrier).unwrap();
+        let control = ControlPlane::start(config, &route, reports, 2, barrier).unwrap();
         let control = Arc::new(control);
         control.set_serving();
         let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let admin = admin.serve(Arc::clone(&control), Box::new(counts), 64).unwrap();
-        Self { fleet, control, admin, settled, stuck, waits }
+        Self { pool, control, admin, settled, stuck, waits }
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> Reply {
@@ -120,11 +122,11 @@ impl Scene {
     }
 
     fn eligible(&self) -> Vec<String> {
-        self.fleet.snapshot.load().eligible().map(|backend| backend.url.clone()).collect()
+        self.pool.snapshot.load().eligible().map(|backend| backend.url.clone()).collect()
     }
 
     fn version(&self) -> u64 {
-        self.fleet.snapshot.load().version
+        self.pool.snapshot.load().version
     }
 
     fn wait_for(&self, condition: impl Fn(&Self) -> bool) {
@@ -144,7 +146,7 @@ fn good() -> (Serving, String) {
     (serving, url)
 }
 
-/// A URL at which nobody listens.
+/// A URL at which nothing listens.
 fn dead() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
@@ -156,7 +158,7 @@ fn status_has_exactly_the_seeds_fields() {
     let two = dead();
     let scene = Scene::with(&[one.clone(), two.clone()]);
     scene.wait_for(|scene| scene.eligible() == [one.clone()]);
-    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
+    let backend = Arc::clone(scene.pool.snapshot.load().backends().next().unwrap());
     let in_flight = [InFlight::begin(Arc::clone(&backend)), InFlight::begin(backend)].map(Option::unwrap);
     let reply = scene.get("/status");
     assert_eq!(reply.status, 200);
@@ -243,7 +245,7 @@ fn what_is_wrong_is_told_and_changes_nothing() {
         ("POST", "/backends", "{\"url\": \"http://a\", \"url\": \"http://b\"}", 400, "twice"),
         ("POST", "/backends", "{\"url\": 7}", 400, "url"),
         ("POST", "/backends", "{\"url\": \"ftp://a\"}", 400, "scheme"),
-        ("POST", "/backends", "{\"url\": \"https://a\"}", 400, "https"),
+        ("POST", "/backends", "{\"url\": \"https://a?x=1\"}", 400, "query"),
         ("POST", "/backends", "{\"url\": \"http://\"}", 400, "host"),
         ("POST", "/backends", "{\"url\": \"http://a\", \"weigth\": 1}", 400, "weigth"),
         ("POST", "/backends?wait=1s", "{\"url\": \"http://a\"}", 400, "\"wait\""),
@@ -327,14 +329,14 @@ fn a_removed_backend_is_gone_at_once_by_url_or_name() {
     let name = urls[1].strip_prefix("http://").unwrap();
     assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 204);
     assert_eq!(scene.call("DELETE", &format!("/backends/{name}"), "").status, 404);
-    assert_eq!(scene.fleet.snapshot.load().backends().count(), 0);
+    assert_eq!(scene.pool.snapshot.load().backends().count(), 0);
 }
 
 #[test]
 fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_is_over() {
     let urls = [dead(), dead()];
     let scene = Scene::with(&urls);
-    let backends: Vec<_> = scene.fleet.snapshot.load().backends().cloned().collect();
+    let backends: Vec<_> = scene.pool.snapshot.load().backends().cloned().collect();
     let in_flight: Vec<_> = backends.iter().map(|backend| InFlight::begin(Arc::clone(backend)).unwrap()).collect();
     let path =
         |index: usize, wait: &str| format!("/backends/{}?wait={wait}", urls[index].strip_prefix("http://").unwrap());
@@ -342,7 +344,7 @@ fn a_removal_that_waits_is_answered_when_the_last_request_has_ended_or_the_time_
     assert_eq!((reply.status, &reply.json()["in_flight"]), (202, &json!(1)));
     let reply = thread::scope(|scope| {
         let call = scope.spawn(|| scene.call("DELETE", &path(1, "10s"), ""));
-        scene.wait_for(|scene| scene.fleet.snapshot.load().backends().next().is_none());
+        scene.wait_for(|scene| scene.pool.snapshot.load().backends().next().is_none());
         drop(in_flight);
         call.join().unwrap()
     });
@@ -410,8 +412,8 @@ fn readiness_follows_the_phases_and_the_backends() {
     assert_eq!(scene.get("/readyz").status, 200);
     scene.wait_for(|scene| scene.get("/backends").json()[0]["health"] == "up");
     drop(serving);
-    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
-    scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
+    let backend = Arc::clone(scene.pool.snapshot.load().backends().next().unwrap());
+    scene.pool.reports.try_send(Report::Refused(backend)).unwrap();
     scene.wait_for(|scene| scene.eligible().is_empty());
     assert!(scene.get("/readyz").problem(503).contains("no healthy backend"));
     let shown = scene.get("/backends").json();
@@ -429,9 +431,9 @@ fn a_refused_backend_comes_back_by_itself() {
     let (_other_serving, other) = good();
     let scene = Scene::with(&[url.clone(), other.clone()]);
     scene.wait_for(|scene| (0..2).all(|index| scene.get("/backends").json()[index]["health"] == "up"));
-    let backend = Arc::clone(scene.fleet.snapshot.load().backends().next().unwrap());
+    let backend = Arc::clone(scene.pool.snapshot.load().backends().next().unwrap());
     let version = scene.version();
-    scene.fleet.reports.try_send(Report::Refused(backend)).unwrap();
+    scene.pool.reports.try_send(Report::Refused(backend)).unwrap();
     scene.wait_for(|scene| scene.version() == version + 2);
     assert_eq!(scene.eligible(), [url, other]);
 }
@@ -444,9 +446,9 @@ fn the_last_eligible_backend_stays_eligible_whatever_it_refuses() {
     scene.wait_for(|scene| (0..2).all(|index| scene.get("/backends").json()[index]["health"] == "up"));
     let drain = json!({ "url": drained, "state": "drain" }).to_string();
     assert_eq!(scene.call("PATCH", "/backends", &drain).status, 200);
-    let last = scene.fleet.snapshot.load().backends().nth(1).map(Arc::clone).unwrap();
+    let last = scene.pool.snapshot.load().backends().nth(1).map(Arc::clone).unwrap();
     let version = scene.version();
-    scene.fleet.reports.try_send(Report::Refused(last)).unwrap();
+    scene.pool.reports.try_send(Report::Refused(last)).unwrap();
     // It is probed for that, and found to be well.
     let probes = scene.get("/backends").json()[1]["last_probe"]["at"].clone();
     scene.wait_for(|scene| scene.get("/backends").json()[1]["last_probe"]["at"] != probes);
@@ -455,11 +457,35 @@ fn the_last_eligible_backend_stays_eligible_whatever_it_refuses() {
 
 #[test]
 fn it_is_not_ready_before_it_serves() {
-    let (fleet, reports) = Fleet::new((&Config::default()).into());
-    let control = ControlPlane::start(&Config::default(), Arc::new(fleet), reports, 1, Box::new(|_| 0)).unwrap();
+    let (config, (kept, reports)) = (Config::default(), Kept::new(Room::of(1, 100)));
+    let route = Plan::build(&config, &kept).route;
+    let control = ControlPlane::start(&config, &route, reports, 1, Box::new(|_| 0)).unwrap();
     assert_eq!(control.readiness(), Err(NotReady::Starting));
     control.set_serving();
     assert_eq!(control.readiness(), Err(NotReady::NoBackend));
+}
+
+#[test]
+fn another_configurations_settings_hold_for_the_same_backends_once_it_is_told_of_them() {
+    let mut config = Config { backends: Vec::new(), ..Config::default() };
+    config.health_check.interval = Duration::from_secs(3600);
+    let scene = Scene::of(&config);
+    let add = |url| assert_eq!(scene.call("POST", "/backends", &json!({ "url": url }).to_string()).status, 201);
+    add("http://127.0.0.1:1");
+    let before = scene.pool.snapshot.load_full();
+    config.limits.max_in_flight = 1;
+    config.strategy = Strategy::LeastConn;
+    config.slow_start = Duration::from_secs(20);
+    let (kept, _reports) = Kept::new(Room::of(2, 100));
+    let made = scene.control.go_by(&config, &Plan::build(&config, &kept).route).unwrap();
+    assert_eq!(made.workers_behind, 0);
+    let snapshot = scene.pool.snapshot.load_full();
+    assert_eq!(scene.settled.load(Ordering::SeqCst), snapshot.version, "the workers have been waited for");
+    assert_eq!((snapshot.policy().strategy.clone(), snapshot.policy().in_flight_max), (Strategy::LeastConn, 1));
+    let [one, other] = [&before, &snapshot].map(|each| Arc::clone(each.backends().next().unwrap()));
+    assert!(Arc::ptr_eq(&one, &other));
+    add("http://127.0.0.1:2");
+    scene.wait_for(|scene| scene.control.registry().read(|entries| entries[1].ramp_percent > 5));
 }
 
 #[test]
@@ -480,7 +506,7 @@ fn a_thousand_mutations_leave_the_set_as_they_should() {
             });
         }
     });
-    let snapshot = scene.fleet.snapshot.load();
+    let snapshot = scene.pool.snapshot.load();
     assert_eq!(snapshot.backends().count(), 20);
     assert_eq!(scene.get("/status").json()["total_backends"], 20);
     let slots = snapshot.backends().map(|backend| backend.slot).max();

@@ -94,7 +94,7 @@ enum Coding {
     Chunked,
     /// Other codings, then `chunked` once, as the last: sound, but not spoken here.
     UnknownThenChunked,
-    /// Anything else: nobody can tell where the body ends.
+    /// Anything else: where the body ends can't be told.
     Faulty,
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use httparse::Header;
 
 use super::field::{Known, list, trim};
+use super::framing::Framing;
 use super::head::Version;
 use super::trailers;
 
@@ -29,15 +30,17 @@ enum Persistence {
     Close,
 }
 
-/// More options than this in one head are refused: nobody has use for them.
+/// More options than this in one head are refused: there is no use for so many.
 const OPTIONS_MAX: usize = 64;
+/// Room for them, and for one more, see [`ConnectionOptions::also`].
+const OPTIONS_ROOM: usize = OPTIONS_MAX + 1;
 
 /// What the `Connection` lines of a head name, ready to be asked for each of its fields: sorted, so that a head costs about
 /// as much as it is long, however many fields and options it is made of. No allocation; a head that names no field leaves
 /// the room for them unwritten.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions<'b> {
-    sorted: Option<[&'b [u8]; OPTIONS_MAX]>,
+    sorted: Option<[&'b [u8]; OPTIONS_ROOM]>,
     count: usize,
     /// A bit for each length that there is, those from 63 on together.
     lengths: u64,
@@ -64,13 +67,25 @@ impl<'b> ConnectionOptions<'b> {
     }
 
     fn fill(&mut self, options: impl Iterator<Item = &'b [u8]>) {
-        let sorted = self.sorted.insert([&[]; OPTIONS_MAX]);
+        let sorted = self.sorted.insert([&[]; OPTIONS_ROOM]);
         for (place, option) in sorted.iter_mut().zip(options) {
             *place = option;
             self.count += 1;
             self.lengths |= length_bit(option);
         }
         sorted[..self.count].sort_unstable_by(|one, other| compare(one, other));
+    }
+
+    /// One more, unless there are too many already. It costs what collecting does.
+    #[cold]
+    pub fn also(&mut self, name: &'b [u8]) {
+        let sorted = self.sorted.get_or_insert([&[]; OPTIONS_ROOM]);
+        if let Some(place) = sorted.get_mut(self.count) {
+            *place = name;
+            self.count += 1;
+            self.lengths |= length_bit(name);
+            sorted[..self.count].sort_unstable_by(|one, other| compare(one, other));
+        }
     }
 
     /// Is a field of this name to go no further?
@@ -98,9 +113,15 @@ fn options<'b>(fields: &[Header<'b>]) -> impl Iterator<Item = &'b [u8]> {
 pub struct HopTrailers(Rc<Vec<u8>>);
 
 impl HopTrailers {
+    /// Those of a head: only where a body of chunks follows may there be trailers.
+    #[inline]
+    pub(super) fn of_head(names_fields: bool, framing: Framing, fields: &[Header<'_>]) -> Option<Self> {
+        if names_fields && framing == Framing::Chunked { Self::of(fields) } else { None }
+    }
+
     /// None where there are none, as nearly always: `TE`, for instance, is never passed on as a trailer.
     #[cold]
-    pub(super) fn of(fields: &[Header<'_>]) -> Option<Self> {
+    fn of(fields: &[Header<'_>]) -> Option<Self> {
         let names: Vec<_> = options(fields).filter(|option| trailers::may_pass(option)).collect();
         (!names.is_empty()).then(|| Self(Rc::new(names.join(&b','))))
     }
@@ -230,7 +251,7 @@ mod tests {
     #[test]
     fn a_field_is_compared_with_a_few_options_however_many_there_are() {
         const FIELDS: usize = 1000;
-        // All of one length and with one beginning, as one who wants it to be slow would choose them.
+        // All of one length and with one beginning, as an attacker that wants it to be slow would choose them.
         let line = (0..OPTIONS_MAX).map(|nth| format!("option-{nth:04}")).collect::<Vec<_>>().join(",");
         let fields = [Header { name: "Connection", value: line.as_bytes() }];
         COMPARISONS.set(0);
@@ -288,6 +309,11 @@ mod tests {
         for name in ["", "x-c", "x-d", "x-", "x-aa", "connection"] {
             assert!(!options.name(name), "{name}");
         }
+        options.also(b"x-c");
+        assert!(options.name("X-C") && options.name("X-A") && !options.name("x-d"));
+        let mut options = ConnectionOptions::none();
+        options.also(b"x-c");
+        assert!(options.name("X-C") && !options.name("X-A"));
     }
 
     #[test]

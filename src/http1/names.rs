@@ -11,6 +11,8 @@ pub struct FieldNames {
     names: Box<[Box<[u8]>]>,
     /// By length (the last for all that are longer), a bit for each letter that a name of the set may begin with.
     initials: [u32; LENGTHS],
+    /// It holds the family too.
+    has_family: bool,
 }
 
 const LENGTHS: usize = 64;
@@ -20,20 +22,31 @@ const FAMILY: &[u8] = b"x-forwarded-";
 const OWN: &[&str] = &["forwarded", "content-length", "transfer-encoding", "max-forwards", "x-request-id"];
 
 impl FieldNames {
-    /// The set of these names.
+    /// The set of these names, and of those that go with them.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        Self::of(names.into_iter().chain(OWN.iter().copied()), true)
+    }
+
+    /// The set of these names alone.
+    pub fn alone<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        Self::of(names, false)
+    }
+
+    fn of<'n>(names: impl IntoIterator<Item = &'n str>, has_family: bool) -> Self {
         let mut initials = [0; LENGTHS];
         let mut add = |length: usize, first: u8| {
             let either = if first == b'-' { initial(b'_') } else { 0 };
             initials[length.min(LENGTHS - 1)] |= initial(first) | either;
         };
-        let names = names.into_iter().chain(OWN.iter().copied());
-        let names = names.filter(|name| !name.is_empty()).map(|name| name.bytes().map(folded).collect::<Box<[u8]>>());
+        let names = names
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .map(|name| name.bytes().map(folded).collect::<Box<[u8]>>());
         let names: Box<[_]> = names.inspect(|name| add(name.len(), name[0])).collect();
-        for length in FAMILY.len()..LENGTHS {
+        for length in if has_family { FAMILY.len()..LENGTHS } else { 0..0 } {
             add(length, FAMILY[0]);
         }
-        Self { names, initials }
+        Self { names, initials, has_family }
     }
 
     /// Is this one of them?
@@ -48,7 +61,8 @@ impl FieldNames {
     #[inline(never)]
     fn holds(&self, name: &[u8]) -> bool {
         let same = |lower: &[u8]| name.iter().zip(lower).all(|(&byte, &lower)| folded(byte) == lower);
-        name.len() >= FAMILY.len() && same(FAMILY) || self.names.iter().any(|own| own.len() == name.len() && same(own))
+        self.has_family && name.len() >= FAMILY.len() && same(FAMILY)
+            || self.names.iter().any(|own| own.len() == name.len() && same(own))
     }
 }
 
@@ -90,5 +104,13 @@ mod tests {
         {
             assert!(!names.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_set_may_be_of_its_names_alone() {
+        let names = FieldNames::alone(["X-Client"]);
+        assert!(["X-Client", "x_client"].iter().all(|name| names.contains(name)));
+        let others = ["Forwarded", "X-Forwarded-For", "X_Request_Id", "X-Clients", ""];
+        assert!(others.iter().all(|name| !names.contains(name) && !FieldNames::alone([]).contains(name)));
     }
 }

@@ -8,55 +8,8 @@ use super::field::{self, Known};
 use super::framing::{self, BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
 use super::hop::{ConnectionOptions, HopFields, HopTrailers};
+use super::method::Method;
 use super::target::{Target, is_host};
-
-/// A request method that matters here. Case-sensitive, as methods are (RFC 9110 §9.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// GET.
-    Get,
-    /// HEAD.
-    Head,
-    /// POST.
-    Post,
-    /// PUT.
-    Put,
-    /// DELETE.
-    Delete,
-    /// OPTIONS.
-    Options,
-    /// TRACE.
-    Trace,
-    /// CONNECT.
-    Connect,
-    /// Any other, PATCH among them.
-    Other,
-}
-
-impl Method {
-    /// Which of them these bytes are.
-    pub fn of(bytes: &[u8]) -> Self {
-        match bytes {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"DELETE" => Self::Delete,
-            b"OPTIONS" => Self::Options,
-            b"TRACE" => Self::Trace,
-            b"CONNECT" => Self::Connect,
-            _ => Self::Other,
-        }
-    }
-
-    /// May the request be sent twice without doing more than once (RFC 9110 §9.2.2)?
-    pub fn is_idempotent(self) -> bool {
-        match self {
-            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace => true,
-            Self::Post | Self::Connect | Self::Other => false,
-        }
-    }
-}
 
 /// A whole and sound request head.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +75,7 @@ impl<'b> Request<'_, 'b> {
     /// Which of them are to go no further as trailers either.
     #[inline]
     pub fn hop_trailers(&self) -> Option<HopTrailers> {
-        if self.names_fields && self.framing == Framing::Chunked { HopTrailers::of(self.fields) } else { None }
+        HopTrailers::of_head(self.names_fields, self.framing, self.fields)
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.
@@ -131,7 +84,7 @@ impl<'b> Request<'_, 'b> {
     }
 }
 
-/// Why a request head is refused. After any of these nobody knows where the next request would begin.
+/// Why a request head is refused. After any of these it isn't known where the next request would begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError {
     /// It breaks the grammar or contradicts itself: 400.
@@ -149,6 +102,17 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// What the request is answered with.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::UriTooLong => 414,
+            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::UnsupportedVersion => 505,
+            Self::NotImplemented(_) => 501,
+        }
+    }
+
     /// What is wrong, in a few words of ASCII.
     pub fn reason(self) -> &'static str {
         match self {
@@ -175,7 +139,7 @@ impl std::error::Error for RequestError {}
 ///
 /// # Errors
 /// See [`RequestError`]; RFC 9112 §2–§3 and §5–§6 say what is refused.
-// Not inlined: the table of fields would lie in the stack of whoever waits for what this returns.
+// Not inlined: the table of fields would lie in the stack of a coroutine that waits for what this returns.
 #[inline(never)]
 pub fn parse_request<'b, R>(
     bytes: &'b [u8],

@@ -8,7 +8,7 @@ use super::field::{self, Known};
 use super::framing::{BodyFields, Framing, FramingError};
 use super::head::{self, BARE_LF, HEAD_END, HeadLimits, Parsed, Slot, Version};
 use super::hop::{self, ConnectionOptions, HopFields, HopTrailers};
-use super::request::Method;
+use super::method::Method;
 
 /// A whole and sound response head.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ impl<'b> Response<'_, 'b> {
     /// Which of them are to go no further as trailers either.
     #[inline]
     pub fn hop_trailers(&self) -> Option<HopTrailers> {
-        if self.names_fields && self.framing == Framing::Chunked { HopTrailers::of(self.fields) } else { None }
+        HopTrailers::of_head(self.names_fields, self.framing, self.fields)
     }
 
     /// Appends to `out`, as they were received, the lines of the fields that `keep` wants.
@@ -108,7 +108,7 @@ impl std::error::Error for ResponseError {}
 ///
 /// # Errors
 /// See [`ResponseError`]; RFC 9112 §4–§6 say what is refused.
-// Not inlined: the table of fields would lie in the stack of whoever waits for what this returns.
+// Not inlined: the table of fields would lie in the stack of a coroutine that waits for what this returns.
 #[inline(never)]
 pub fn parse_response<'b, R>(
     bytes: &'b [u8],

@@ -6,7 +6,7 @@ use std::fmt;
 use super::chunked::{ChunkError, Decoder};
 use super::framing::Framing;
 use super::head::{HeadLimits, Parsed};
-use super::request::Method;
+use super::method::Method;
 use super::response::{ResponseError, parse_response};
 
 /// Interim answers (1xx) to one request; more are a fault of the backend.
@@ -66,7 +66,7 @@ pub struct ResponseReader {
 /// What is to come of a body.
 #[derive(Debug)]
 enum Rest {
-    /// Nobody knows before the head is there.
+    /// Not known before the head is there.
     Unknown,
     Length(u64),
     Chunks(Decoder),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::request::Method;
+use super::method::Method;
 
 /// What a request is for. Every byte is visible ASCII, and none is `#`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,17 @@ pub(super) fn is_host(value: &[u8]) -> bool {
         Some([b':', port @ ..]) => is_port(port),
         _ => false,
     }
+}
+
+/// The host of `host [":" port]`, as [`Request::host`] has it: a name, or an address, an IPv6 one in brackets.
+///
+/// [`Request::host`]: super::Request::host
+pub fn without_port(host: &[u8]) -> &[u8] {
+    let name_bytes = match host {
+        [b'[', ..] => memchr::memchr(b']', host).map_or(host.len(), |at| at + 1),
+        _ => memchr::memchr(b':', host).unwrap_or(host.len()),
+    };
+    &host[..name_bytes]
 }
 
 /// What comes behind the closing bracket, if there is an IPv6 address before it.
@@ -178,6 +189,20 @@ mod tests {
             "a\tb",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_told_from_its_port() {
+        for (host, want) in [
+            ("a:80", "a"),
+            ("a", "a"),
+            ("a:", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("1.2.3.4:5", "1.2.3.4"),
+        ] {
+            assert_eq!(without_port(host.as_bytes()), want.as_bytes(), "{host}");
         }
     }
 

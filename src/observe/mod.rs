@@ -1,12 +1,14 @@
 //! What lives here: what maypole counts and tells of itself. On the way of a request a worker writes only cells of its own;
-//! whoever reads adds them up. Nobody waits for who reads a log. It knows no other room.
+//! what reads them adds them up. No thread waits for a log's reader. It knows no other room.
 
 mod failures;
-mod outlet;
+mod handshakes;
+mod log_writer;
 mod reason;
 
 pub use failures::FailureCounts;
-pub use outlet::Outlet;
+pub use handshakes::{HandshakeCounts, HandshakeEnd};
+pub use log_writer::LogWriter;
 pub use reason::Reason;
 
 /// What has been counted since the start, over all workers. Each number is exact; what happens meanwhile may be in

@@ -48,6 +48,8 @@ reasons! {
     BodyTooSlow = "body_too_slow",
     /// The client is over its `rate_limit`.
     RateLimited = "rate_limited",
+    /// Its host is that of another certificate than its connection's.
+    Misdirected = "misdirected",
     /// It had come by `limits.hops` times.
     LoopDetected = "loop_detected",
     /// No backend is eligible.
@@ -76,6 +78,12 @@ reasons! {
     ConnectFailed = "connect_failed",
     /// Connecting took longer than `timeouts.connect`.
     ConnectTimeout = "connect_timeout",
+    /// The backend's certificate isn't accepted.
+    TlsCertificate = "tls_certificate",
+    /// The backend refused the TLS handshake.
+    TlsAlert = "tls_alert",
+    /// The TLS handshake with the backend failed in another way.
+    TlsProtocol = "tls_protocol",
     /// No head of an answer within `request_timeout`.
     ResponseTimeout = "response_timeout",
     /// The backend closed or reset the connection before the answer's head was whole.

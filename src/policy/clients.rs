@@ -3,7 +3,7 @@
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
-use super::recent::Recent;
+use super::lru::Lru;
 
 /// So many that two workers seldom want the same one.
 const SHARDS_MAX: usize = 64;
@@ -13,11 +13,11 @@ const SHARD_KEYS_MIN: usize = 1024;
 /// A bounded table of values by key, cut into shards with a lock each. A request holds one of them for the length of a
 /// look-up (some 20 ns), and waits for nothing meanwhile.
 ///
-/// Keys are hashes, made with a secret of who is meant: two that are equal are one, and who could choose them would
-/// choose somebody else's, or slow ones.
+/// Keys are hashes of the client's name or address, made with a secret: two that are equal are one, and a client that could
+/// choose its own would choose another's, or slow ones.
 #[derive(Debug)]
 pub(super) struct Clients<V> {
-    shards: Box<[CachePadded<Mutex<Recent<V>>>]>,
+    shards: Box<[CachePadded<Mutex<Lru<V>>>]>,
 }
 
 impl<V: Copy + Default> Clients<V> {
@@ -25,8 +25,8 @@ impl<V: Copy + Default> Clients<V> {
     /// each shard, so that with more than 2,047 keys a little sooner or later than in all.
     pub(super) fn new(keys_max: usize) -> Self {
         let shards = (keys_max / SHARD_KEYS_MIN).clamp(1, SHARDS_MAX);
-        let recent = || CachePadded::new(Mutex::new(Recent::new((keys_max / shards).max(1))));
-        Self { shards: (0..shards).map(|_| recent()).collect() }
+        let table = || CachePadded::new(Mutex::new(Lru::new((keys_max / shards).max(1))));
+        Self { shards: (0..shards).map(|_| table()).collect() }
     }
 
     /// Looks at the value of `key`, which is the default when it wasn't there. `look` runs under a lock.

@@ -1,16 +1,19 @@
-//! What lives here: what is kept of clients: who may ask for how much, who is tied to whom, and who is trusted; beside `balance`, which
-//! says who answers. Pure: it knows a clock that is handed in, keys that somebody else has made, and nothing else of the house.
+//! What lives here: what is kept of clients: how much each may ask for, which backend it is tied to, how many connections it
+//! has, and whether it is trusted; beside `balance`, which picks what answers. Pure: it knows a clock that is handed in, keys
+//! that are made elsewhere, and nothing else of the house.
 
 mod clients;
+mod lru;
 mod networks;
 mod rate;
 mod rates;
-mod recent;
+mod seats;
 mod tables;
 mod ties;
 
 pub use networks::Networks;
 pub use rate::{Charge, Quota, Rate};
 pub use rates::RateTable;
+pub use seats::{NoSeat, Seat, SeatRules, Seats};
 pub use tables::Tables;
 pub use ties::Ties;

@@ -144,7 +144,7 @@ mod tests {
                     assert!(count <= room(*from, *to), "{count} from {from} to {to}");
                 }
             }
-            // Who was refused would have been one too many of some span that ends with it.
+            // A refused request would have been one too many of some span that ends with it.
             for at in moments.iter().filter(|at| !passed.contains(at)) {
                 let before: Vec<u64> = passed.iter().copied().filter(|passed| passed < at).collect();
                 let too_many = |nth: usize| (before.len() - nth) as u64 + 1 > room(before[nth], *at);

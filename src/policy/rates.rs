@@ -22,7 +22,7 @@ impl RateTable {
     }
 
     /// Charges a client that may ask at this `rate` for a request at `now_ns`, on a clock that all workers share. `key` is a
-    /// hash of who it is with a secret: clients with the same hash share a rate, and one that could choose it would choose
+    /// hash of the client with a secret: clients with the same hash share a rate, and one that could choose it would choose
     /// another's.
     pub fn charge(&self, rate: &Rate, key: u64, now_ns: u64) -> Charge {
         self.clients.with(key, |arrival_ns| rate.charge(arrival_ns, now_ns))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::clients::Clients;
 
-/// Remembers to whom each client was tied last, as long as there is room for it.
+/// Remembers the backend that each client was tied to last, as long as there is room for it.
 #[derive(Debug)]
 pub struct Ties {
     clients: Clients<Tie>,
@@ -12,7 +12,7 @@ pub struct Ties {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tie {
-    /// 0: to nobody.
+    /// 0: to none.
     to: u64,
     used_ns: u64,
 }
@@ -23,8 +23,8 @@ impl Ties {
         Self { clients: Clients::new(keys_max) }
     }
 
-    /// To whom the client is tied that comes at `now_ns`, on a clock that all workers share; to nobody any more if it hasn't
-    /// come for longer than `idle_max` (None: however long). `key` is a hash of who it is with a secret.
+    /// What the client is tied to that comes at `now_ns`, on a clock that all workers share; nothing any more if it hasn't come
+    /// for longer than `idle_max` (None: however long). `key` is a hash of the client with a secret.
     pub fn of(&self, key: u64, now_ns: u64, idle_max: Option<Duration>) -> Option<u64> {
         self.clients.with(key, |tie| {
             let idle = Duration::from_nanos(now_ns.saturating_sub(tie.used_ns));
@@ -37,7 +37,7 @@ impl Ties {
         })
     }
 
-    /// Ties the client to `to`, which isn't 0, instead of whom it was tied to before.
+    /// Ties the client to `to`, which isn't 0, instead of what it was tied to before.
     pub fn tie(&self, key: u64, to: u64, now_ns: u64) {
         self.clients.with(key, |tie| *tie = Tie { to, used_ns: now_ns });
     }

@@ -1,13 +1,10 @@
-//! A client's connection, with a coroutine and without one.
+//! A client's connection that a coroutine has: what an exchange sees of it, and what HTTP/1 makes of it between two.
 
-use std::any::Any;
 use std::time::Duration;
 
-use super::bound::{Bound, BoundWaiting};
-use super::closing::Closing;
-use super::patience::bytes_alone;
-use super::seats::Seat;
-use crate::http1::Framing;
+use super::pinned::Pinned;
+use crate::http1::{self, Framing, HeadLimits, Parsed, Request};
+use crate::policy::Seat;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::world::Instant;
 
@@ -15,24 +12,38 @@ use crate::runtime::world::Instant;
 /// request took longer to come gives it up at once.
 pub(super) const LINGER: Duration = Duration::from_millis(10);
 
-/// A client connection that a coroutine has.
+/// What an exchange sees of its client.
 pub(super) struct Client<S> {
     pub(super) stream: S,
     /// Bytes read and not used up; none is held while the connection is idle.
     pub(super) buffer: Option<Buffer>,
     /// The current request's bytes at the buffer's front, while all of it is there: head and whole body.
     pub(super) whole_bytes: Option<usize>,
-    /// Bytes of an incomplete head that were there when it was parsed last.
-    pub(super) looked_at: usize,
     /// Requests begun on this connection.
     pub(super) requests: u64,
-    /// When the next head must be whole, or (before its first byte) when the idle connection ends.
-    pub(super) deadline: Deadline,
-    /// Its requests follow each other closely: it is worth a coroutine to wait with.
-    pub(super) brisk: bool,
     /// A backend's connection that is this one's alone, while it isn't in an exchange.
-    pub(super) bound: Option<Bound>,
+    pub(super) pinned: Option<Pinned>,
     pub(super) seat: Seat,
+}
+
+/// A connection of HTTP/1.
+pub(super) struct Connection<S> {
+    pub(super) client: Client<S>,
+    pub(super) reading: Reading,
+}
+
+/// How far the next head has come.
+pub(super) struct Reading {
+    /// Bytes of an incomplete head that were there when it was parsed last.
+    pub(super) looked_at: usize,
+    /// When the head must be whole, or (before its first byte) when the idle connection ends.
+    pub(super) deadline: Deadline,
+    /// Requests follow each other closely: the connection is worth a coroutine to wait with.
+    pub(super) brisk: bool,
+    /// When it began to wait for bytes, once it has.
+    pub(super) since: Option<Instant>,
+    /// The first moment known since the head's first byte, if it didn't come whole.
+    pub(super) begun: Option<Instant>,
 }
 
 /// What a connection between two exchanges waits for.
@@ -46,52 +57,7 @@ pub(super) enum Deadline {
     Unset,
 }
 
-/// What is kept of a client connection while no coroutine has it.
-#[derive(Debug)]
-pub struct Parked(pub(super) Stage);
-
-/// What a parked connection is there for.
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// It waits for a head.
-    Waiting(Waiting),
-    /// The same, with a backend's connection that is its own.
-    Bound(Box<BoundWaiting>),
-    /// Its last answer is written.
-    Closing(Closing),
-    /// In the middle of something: an [`Aside`](super::aside::Aside), whose type knows the world.
-    Aside(Box<dyn Any>),
-}
-
-/// A connection between two exchanges, or with half a head.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    /// The bytes of half a head, in a piece of memory of just that size.
-    half_head: Option<Box<[u8]>>,
-    /// See [`Client::looked_at`].
-    looked_at: usize,
-    requests: u64,
-    deadline: Deadline,
-    /// When it began to wait.
-    since: Instant,
-    seat: Seat,
-}
-
 impl<S> Client<S> {
-    pub(super) fn new(stream: S, seat: Seat) -> Self {
-        Self {
-            stream,
-            buffer: None,
-            whole_bytes: None,
-            looked_at: 0,
-            requests: 0,
-            deadline: Deadline::Unset,
-            brisk: true,
-            bound: None,
-            seat,
-        }
-    }
-
     /// Length of the request at the buffer's front, when all of it is there.
     pub(super) fn whole_request(&self, head_bytes: usize, framing: Framing) -> Option<usize> {
         let there = self.buffer.as_ref()?.len();
@@ -103,42 +69,63 @@ impl<S> Client<S> {
         head_bytes.checked_add(body_bytes).filter(|&whole| whole <= there)
     }
 
-    /// The first bytes of its next head are there.
-    pub(super) fn awaits_rest_of_head(&self) -> bool {
-        matches!(self.deadline, Deadline::Head(_))
+    /// Parses the request at the buffer's front again.
+    pub(super) fn look_again<R>(&self, limits: &HeadLimits, look: impl FnOnce(&Request<'_, '_>) -> R) -> Option<R> {
+        let bytes = self.buffer.as_ref().map_or(&[][..], |buffer| buffer.filled());
+        match http1::parse_request(bytes, limits, look) {
+            Ok(Parsed::Complete { value, .. }) => Some(value),
+            _ => None,
+        }
     }
 
-    /// The stream, and what is known of the connection without it.
-    pub(super) fn part(self) -> (S, Client<()>) {
-        let Self { stream, buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat } = self;
-        (stream, Client { stream: (), buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat })
-    }
-
-    /// Takes the connection apart for parking, after it began to wait at `since`.
-    pub(super) fn park(self, since: Instant) -> (S, Parked) {
-        let half_head = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()).map(bytes_alone);
-        let Self { stream, looked_at, requests, deadline, seat, .. } = self;
-        (stream, Parked(Stage::Waiting(Waiting { half_head, looked_at, requests, deadline, since, seat })))
-    }
-
-    /// The reverse of [`Client::park`]; `buffer` is filled with the half head.
-    pub(super) fn unpark(stream: S, waiting: Waiting, now: Instant, buffer: impl FnOnce() -> Buffer) -> Self {
-        let Waiting { half_head, looked_at, requests, deadline, since, seat } = waiting;
-        let brisk = now.since(since) < LINGER;
-        let buffer = half_head.map(|bytes| {
-            let mut buffer = buffer();
-            buffer.append(&bytes);
-            buffer
-        });
-        Self { stream, buffer, whole_bytes: None, looked_at, requests, deadline, brisk, bound: None, seat }
+    /// Takes the request off the buffer's front, if all of it is there.
+    pub(super) fn consume_whole(&mut self) -> bool {
+        let whole_bytes = self.whole_bytes.take();
+        if let (Some(whole_bytes), Some(buffer)) = (whole_bytes, self.buffer.as_mut()) {
+            buffer.consume(whole_bytes);
+        }
+        whole_bytes.is_some()
     }
 }
 
-impl Client<()> {
-    /// The reverse of [`Client::part`].
-    pub(super) fn join<S>(self, stream: S) -> Client<S> {
-        let Self { stream: (), buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat } = self;
-        Client { stream, buffer, whole_bytes, looked_at, requests, deadline, brisk, bound, seat }
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, seat: Seat) -> Self {
+        let client = Client { stream, buffer: None, whole_bytes: None, requests: 0, pinned: None, seat };
+        Self { client, reading: Reading::new(true) }
+    }
+
+    /// The stream, and what is known of the connection without it.
+    pub(super) fn part(self) -> (S, Connection<()>) {
+        let Client { stream, buffer, whole_bytes, requests, pinned, seat } = self.client;
+        let client = Client { stream: (), buffer, whole_bytes, requests, pinned, seat };
+        (stream, Connection { client, reading: self.reading })
+    }
+}
+
+impl Connection<()> {
+    /// The reverse of [`Connection::part`].
+    pub(super) fn join<S>(self, stream: S) -> Connection<S> {
+        let Client { stream: (), buffer, whole_bytes, requests, pinned, seat } = self.client;
+        let client = Client { stream, buffer, whole_bytes, requests, pinned, seat };
+        Connection { client, reading: self.reading }
+    }
+}
+
+impl Reading {
+    /// Nothing has come of it.
+    pub(super) fn new(brisk: bool) -> Self {
+        Self { looked_at: 0, deadline: Deadline::Unset, brisk, since: None, begun: None }
+    }
+
+    /// Bytes are waited for now, the head's first or, where it `has_bytes`, others.
+    pub(super) fn has_waited_since(&mut self, now: Instant, has_bytes: bool) {
+        self.since.get_or_insert(now);
+        self.begun = if has_bytes { self.begun.or(Some(now)) } else { None };
+    }
+
+    /// The head's first bytes are there.
+    pub(super) fn awaits_rest(&self) -> bool {
+        matches!(self.deadline, Deadline::Head(_))
     }
 }
 
@@ -149,4 +136,9 @@ impl Deadline {
             Self::Unset => Instant::NEVER,
         }
     }
+}
+
+/// The bytes in memory of just their size.
+pub(super) fn bytes_alone(buffer: &Buffer) -> Box<[u8]> {
+    buffer.filled().into()
 }

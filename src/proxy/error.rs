@@ -1,13 +1,13 @@
-//! What can go wrong with an exchange, and the four views of it: a status code, a `Proxy-Status` error type (RFC 9209),
-//! the reason that metrics count and the log names, and words for people.
+//! What can go wrong with an exchange, and the five views of it: a status code, a `Proxy-Status` error type (RFC 9209),
+//! the reason that metrics count and the log names, words for people, and whether the backend is to blame.
 
 use std::io;
 
 use crate::http1::{ChunkError, RequestError, ResponseError, ResponseFault};
 use crate::observe::Reason;
+use crate::policy::NoSeat;
+use crate::runtime::handshake::HandshakeFault;
 use crate::upstream::ConnectError;
-
-pub use super::error_answer::{Fate, Representation, write_error_answer};
 
 /// Why an exchange didn't come to its proper end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Failure {
         /// Until it may send one more.
         retry_after_seconds: u32,
     },
+    /// Its host is that of another certificate than its connection's.
+    Misdirected,
     /// The request has come by `limits.hops` times already.
     LoopDetected,
     /// No backend is eligible.
@@ -57,6 +59,12 @@ pub enum Failure {
     ConnectFailed(io::ErrorKind),
     /// It took longer than `timeouts.connect`.
     ConnectTimeout,
+    /// The backend's certificate isn't accepted.
+    TlsCertificate,
+    /// The backend refused the TLS handshake.
+    TlsAlert,
+    /// The TLS handshake failed in another way.
+    TlsProtocol,
     /// No response head within `request_timeout`.
     ResponseTimeout,
     /// The backend closed or reset the connection before its head was whole.
@@ -79,7 +87,21 @@ pub enum Failure {
     TunnelIdle,
 }
 
-/// The views of a [`Failure`].
+/// What a [`Failure`] says of the backend that was asked (`docs/decisions/018-blame.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Its own doing, whatever its client does.
+    Backend,
+    /// Its own doing, unless its client has held the exchange up: a backend gives up on a client that neither sends nor
+    /// reads, and then this is what is seen of it.
+    BackendUnlessHeldUp,
+    /// Its own doing, unless it was the client that was waited for last.
+    BackendUnlessClientWasWaitedFor,
+    /// Nothing: it is the client's doing, or what this machine lacks, or all backends together.
+    Other,
+}
+
+/// What people and programs are told of a [`Failure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// What the client is answered, if nothing of an answer has gone out yet. None: nothing can be said, the connection
@@ -93,7 +115,7 @@ pub struct View {
     pub detail: &'static str,
     /// `Retry-After`, in seconds.
     pub retry_after_seconds: Option<u32>,
-    /// The client's connection can't be used again, since nobody knows where the next request begins on it.
+    /// The client's connection can't be used again, since it isn't known where the next request begins on it.
     pub must_close: bool,
 }
 
@@ -104,7 +126,7 @@ const NO_BACKEND_RETRY_SECONDS: u32 = 5;
 const LIMIT_RETRY_SECONDS: u32 = 1;
 
 impl Failure {
-    /// Its four views.
+    /// What is told of it.
     pub fn view(self) -> View {
         match self {
             Self::BadRequest(error) => refused_head(error),
@@ -113,11 +135,18 @@ impl Failure {
             Self::RequestHeadTimeout => request_fault(408, Reason::HeadTimeout, "request head took too long"),
             Self::RequestBodyTimeout => request_fault(408, Reason::BodyTimeout, "request body stalled"),
             Self::RequestBodyTooSlow => request_fault(408, Reason::BodyTooSlow, "request body came too slowly"),
-            // RFC 9209 §2.3.17: refused by what is configured, and sent to nobody.
+            // RFC 9209 §2.3.17: refused by what is configured, and sent nowhere.
             Self::RateLimited { retry_after_seconds } => View {
                 retry_after_seconds: Some(retry_after_seconds),
                 ..backend_fault(429, "http_request_denied", Reason::RateLimited, "too many requests")
             },
+            // RFC 9110 §15.5.20: over another connection it may be answered.
+            Self::Misdirected => backend_fault(
+                421,
+                "http_request_error",
+                Reason::Misdirected,
+                "the connection is for another host's certificate",
+            ),
             // RFC 5842 §7.2, RFC 9209 §2.3
             Self::LoopDetected => {
                 backend_fault(508, "proxy_loop_detected", Reason::LoopDetected, "the request goes round in a loop")
@@ -142,7 +171,10 @@ impl Failure {
             | Self::NoLocalPort
             | Self::NoDescriptor
             | Self::ConnectFailed(_)
-            | Self::ConnectTimeout => self.connect_view(),
+            | Self::ConnectTimeout
+            | Self::TlsCertificate
+            | Self::TlsAlert
+            | Self::TlsProtocol => self.connect_view(),
             Self::ResponseTimeout => {
                 backend_fault(504, "http_response_timeout", Reason::ResponseTimeout, "no response in time")
             }
@@ -174,6 +206,45 @@ impl Failure {
         }
     }
 
+    /// Whether the backend is to blame.
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::NameNotResolved
+            | Self::ConnectRefused
+            | Self::ConnectUnroutable
+            | Self::ConnectFailed(_)
+            | Self::ConnectTimeout
+            | Self::TlsCertificate
+            | Self::TlsAlert
+            | Self::TlsProtocol
+            | Self::BadResponse(_)
+            | Self::BadResponseChunk(_)
+            | Self::UnaskedSwitch => Blame::Backend,
+            Self::ClosedBeforeHead | Self::BodyCut => Blame::BackendUnlessHeldUp,
+            Self::ResponseTimeout | Self::ResponseBodyTimeout => Blame::BackendUnlessClientWasWaitedFor,
+            Self::ClientGone
+            | Self::ClientWriteStalled
+            | Self::RequestHeadTimeout
+            | Self::RequestBodyTimeout
+            | Self::RequestBodyTooSlow
+            | Self::BodyTooLarge
+            | Self::BadRequest(_)
+            | Self::BadChunk(_)
+            | Self::RateLimited { .. }
+            | Self::Misdirected
+            | Self::LoopDetected
+            | Self::TunnelIdle
+            | Self::NoLocalPort
+            | Self::NoDescriptor
+            | Self::NoBackend
+            | Self::BackendAway
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::ConnectionLimit
+            | Self::ClientConnectionLimit => Blame::Other,
+        }
+    }
+
     /// Of those that happen before a byte could be sent to the backend.
     fn connect_view(self) -> View {
         let (status, proxy_status, reason, detail) = match self {
@@ -192,6 +263,12 @@ impl Failure {
                 (502, "destination_ip_unroutable", Reason::ConnectUnroutable, "no route to the backend")
             }
             Self::ConnectTimeout => (504, "connection_timeout", Reason::ConnectTimeout, "connecting took too long"),
+            Self::TlsCertificate => {
+                let detail = HandshakeFault::Certificate.reason();
+                (502, "tls_certificate_error", Reason::TlsCertificate, detail)
+            }
+            Self::TlsAlert => (502, "tls_alert_received", Reason::TlsAlert, HandshakeFault::Alert.reason()),
+            Self::TlsProtocol => (502, "tls_protocol_error", Reason::TlsProtocol, HandshakeFault::Protocol.reason()),
             _ => (502, "destination_unavailable", Reason::ConnectFailed, "could not connect"),
         };
         backend_fault(status, proxy_status, reason, detail)
@@ -207,22 +284,42 @@ impl From<ConnectError> for Failure {
             ConnectError::Timeout => Self::ConnectTimeout,
             ConnectError::NoLocalPort => Self::NoLocalPort,
             ConnectError::NoDescriptor => Self::NoDescriptor,
+            ConnectError::Handshake(fault) => fault.into(),
             ConnectError::Failed(kind) => Self::ConnectFailed(kind),
             ConnectError::ClientGone => Self::ClientGone,
         }
     }
 }
 
+impl From<HandshakeFault> for Failure {
+    fn from(fault: HandshakeFault) -> Self {
+        match fault {
+            HandshakeFault::Certificate => Self::TlsCertificate,
+            HandshakeFault::Alert => Self::TlsAlert,
+            HandshakeFault::Protocol => Self::TlsProtocol,
+        }
+    }
+}
+
+impl From<NoSeat> for Failure {
+    fn from(limit: NoSeat) -> Self {
+        match limit {
+            NoSeat::InAll => Self::ConnectionLimit,
+            NoSeat::OfClient => Self::ClientConnectionLimit,
+        }
+    }
+}
+
 fn refused_head(error: RequestError) -> View {
-    let (status, reason) = match error {
-        RequestError::Malformed(_) => (400, Reason::BadRequest),
-        RequestError::UriTooLong => (414, Reason::UriTooLong),
-        RequestError::HeadTooLarge => (431, Reason::HeadTooLarge),
-        RequestError::TooManyFields => (431, Reason::TooManyFields),
-        RequestError::UnsupportedVersion => (505, Reason::UnsupportedVersion),
-        RequestError::NotImplemented(_) => (501, Reason::NotImplemented),
+    let reason = match error {
+        RequestError::Malformed(_) => Reason::BadRequest,
+        RequestError::UriTooLong => Reason::UriTooLong,
+        RequestError::HeadTooLarge => Reason::HeadTooLarge,
+        RequestError::TooManyFields => Reason::TooManyFields,
+        RequestError::UnsupportedVersion => Reason::UnsupportedVersion,
+        RequestError::NotImplemented(_) => Reason::NotImplemented,
     };
-    request_fault(status, reason, error.reason())
+    request_fault(error.status(), reason, error.reason())
 }
 
 fn refused_response(error: ResponseError) -> View {
@@ -251,7 +348,7 @@ fn backend_fault(status: u16, proxy_status: &'static str, reason: Reason, detail
     View { status: Some(status), proxy_status, reason, detail, retry_after_seconds: None, must_close: false }
 }
 
-/// Nobody is there to be answered, or the answer has long begun.
+/// The client is gone and can't be answered, or the answer has long begun.
 fn cut(proxy_status: &'static str, reason: Reason, detail: &'static str) -> View {
     View { status: None, proxy_status, reason, detail, retry_after_seconds: None, must_close: true }
 }
@@ -274,6 +371,7 @@ mod tests {
         Failure::RequestBodyTimeout,
         Failure::RequestBodyTooSlow,
         Failure::RateLimited { retry_after_seconds: 1 },
+        Failure::Misdirected,
         Failure::LoopDetected,
         Failure::NoBackend,
         Failure::QueueFull,
@@ -288,6 +386,9 @@ mod tests {
         Failure::NoDescriptor,
         Failure::ConnectFailed(io::ErrorKind::Other),
         Failure::ConnectTimeout,
+        Failure::TlsCertificate,
+        Failure::TlsAlert,
+        Failure::TlsProtocol,
         Failure::ResponseTimeout,
         Failure::ClosedBeforeHead,
         Failure::BadResponse(ResponseError::Malformed("bad status line")),
@@ -335,6 +436,9 @@ mod tests {
             (Failure::NoDescriptor, 503, "connection_limit_reached", true),
             (Failure::ConnectFailed(io::ErrorKind::Other), 502, "destination_unavailable", false),
             (Failure::ConnectTimeout, 504, "connection_timeout", false),
+            (Failure::TlsCertificate, 502, "tls_certificate_error", false),
+            (Failure::TlsAlert, 502, "tls_alert_received", false),
+            (Failure::TlsProtocol, 502, "tls_protocol_error", false),
             (Failure::ResponseTimeout, 504, "http_response_timeout", false),
             (Failure::ClosedBeforeHead, 502, "connection_terminated", false),
             (Failure::BodyCut, 502, "http_response_incomplete", false),
@@ -350,6 +454,14 @@ mod tests {
             assert_eq!(view.status, Some(status), "{failure:?}");
             assert_eq!(view.proxy_status, proxy_status, "{failure:?}");
             assert_eq!(view.retry_after_seconds.is_some(), retry, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_backend_is_blamed_for_what_it_does_and_for_nothing_else() {
+        for failure in ALL {
+            let is_gateways = matches!(failure.view().status, Some(502 | 504)) && *failure != Failure::NoLocalPort;
+            assert_eq!(failure.blame() != Blame::Other, is_gateways, "{failure:?}");
         }
     }
 }

@@ -2,60 +2,82 @@
 
 use super::error::Failure;
 use super::throttle::Allowance;
-use crate::http1::{Version, list};
+use crate::http1::{RequestError, Version, list, reason_phrase};
 
-/// Appends a whole answer that says what went wrong; nothing for a failure without a status.
-///
-/// `representation` is what the request's `Accept` chose; `date` is now as an IMF-fixdate; `allowance` is what the client
-/// has left of its rate, if that is limited; `fate` is what becomes of the client's connection, which a failure that must
-/// close does in any case; `head_only` leaves the body out, for HEAD.
-pub fn write_error_answer(
-    out: &mut Vec<u8>,
-    failure: &Failure,
-    representation: Representation,
-    date: &[u8],
-    allowance: Option<Allowance<'_>>,
-    fate: Fate,
-    head_only: bool,
-) {
-    let view = failure.view();
-    let Some(status) = view.status else { return };
-    let title = reason_phrase(status);
-    let (media_type, body) = representation.body(status, title, view.detail);
-    let mut number = itoa::Buffer::new();
-    write_line(out, &[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
-    write_line(out, &[b"Date: ", date]);
-    write_line(out, &[b"Server: maypole"]);
-    write_line(
-        out,
-        &[
-            b"Proxy-Status: maypole; error=",
-            view.proxy_status.as_bytes(),
-            b"; details=\"",
-            view.detail.as_bytes(),
-            b"\"",
-        ],
-    );
-    if let Some(seconds) = view.retry_after_seconds {
-        write_line(out, &[b"Retry-After: ", number.format(seconds).as_bytes()]);
+/// An answer of the proxy's own that says what went wrong.
+pub struct OwnAnswer<'a> {
+    /// What did.
+    pub failure: Failure,
+    /// What the request's `Accept` chose.
+    pub representation: Representation,
+    /// Now as an IMF-fixdate.
+    pub date: &'a [u8],
+    /// What the client has left of its rate, if that is limited.
+    pub allowance: Option<Allowance<'a>>,
+    /// What `Strict-Transport-Security` says, if anything.
+    pub hsts: Option<&'a [u8]>,
+    /// What becomes of the client's connection, which a failure that must close does in any case.
+    pub fate: Fate,
+    /// It answers HEAD: without its body.
+    pub head_only: bool,
+}
+
+impl OwnAnswer<'_> {
+    /// Appends all of it; nothing for a failure without a status.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let view = self.failure.view();
+        let Some(status) = view.status else { return };
+        let title = reason_phrase(status);
+        let (media_type, body) = self.representation.body(status, title, view.detail);
+        let mut number = itoa::Buffer::new();
+        write_line(out, &[b"HTTP/1.1 ", number.format(status).as_bytes(), b" ", title.as_bytes()]);
+        write_line(out, &[b"Date: ", self.date]);
+        write_line(out, &[b"Server: maypole"]);
+        write_line(
+            out,
+            &[
+                b"Proxy-Status: maypole; error=",
+                view.proxy_status.as_bytes(),
+                b"; details=\"",
+                view.detail.as_bytes(),
+                b"\"",
+            ],
+        );
+        if let Some(seconds) = view.retry_after_seconds {
+            write_line(out, &[b"Retry-After: ", number.format(seconds).as_bytes()]);
+        }
+        if let Some(allowance) = self.allowance {
+            allowance.write(out);
+        }
+        if let Some(hsts) = self.hsts {
+            write_line(out, &[b"Strict-Transport-Security: ", hsts]);
+        }
+        // Some of these codes may be cached for a while by default (RFC 9110 §15.1), and none should.
+        write_line(out, &[b"Cache-Control: no-store"]);
+        write_line(out, &[b"Content-Type: ", media_type.as_bytes()]);
+        write_line(out, &[b"Content-Length: ", number.format(body.len()).as_bytes()]);
+        match self.fate {
+            Fate::Closes => write_line(out, &[b"Connection: close"]),
+            Fate::Stays(_) if view.must_close => write_line(out, &[b"Connection: close"]),
+            Fate::Stays(Version::Http10) => write_line(out, &[b"Connection: keep-alive"]),
+            Fate::Stays(Version::Http11) => {}
+        }
+        write_line(out, &[]);
+        if !self.head_only {
+            out.extend_from_slice(body.as_bytes());
+        }
     }
-    if let Some(allowance) = allowance {
-        allowance.write(out);
-    }
-    // Some of these codes may be cached for a while by default (RFC 9110 §15.1), and none should.
-    write_line(out, &[b"Cache-Control: no-store"]);
-    write_line(out, &[b"Content-Type: ", media_type.as_bytes()]);
-    write_line(out, &[b"Content-Length: ", number.format(body.len()).as_bytes()]);
-    match fate {
-        Fate::Closes => write_line(out, &[b"Connection: close"]),
-        Fate::Stays(_) if view.must_close => write_line(out, &[b"Connection: close"]),
-        Fate::Stays(Version::Http10) => write_line(out, &[b"Connection: keep-alive"]),
-        Fate::Stays(Version::Http11) => {}
-    }
-    write_line(out, &[]);
-    if !head_only {
-        out.extend_from_slice(body.as_bytes());
-    }
+}
+
+/// What a client is answered that speaks HTTP in clear where a handshake is wanted; `date` is an IMF-fixdate.
+pub fn in_clear(date: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let failure = Failure::BadRequest(RequestError::Malformed("this port speaks TLS: the URL begins with https://"));
+    let representation = Representation::Text;
+    let answer =
+        OwnAnswer { failure, representation, date, allowance: None, hsts: None, fate: Fate::Closes, head_only: false };
+    answer.write(&mut out);
+    out
 }
 
 /// What becomes of a client's connection behind an answer.
@@ -67,30 +89,11 @@ pub enum Fate {
     Stays(Version),
 }
 
-fn write_line(out: &mut Vec<u8>, parts: &[&[u8]]) {
+pub(super) fn write_line(out: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
     }
     out.extend_from_slice(b"\r\n");
-}
-
-fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        508 => "Loop Detected",
-        _ => "",
-    }
 }
 
 /// What an error answer's body is written as.
@@ -166,7 +169,7 @@ fn thousandths(parameter: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::{Framing, HeadLimits, Method, Parsed, RequestError, parse_response};
+    use crate::http1::{Framing, HeadLimits, Method, Parsed, parse_response};
 
     const DATE: &[u8] = b"Mon, 23 Nov 2026 00:00:00 GMT";
     const HTML: &[u8] = b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -174,7 +177,8 @@ mod tests {
     fn answer(failure: Failure, accept: Option<&[u8]>, close: bool, head_only: bool) -> String {
         let mut out = Vec::new();
         let fate = if close { Fate::Closes } else { Fate::Stays(Version::Http11) };
-        write_error_answer(&mut out, &failure, Representation::of(accept), DATE, None, fate, head_only);
+        let representation = Representation::of(accept);
+        OwnAnswer { failure, representation, date: DATE, allowance: None, hsts: None, fate, head_only }.write(&mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -238,6 +242,8 @@ mod tests {
             (Some(b"application/json, text/plain, */*"), Representation::Problem),
             (Some(b"Application/Problem+JSON"), Representation::Problem),
             (Some(b"text/html;q=0.5, application/json;q=0.7"), Representation::Problem),
+            (Some(b"text/html;q=1, application/json;q=0.9"), Representation::Html),
+            (Some(b"text/html;q=0.9, application/json;q=1.0"), Representation::Problem),
             (Some(b"text/html;q=0, */*;q=0.1"), Representation::Text),
             (Some(b"text/html;level=1;q=0.9, text/plain;q=0.95"), Representation::Text),
             (Some(b"image/png"), Representation::Text),

@@ -4,10 +4,15 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use super::occasion::Occasion;
+use super::parked::Parked;
+use super::request_id::RequestId;
 use super::sticky::SessionCookie;
 use super::throttle::Allowance;
-use super::via::Via;
+use crate::balance::Backend;
 use crate::http1::{ConnectionOptions, FieldNames, Framing, Known, Method, Request, Response, Target, Version};
+use crate::plan::Via;
+use crate::runtime::world::World;
 
 /// What a request's head is rewritten with.
 #[derive(Clone, Copy, Debug)]
@@ -20,16 +25,40 @@ pub struct RequestForwarding<'a> {
     pub peer: IpAddr,
     /// The peer is a trusted proxy: what it says of the client before it is believed.
     pub trusted: bool,
-    /// Fields that another peer can't set.
-    pub untrusted_fields: &'a FieldNames,
-    /// `http` or `https`: how the client connected.
-    pub scheme: &'a str,
+    /// Fields that this peer can't set.
+    pub withheld: &'a FieldNames,
+    /// What the client has shown that it is, and the field that tells of it.
+    pub identity: Option<(&'a [u8], &'a str)>,
+    /// The client's connection is encrypted.
+    pub encrypted: bool,
     /// The request's id, unless a trusted peer sent one (see [`kept_request_id`]).
     pub request_id: &'a [u8],
     /// What the proxy is called, if it tells of itself.
     pub via: Option<&'a Via>,
     /// Pass the request's wish to upgrade on.
     pub upgrade: bool,
+}
+
+impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
+    /// Writes the request's head into `head` as it goes to `backend`.
+    #[inline]
+    pub(super) fn rewrite(&self, id: &RequestId, backend: &Backend, head: &mut Vec<u8>) {
+        let rules = &self.route().rules;
+        let how = RequestForwarding {
+            base_path: backend.base_path.as_bytes(),
+            default_host: backend.authority.as_bytes(),
+            peer: self.peer,
+            trusted: self.trusted,
+            withheld: rules.withheld(self.trusted),
+            identity: self.identity(),
+            encrypted: self.encrypted,
+            request_id: id.as_bytes(),
+            via: rules.via.as_ref(),
+            upgrade: self.request.upgrade.is_some(),
+        };
+        head.clear();
+        write_request_head(head, self.request, &how);
+    }
 }
 
 /// The `X-Request-Id` that is kept: a trusted peer's own, the first that says something.
@@ -46,6 +75,8 @@ pub fn kept_request_id<'b>(request: &Request<'_, 'b>, trusted: bool) -> Option<&
 /// - hop-by-hop fields are gone, and those that `Connection` names, but never what frames or routes the message;
 /// - one `Content-Length`, or `Transfer-Encoding`, says what [`Request::framing`] does;
 /// - `X-Forwarded-*`, `X-Request-Id` and `Via` tell of this hop, and a peer that isn't trusted tells of none before it.
+// Out of line, so that what calls it stays small: inlined there it takes more instructions.
+#[inline(never)]
 pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &RequestForwarding<'_>) {
     out.extend_from_slice(request.method_bytes);
     out.push(b' ');
@@ -83,7 +114,7 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
         Known::XForwardedHost => keep_once(&mut has_host, how.trusted && !field.value.is_empty()),
         Known::XForwardedProto => keep_once(&mut has_proto, how.trusted && !field.value.is_empty()),
         Known::Authentication | Known::Date | Known::Other => {
-            (how.trusted || !how.untrusted_fields.contains(field.name)) && !options.name(field.name)
+            !how.withheld.contains(field.name) && !options.name(field.name)
         }
     });
     write_framing(out, request.framing);
@@ -104,8 +135,10 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     write_address(out, how.peer);
     // Each of these ends the line before it, in one piece with its own name.
     if !has_proto {
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-        out.extend_from_slice(how.scheme.as_bytes());
+        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+        if how.encrypted {
+            out.push(b's');
+        }
     }
     if let (false, Some(host)) = (has_host, request.host) {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
@@ -116,11 +149,21 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request<'_, '_>, how: &Re
     if let Some(via) = how.via {
         out.extend_from_slice(via.line(request.version));
     }
+    if let Some(identity) = how.identity {
+        write_identity(out, identity);
+    }
     if let (true, Some(protocols)) = (how.upgrade, request.upgrade) {
         out.extend_from_slice(b"Connection: Upgrade\r\n");
         write_field(out, b"Upgrade: ", protocols);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Tells what the client has shown that it is.
+#[cold]
+fn write_identity(out: &mut Vec<u8>, (name, identity): (&[u8], &str)) {
+    out.extend_from_slice(name);
+    write_field(out, b": ", identity.as_bytes());
 }
 
 /// Keeps a field line if it may be kept and is the first of its kind: a second value would leave it to the backend
@@ -163,6 +206,8 @@ pub struct ResponseForwarding<'a> {
     pub allowance: Option<Allowance<'a>>,
     /// What binds the client to the backend, unless it is already.
     pub session: Option<SessionCookie<'a>>,
+    /// What `Strict-Transport-Security` says in place of what the backend may say by it.
+    pub hsts: Option<&'a [u8]>,
 }
 
 /// How a response's body is delimited towards a client of this version, and whether the client's connection must be
@@ -192,6 +237,9 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
 
     let mut options = ConnectionOptions::none();
     response.connection_options(&mut options);
+    if how.hsts.is_some() {
+        options.also(b"strict-transport-security");
+    }
     response.copy_lines(out, |known, field| match known {
         Known::Connection | Known::ContentLength | Known::HopByHop | Known::TransferEncoding | Known::Upgrade => false,
         // Trailers go through only in chunks.
@@ -226,6 +274,9 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response<'_, '_>, how: 
     }
     if let Some(session) = how.session {
         session.write(out);
+    }
+    if let Some(hsts) = how.hsts {
+        write_field(out, b"Strict-Transport-Security: ", hsts);
     }
     let close = how.close || how.framing == Framing::UntilClose;
     let keeps_10 = how.client_version == Version::Http10;

@@ -1,6 +1,6 @@
-//! Who a client is, as the proxies before this one hand it on: `X-Forwarded-For`, or where there is none `Forwarded`
+//! A client's address, as the proxies before this one hand it on: `X-Forwarded-For`, or where there is none `Forwarded`
 //! (RFC 7239), each over all its lines. Empty elements say nothing (RFC 9110 §5.6.1); anything else that is no address,
-//! such as `unknown` or a name that hides one, ends the chain, since nobody can say who came before it.
+//! such as `unknown` or a name that hides one, ends the chain, since what came before it can't be told.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -73,7 +73,7 @@ fn address(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A zone, which concerns the one who wrote it, is left out.
+/// A zone, which has a meaning on its writer's machine alone, is left out.
 fn v6(text: &str) -> Option<IpAddr> {
     let address = text.split_once('%').map_or(text, |(address, _)| address);
     address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)

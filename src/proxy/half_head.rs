@@ -1,5 +1,5 @@
 //! When a head that comes in pieces is worth another look: parsing it anew for each of its lines would cost as much as the
-//! square of its length, and whoever sends it chooses the pieces.
+//! square of its length, and its sender chooses the pieces.
 
 /// A look is taken when what is new has this part of what was looked at before, so that all looks together cost no more than
 /// so many times the head's length.

@@ -2,20 +2,28 @@
 
 use std::net::IpAddr;
 
-use super::client::Parked;
-use super::{Proxy, forwarded};
+use super::client::Client;
+use super::forwarded;
+use super::parked::Parked;
+use super::worker::Proxy;
 use crate::balance::{self, HashKey};
 use crate::http1::{Request, Target};
+use crate::plan::{Plan, Route};
 use crate::policy::Tables;
-use crate::runtime::world::World;
+use crate::runtime::world::{Stream, World};
 
 /// A request on its way to be picked for. Nothing is looked up before a strategy asks.
 pub(super) struct Occasion<'a, 'h, 'b, W: World<Parked = Parked>> {
     pub(super) proxy: &'a Proxy<W>,
+    pub(super) plan: &'a Plan,
     pub(super) request: &'a Request<'h, 'b>,
     pub(super) peer: IpAddr,
     /// What the peer says of the client before it is believed.
     pub(super) trusted: bool,
+    /// The connection that it came by is.
+    pub(super) encrypted: bool,
+    /// That connection.
+    pub(super) stream: &'a W::Stream,
 }
 
 impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
@@ -39,14 +47,31 @@ impl<W: World<Parked = Parked>> balance::Occasion for Occasion<'_, '_, '_, W> {
     }
 }
 
-impl<W: World<Parked = Parked>> Occasion<'_, '_, '_, W> {
+impl<'a, 'h, 'b, W: World<Parked = Parked>> Occasion<'a, 'h, 'b, W> {
+    /// One that `client` has sent.
+    #[inline]
+    pub(super) fn new(
+        proxy: &'a Proxy<W>,
+        plan: &'a Plan,
+        request: &'a Request<'h, 'b>,
+        client: &'a Client<W::Stream>,
+    ) -> Self {
+        let (peer, encrypted) = (client.seat.peer(), client.stream.is_encrypted());
+        Self { proxy, plan, request, peer, trusted: plan.connections.trusts(peer), encrypted, stream: &client.stream }
+    }
+
+    #[inline]
+    pub(super) fn route(&self) -> &'a Route {
+        &self.plan.route
+    }
+
     /// The client's address: of those that trusted peers handed on, the last that isn't a trusted peer's own; the first
     /// when all are.
     pub(super) fn client(&self) -> IpAddr {
         if !self.trusted {
             return self.peer;
         }
-        forwarded::client(self.request, self.peer, |address| self.proxy.trusts(address))
+        forwarded::client(self.request, self.peer, |address| self.plan.connections.trusts(address))
     }
 }
 
@@ -66,7 +91,7 @@ fn address_hash(address: IpAddr) -> u64 {
     }
 }
 
-/// The same, with a secret: for tables in which nobody should be able to choose a place.
+/// The same, with a secret: for tables in which no client should be able to choose its place.
 pub(super) fn address_key(tables: &Tables, address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => tables.key(address.octets()),

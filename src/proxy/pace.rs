@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 
 /// One body's account of time, never more than [`WINDOW`], which it begins with. While the client is waited for, time goes
 /// off it; each byte of payload pays its share of a second in. So over every stretch of waiting the client sends its
-/// rate times the stretch, less one window. Time in which nobody waits for the client, because the backend takes no
+/// rate times the stretch, less one window. Time in which the client isn't waited for, because the backend takes no
 /// more, costs it nothing. Why so: `docs/decisions/004-body-rate.md`.
 #[derive(Debug)]
 pub(super) struct Pace {

@@ -1,12 +1,13 @@
 //! A pump moves one body from one stream to another: never more of it in memory than one buffer, never a wait of its
 //! own. It reads when its block is written, so backpressure goes from end to end. A long body whose length is known
-//! goes through a pipe instead of the buffer, where one is to be had: nobody has to look at it.
+//! goes through a pipe instead of the buffer, where one is to be had: this program need not look at it.
 
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
-use super::BODY_BUFFER_BYTES;
-use crate::http1::{ChunkError, Decoder, FieldNames, Framing, HopTrailers, chunk_header};
+use super::bound::{BODY_BUFFER_BYTES, Bound};
+use super::error::Failure;
+use crate::http1::{ChunkError, Decoder, Framing, HopTrailers, chunk_header};
 use crate::runtime::buffer::{Buffer, Buffers};
 use crate::runtime::world::{Pipe, Stream};
 
@@ -29,8 +30,8 @@ pub(super) struct Pump<S: Stream> {
     /// The body's end was read.
     ended: bool,
     block: Block,
-    /// Trailers that its sender can't set.
-    withheld: Option<Rc<FieldNames>>,
+    /// Its sender can't set those trailers that this plan says.
+    withholding: Option<(Rc<Bound>, bool)>,
     hop_trailers: Option<HopTrailers>,
     /// Payload behind the block, on its way past the buffer. Kept without bytes inside only while bytes move.
     pipe: Option<S::Pipe>,
@@ -108,7 +109,7 @@ impl<S: Stream> Pump<S> {
             chunks,
             ended,
             block: Block::new(),
-            withheld: None,
+            withholding: None,
             hop_trailers: None,
             pipe: None,
             payload_bytes: 0,
@@ -126,9 +127,10 @@ impl<S: Stream> Pump<S> {
         self
     }
 
-    /// Drops these fields where they come behind the body.
-    pub(super) fn withhold(&mut self, names: Option<&Rc<FieldNames>>, hop: Option<&HopTrailers>) {
-        self.withheld = names.map(Rc::clone);
+    /// Drops fields where they come behind the body: what a peer that isn't trusted can't set by this plan, and what goes no
+    /// further than this hop.
+    pub(super) fn withhold(&mut self, of_peer: Option<(&Rc<Bound>, bool)>, hop: Option<&HopTrailers>) {
+        self.withholding = of_peer.map(|(bound, trusted)| (Rc::clone(bound), trusted));
         self.hop_trailers = hop.cloned();
     }
 
@@ -228,7 +230,7 @@ impl<S: Stream> Pump<S> {
     /// Reads what comes next, into a pipe if one is to be had, else into the buffer.
     fn read_on(&mut self, from: &S, buffer: &mut Buffer, to: &S) -> io::Result<usize> {
         if let Reader::Length { whole, left } = &mut self.reader {
-            self.pipe = self.pipe.take().or_else(|| from.pipe(*whole));
+            self.pipe = self.pipe.take().or_else(|| if to.takes_pipe() { from.pipe(*whole) } else { None });
             if let Some(pipe) = &mut self.pipe {
                 let bytes_max = piece_bytes(BODY_BUFFER_BYTES, to).min(usize::try_from(*left).unwrap_or(usize::MAX));
                 match from.try_fill(pipe, bytes_max) {
@@ -252,8 +254,8 @@ impl<S: Stream> Pump<S> {
         Ok(n)
     }
 
-    /// Before a long wait: takes what is in the pipe into a buffer, so that those who move have the pipe.
-    pub(super) fn settle(&mut self, buffer: &mut Option<Buffer>, buffers: &Buffers) {
+    /// Before a long wait: takes what is in the pipe into a buffer, so that bodies which move have the pipe.
+    pub(super) fn empty_pipe(&mut self, buffer: &mut Option<Buffer>, buffers: &Buffers) {
         let Some(pipe) = &mut self.pipe else { return };
         if buffer.as_ref().is_none_or(Buffer::is_empty) {
             let mut large = buffers.take();
@@ -305,7 +307,9 @@ impl<S: Stream> Pump<S> {
                 let found = decoder.decode(buffer.filled_mut()).map_err(PumpError::Chunk)?;
                 self.ended = found.end;
                 if found.end && !decoder.trailers().is_empty() {
-                    decoder.withhold(self.withheld.as_deref(), self.hop_trailers.as_ref());
+                    let withheld = self.withholding.as_ref();
+                    let withheld = withheld.map(|(bound, trusted)| bound.route.rules.withheld(*trusted));
+                    decoder.withhold(withheld, self.hop_trailers.as_ref());
                 }
                 (found.body, found.consumed)
             }
@@ -434,6 +438,15 @@ pub(super) fn write<S: Stream>(to: &S, pieces: &[&[u8]]) -> io::Result<usize> {
         count += 1;
     }
     if count == 0 { Ok(0) } else { to.try_write(&slices[..count]) }
+}
+
+/// What an upload that broke off on the client's side means.
+pub(super) fn upload_failure(error: &PumpError) -> Failure {
+    match error {
+        PumpError::TooLarge => Failure::BodyTooLarge,
+        PumpError::Chunk(error) => Failure::BadChunk(*error),
+        PumpError::Read | PumpError::EarlyEnd | PumpError::Write => Failure::ClientGone,
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::pump::Step;
 use crate::runtime::world::{Instant, World};
 
-/// The first look comes after this part of the time: until then nobody knows what the socket held.
+/// The first look comes after this part of the time: until then it isn't known what the socket held.
 const FIRST_LOOK_PART: u32 = 16;
 /// One that was seen to read slowly gets so many times the time: a full receiver tells of what it has read in steps too.
 const STEADY_TIMES: u32 = 2;
@@ -58,14 +58,14 @@ impl Stillness {
         self.since
     }
 
-    /// When a receiver that takes nothing has had `patience`, or is to be looked at: see [`Stillness::goes_on`].
-    pub(super) fn until(&self, patience: Duration) -> Instant {
-        let patience = match self.unsent {
-            None => patience / FIRST_LOOK_PART,
-            Some(_) if self.steady => patience * STEADY_TIMES,
-            Some(_) => patience,
+    /// When a receiver that takes nothing has had `still_max`, or is to be looked at: see [`Stillness::goes_on`].
+    pub(super) fn until(&self, still_max: Duration) -> Instant {
+        let still_max = match self.unsent {
+            None => still_max / FIRST_LOOK_PART,
+            Some(_) if self.steady => still_max * STEADY_TIMES,
+            Some(_) => still_max,
         };
-        self.since + patience
+        self.since + still_max
     }
 
     pub(super) fn was_looked_at(&self) -> bool {
@@ -87,7 +87,7 @@ impl Stillness {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(32);
+    const STILL_MAX: Duration = Duration::from_secs(32);
 
     const fn at(seconds: u64) -> Instant {
         Instant(seconds * 1_000_000_000)
@@ -96,9 +96,9 @@ mod tests {
     #[test]
     fn who_takes_nothing_has_its_time_and_no_more() {
         let mut stillness = Stillness::new(at(0));
-        assert_eq!(stillness.until(PATIENCE), at(2));
-        assert!(stillness.goes_on(1000, at(2)), "nobody knows yet");
-        assert_eq!(stillness.until(PATIENCE), at(32));
+        assert_eq!(stillness.until(STILL_MAX), at(2));
+        assert!(stillness.goes_on(1000, at(2)), "not known yet");
+        assert_eq!(stillness.until(STILL_MAX), at(32));
         assert!(!stillness.goes_on(1000, at(32)));
     }
 
@@ -108,11 +108,11 @@ mod tests {
         assert!(stillness.goes_on(1000, at(2)));
         let mut now = at(32);
         for unsent in [999, 500, 1] {
-            assert_eq!(stillness.until(PATIENCE), now);
+            assert_eq!(stillness.until(STILL_MAX), now);
             assert!(stillness.goes_on(unsent, now));
-            now = now + 2 * PATIENCE;
+            now = now + 2 * STILL_MAX;
         }
-        assert_eq!(stillness.until(PATIENCE), now);
+        assert_eq!(stillness.until(STILL_MAX), now);
         assert!(!stillness.goes_on(1, now));
     }
 }

@@ -3,114 +3,86 @@
 
 use std::time::Duration;
 
-use super::Proxy;
-use super::aside::{Aside, Work};
-use super::client::{Client, LINGER, Parked};
+use super::course::{Body, Course, Download};
 use super::error::Failure;
-use super::exchange::{After, Turn};
-use super::patience::SLOW_AFTER;
+use super::parked::Parked;
 use super::pump::{Pump, PumpError, Step};
-use super::request_id::RequestId;
+use super::record::End;
+use super::state::{Ended, Exchange, Tunnel, Work};
 use super::stillness::Stillness;
+use super::wait::{Held, SLOW_AFTER};
 use crate::http1::Framing;
-use crate::runtime::buffer::Buffer;
 use crate::runtime::world::{Instant, Need, PeerState, Stream, Wake, Watch, World};
-use crate::upstream::{Lease, Visit};
 
-/// What is known of a tunnel, its client's connection apart.
-pub(super) struct Tunnel<W: World> {
-    id: RequestId,
-    lease: Lease<W>,
-    /// In flight until it ends.
-    _visit: Visit<W>,
-    up: Pump<W::Stream>,
-    down: Pump<W::Stream>,
-    client_ended: bool,
-    stillness: Stillness,
-}
-
-impl<W: World> Tunnel<W> {
-    /// A tunnel of which `down` has begun to bring the backend's bytes.
-    pub(super) fn new(id: RequestId, lease: Lease<W>, visit: Visit<W>, since: Instant, down: Pump<W::Stream>) -> Self {
-        let up = Pump::new(Framing::UntilClose, false, 0, 0);
-        Self { id, lease, _visit: visit, up, down, client_ended: false, stillness: Stillness::new(since) }
-    }
-
-    pub(super) fn id(&self) -> RequestId {
-        self.id
-    }
-}
-
-impl<W: World<Parked = Parked>> Proxy<W> {
-    /// Moves bytes both ways until the backend ends, the client ends and the backend has
-    /// said its last within `timeouts.half_closed`, or nothing moves for `timeouts.tunnel_idle`. Buffered bytes of
-    /// either side go first.
-    pub(super) fn open_tunnel(
-        &self,
-        client: &mut Client<W::Stream>,
-        mut tunnel: Tunnel<W>,
-        from_upstream: Buffer,
-    ) -> Turn<W> {
-        let mut from_client = client.buffer.take().unwrap_or_else(|| self.buffers.take());
-        if let Some(whole_bytes) = client.whole_bytes.take() {
-            from_client.consume(whole_bytes);
+impl<W: World<Parked = Parked>> Exchange<'_, W> {
+    /// Makes a tunnel of a try whose answer is a 101, and whose request is sent. Buffered bytes of either side go first.
+    #[cold]
+    pub(super) fn open_tunnel(&mut self, course: Course<W>) -> Ended<W> {
+        let Course { lease, visit, download, held, .. } = course;
+        let Download::Body(Body { pump: down, answered, .. }) = download else { return Ended::CUT };
+        let mut up = Pump::new(Framing::UntilClose, false, 0, 0);
+        self.client.consume_whole();
+        let from_client = self.client.buffer.get_or_insert_with(|| self.facts.bound.buffers.take());
+        if up.begin(&mut Vec::new(), from_client, &lease.stream).is_err() {
+            return Ended::CUT;
         }
-        if tunnel.up.begin(&mut Vec::new(), &mut from_client, &tunnel.lease.stream).is_err() {
-            return Turn::Over(After::Cut);
+        let stillness = Stillness::new(answered);
+        let tunnel = Tunnel { lease, _visit: visit, up, down, client_ended: false, stillness, held };
+        self.go_on_tunnelling(Box::new(tunnel), SLOW_AFTER)
+    }
+
+    /// Goes on with a tunnel, and keeps the coroutine for `lingers` after the last of its bytes.
+    #[cold]
+    pub(super) fn go_on_tunnelling(&mut self, mut tunnel: Box<Tunnel<W>>, lingers: Duration) -> Ended<W> {
+        match self.tunnel(&mut tunnel, lingers) {
+            Ok(ended) => {
+                let record = &mut self.stand.record;
+                record.up_bytes += tunnel.up.written();
+                record.down_bytes += tunnel.down.written();
+                record.moved = Some(tunnel.stillness.since());
+                ended
+            }
+            Err((need, deadline)) => self.lay_aside(Work::Tunnel(tunnel), need, deadline),
         }
-        client.buffer = Some(from_client);
-        self.go_on_tunnelling(client, Box::new(tunnel), Some(from_upstream), SLOW_AFTER)
     }
 
-    /// Goes on with a tunnel that was laid aside. Its bytes often come in a few pieces, or call for an answer at once.
-    pub(super) fn resume_tunnel(
-        &self,
-        client: &mut Client<W::Stream>,
-        tunnel: Box<Tunnel<W>>,
-        from_upstream: Option<Buffer>,
-    ) -> Turn<W> {
-        self.go_on_tunnelling(client, tunnel, from_upstream, LINGER)
-    }
-
-    /// Moves bytes, and keeps its coroutine for `lingers` after the last of them.
-    fn go_on_tunnelling(
-        &self,
-        client: &mut Client<W::Stream>,
-        mut tunnel: Box<Tunnel<W>>,
-        mut from_upstream: Option<Buffer>,
-        lingers: Duration,
-    ) -> Turn<W> {
-        let timeouts = &self.shared.config.timeouts;
-        let mut slow_at = self.world.now() + lingers;
+    /// Moves bytes both ways until the backend ends, the client ends and the backend has said its last within
+    /// `timeouts.half_closed`, or nothing moves for `timeouts.tunnel_idle`. Or it needs no coroutine until the client does
+    /// what it has to, or until then.
+    fn tunnel(&mut self, tunnel: &mut Tunnel<W>, lingers: Duration) -> Result<Ended<W>, (Need, Instant)> {
+        let Self { proxy, client, facts, stand, .. } = self;
+        let (world, bound) = (&proxy.world, &facts.bound);
+        let timeouts = &bound.route.rules.timeouts;
+        let mut slow_at = world.now() + lingers;
+        let Tunnel { lease, up, down, client_ended, stillness, held, .. } = tunnel;
         loop {
-            let Tunnel { lease, up, down, client_ended, stillness, .. } = &mut *tunnel;
             let upstream = &lease.stream;
-            let outbound = client.buffer.get_or_insert_with(|| self.buffers.take());
-            let inbound = from_upstream.get_or_insert_with(|| self.buffers.take());
+            let outbound = client.buffer.get_or_insert_with(|| bound.buffers.take());
+            let inbound = held.get_or_insert_with(|| bound.buffers.take());
             let steps = (
                 if *client_ended { Ok(Step::Done) } else { up.step(&client.stream, outbound, upstream) },
                 down.step(upstream, inbound, &client.stream),
             );
             let (up_step, down_step) = match steps {
-                (_, Ok(Step::Done)) => return Turn::Over(if *client_ended { After::Close } else { After::Linger }),
+                (_, Ok(Step::Done)) => return Ok(Ended::Answered { last: true, unread: !*client_ended }),
                 (Ok(up_step), Ok(down_step)) => (up_step, down_step),
                 // The backend reads no more, but may have something to say.
                 (Err(PumpError::Write), Ok(down_step)) => (Step::Done, down_step),
-                _ => return Turn::Over(After::Cut),
+                _ => return Ok(Ended::CUT),
             };
             if up_step == Step::Done && !*client_ended {
                 *client_ended = true;
                 upstream.shutdown_write();
             }
             if up_step == Step::Yields || down_step == Step::Yields {
-                self.world.take_turns(upstream);
+                world.take_turns(upstream);
                 continue;
             }
             let blocked = up_step == Step::NeedsWrite || down_step == Step::NeedsWrite;
             let step = if blocked { Step::NeedsWrite } else { Step::NeedsRead };
-            let since = stillness.progress(up.written() + down.written(), step, &self.world);
+            let since = stillness.progress(up.written() + down.written(), step, world);
             slow_at = slow_at.max(since + lingers);
-            let (patience, failure) = match down_step {
+            let (still_max, failure) = match down_step {
                 // The backend has said what it had to say.
                 Step::NeedsRead if *client_ended => (timeouts.half_closed, None),
                 _ if *client_ended => (timeouts.write, Some(Failure::ClientWriteStalled)),
@@ -121,28 +93,27 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                 (Step::NeedsRead, _) => Need::Read,
                 (_, Step::NeedsWrite) => Need::Write,
                 // Nothing can be brought to it any more.
-                _ if client.stream.peer_state() == PeerState::Reset => return Turn::Over(After::Cut),
+                _ if client.stream.peer_state() == PeerState::Reset => return Ok(Ended::CUT),
                 _ => Need::of_waiting(&client.stream),
             };
             let also = Some((&client.stream, Watch::Everything));
-            let deadline = if blocked { stillness.until(patience) } else { since + patience };
-            let mut buffers = [&mut client.buffer, &mut from_upstream];
-            let Some(wake) = self.wait_until_slow(&mut buffers, upstream, also, deadline, slow_at) else {
-                if !self.world.tie(&client.stream, upstream) {
+            let deadline = if blocked { stillness.until(still_max) } else { since + still_max };
+            let buffers = [&mut client.buffer, &mut *held];
+            let Some(wake) = proxy.wait_until_slow(Held { buffers, bound }, upstream, also, deadline, slow_at) else {
+                if !world.tie(&client.stream, upstream) {
                     continue;
                 }
-                let aside = Aside::new(client, from_upstream, Work::Tunnel(tunnel), need, deadline);
-                return Turn::Aside(aside);
+                return Err((need, deadline));
             };
             if wake == Wake::Deadline {
                 let unsent = || client.stream.unsent().saturating_add(lease.stream.unsent());
-                if blocked && stillness.goes_on(unsent(), self.world.now()) {
+                if blocked && stillness.goes_on(unsent(), world.now()) {
                     continue;
                 }
                 if let Some(failure) = failure {
-                    self.count(failure.view().reason);
+                    stand.record.end = End::Failed(failure.view().reason);
                 }
-                return Turn::Over(After::Close);
+                return Ok(Ended::Answered { last: true, unread: false });
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// A worker's free list of buffers. Taking one allocates only when the list is empty.
+/// A worker's free list of buffers. Taking one allocates only when the list is empty. A clone is the same list.
 #[derive(Debug)]
 pub struct Buffers(Rc<Shelf>);
 
@@ -15,6 +15,8 @@ struct Shelf {
     free_before: Cell<usize>,
     buffer_bytes: usize,
     kept_min: usize,
+    /// How many [`Buffers`] are this list.
+    handles: Cell<usize>,
 }
 
 /// A fixed run of bytes, of which `start..end` are filled. Goes back to its free list when dropped.
@@ -30,7 +32,7 @@ impl Buffers {
     /// A list of buffers of `buffer_bytes` each, of which `kept_min` are kept however long they are unused.
     pub fn new(buffer_bytes: usize, kept_min: usize) -> Self {
         let free = RefCell::new(Vec::with_capacity(kept_min));
-        Self(Rc::new(Shelf { free, free_before: Cell::new(0), buffer_bytes, kept_min }))
+        Self(Rc::new(Shelf { free, free_before: Cell::new(0), buffer_bytes, kept_min, handles: Cell::new(1) }))
     }
 
     /// Lets half of those go that are free now and were at the last call, but for a few. To be called now and then: a crowd
@@ -51,8 +53,13 @@ impl Buffers {
 
     /// Buffers that were taken and not dropped yet.
     pub fn in_use(&self) -> usize {
-        // One count is the list's own.
-        Rc::strong_count(&self.0) - 1
+        // The other counts are the list's own.
+        Rc::strong_count(&self.0) - self.0.handles.get()
+    }
+
+    /// Nothing else can take a buffer of this list or give one back to it.
+    pub fn is_done_with(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
     }
 
     /// The size of each, in bytes.
@@ -61,7 +68,27 @@ impl Buffers {
     }
 }
 
+impl Clone for Buffers {
+    fn clone(&self) -> Self {
+        self.0.handles.set(self.0.handles.get() + 1);
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.0.handles.set(self.0.handles.get() - 1);
+    }
+}
+
 impl Buffer {
+    /// One of no list, with room for just these bytes.
+    pub fn holding(bytes: &[u8]) -> Self {
+        let mut buffer = Buffers::new(bytes.len(), 0).take();
+        buffer.append(bytes);
+        buffer
+    }
+
     /// The filled part.
     #[inline]
     pub fn filled(&self) -> &[u8] {
@@ -179,6 +206,22 @@ mod tests {
         let again = buffers.take();
         assert!(again.is_empty());
         assert_eq!(again.bytes.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_list_counts_what_was_taken_of_any_of_its_clones_and_buffers_may_outlive_it() {
+        let buffers = Buffers::new(8, 1);
+        let clone = buffers.clone();
+        let (first, second) = (buffers.take(), clone.take());
+        assert_eq!((buffers.in_use(), clone.in_use()), (2, 2));
+        drop(clone);
+        assert_eq!((buffers.in_use(), buffers.is_done_with()), (2, false));
+        drop(first);
+        assert_eq!(buffers.in_use(), 1);
+        drop(buffers);
+        drop(second);
+        let alone = Buffer::holding(b"whatever its length");
+        assert!(alone.is_full() && alone.filled() == b"whatever its length");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The process's descriptors: their limit, and who may have how many of them.
+//! The process's descriptors: their limit, and how many of them each part of the process may have.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -32,6 +32,8 @@ pub struct Shares {
     /// Client connections over all workers, so that as many connections to backends fit beside them (or 1024 for each
     /// worker).
     pub clients_max: usize,
+    /// Client connections beyond those: they are turned away, which takes a moment.
+    pub turned_away_max: usize,
     /// Pipes of each worker, through which large bodies go.
     pub pipes_max: usize,
 }
@@ -47,11 +49,10 @@ impl Shares {
         let pipes_max = ((of_workers / 16 / OF_A_PIPE).min(PIPES_OF_ALL_MAX) / workers).min(PIPES_MAX);
         let of_workers = of_workers - pipes_max * workers * OF_A_PIPE;
         let to_backends = (of_workers / 2).min(TO_BACKENDS_MAX * workers);
-        // Those that are turned away take a place for a moment.
-        let turned_away = of_workers / 16;
-        let clients_max = (of_workers - to_backends - turned_away).max(1);
+        let turned_away_max = of_workers / 16;
+        let clients_max = (of_workers - to_backends - turned_away_max).max(1);
         let sockets_below = RawFd::try_from(limit - reserve).unwrap_or(RawFd::MAX);
-        Self { sockets_below, reserve, clients_max, pipes_max }
+        Self { sockets_below, reserve, clients_max, turned_away_max, pipes_max }
     }
 }
 
@@ -80,13 +81,19 @@ mod tests {
     #[test]
     fn a_small_table_is_shared_between_clients_and_backends() {
         let shares = Shares::of(256, 2, 1);
-        assert_eq!(shares, Shares { sockets_below: 224, reserve: 32, clients_max: 76, pipes_max: 2 });
+        assert_eq!(
+            shares,
+            Shares { sockets_below: 224, reserve: 32, clients_max: 76, turned_away_max: 10, pipes_max: 2 }
+        );
     }
 
     #[test]
     fn a_large_table_belongs_to_clients_for_the_most_part() {
         let shares = Shares::of(20_000, 2, 1);
-        assert_eq!(shares, Shares { sockets_below: 18_976, reserve: 1024, clients_max: 14_531, pipes_max: 64 });
+        assert_eq!(
+            shares,
+            Shares { sockets_below: 18_976, reserve: 1024, clients_max: 14_531, turned_away_max: 1_105, pipes_max: 64 }
+        );
     }
 
     #[test]

@@ -7,10 +7,10 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::numbers::Numbers;
+use super::fd_numbers::FdNumbers;
 
 thread_local! {
     static WORKER: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -25,18 +25,7 @@ static MOVES: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// `EMFILE` when the process has no descriptor of that remainder left.
 pub fn home(fd: OwnedFd, worker: usize, workers: usize) -> io::Result<OwnedFd> {
-    Numbers::new(worker, workers).home(fd, RawFd::MAX).map_err(|(error, _)| error)
-}
-
-/// A copy with the lowest free number from `from` on, and `FD_CLOEXEC`.
-pub(super) fn duplicate(fd: &OwnedFd, from: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: `fd` is open for as long as `fd` lives; F_DUPFD_CLOEXEC makes a descriptor that nobody else owns.
-    let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: fcntl just returned it, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    FdNumbers::new(worker, workers).home(fd, RawFd::MAX).map_err(|(error, _)| error)
 }
 
 /// Says that the calling thread is this worker's; called once by each at its start.
@@ -66,6 +55,7 @@ pub fn moves() -> u64 {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_homed_descriptor_belongs_to_its_worker() {

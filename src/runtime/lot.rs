@@ -1,8 +1,8 @@
 //! The parking lot: an epoll inside the worker's own, for descriptors that no coroutine waits on, and for the second
 //! stream of a wait on two.
 //!
-//! A stream is added at its first need and then only modified; closing its descriptor takes it out. What nobody asks
-//! for is disarmed lazily, when its event comes.
+//! A stream is added at its first need and then only modified; closing its descriptor takes it out. What is no
+//! longer waited for is disarmed lazily, when its event comes.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -52,7 +52,7 @@ pub(super) struct Events {
 impl Lot {
     /// An epoll for a lot; the caller homes its descriptor.
     pub(super) fn open() -> io::Result<OwnedFd> {
-        // SAFETY: no pointers; the result is checked and owned by nobody else.
+        // SAFETY: no pointers; the result is checked and has no other owner.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());

@@ -1,7 +1,6 @@
 //! How other threads reach a worker: a queue of messages and an eventfd that wakes its mailbox coroutine.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +10,15 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use crossbeam::queue::SegQueue;
 
+use super::world::Arrival;
+
 /// What a message does on its worker; it must not wait.
 pub(super) type Message = Box<dyn FnOnce(&dyn Controls) + Send>;
 
 /// What messages may do to a worker.
 pub(super) trait Controls {
     /// Serves a connection that another worker accepted.
-    fn take_over(&self, socket: OwnedFd, peer: SocketAddr);
+    fn take_over(&self, socket: OwnedFd, arrival: Arrival);
     /// Accepts what is queued, then stops listening.
     fn stop_accepting(&self);
     /// Resumes every parked stream.
@@ -40,8 +41,8 @@ pub struct Mailboxes(pub(super) Arc<[Arc<Mailbox>]>);
 
 impl Mailboxes {
     /// Returns when every worker has passed its mailbox, so that what was stored before the call (a snapshot swapped in) is
-    /// seen by every later pick, but waits no longer than `patience`. How many have not passed it.
-    pub fn barrier(&self, patience: Duration) -> usize {
+    /// seen by every later pick, but waits no longer than `wait_max`. How many have not passed it.
+    pub fn barrier(&self, wait_max: Duration) -> usize {
         let (done, passed) = channel::bounded::<()>(self.0.len());
         for mailbox in self.0.iter() {
             let done = done.clone();
@@ -49,13 +50,13 @@ impl Mailboxes {
                 let _ = done.try_send(());
             }));
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + wait_max;
         self.0.iter().filter(|_| passed.recv_deadline(deadline).is_err()).count()
     }
 
     /// Sends a connection that was just accepted to another worker.
-    pub(super) fn hand_over(&self, worker: usize, socket: OwnedFd, peer: SocketAddr) {
-        self.0[worker].post(Box::new(move |worker| worker.take_over(socket, peer)));
+    pub(super) fn hand_over(&self, worker: usize, socket: OwnedFd, arrival: Arrival) {
+        self.0[worker].post(Box::new(move |worker| worker.take_over(socket, arrival)));
     }
 
     /// Has every worker accept what is queued, stop listening, and resume its parked streams.
@@ -69,7 +70,7 @@ impl Mailboxes {
     }
 }
 
-/// Wakes who waits on one of a worker's streams, from any thread.
+/// Wakes the coroutine that waits on one of a worker's streams, or resumes the parked stream, from any thread.
 pub(super) struct Bell {
     pub(super) mailbox: Arc<Mailbox>,
     /// The stream's slot. Once the stream is gone the slot may be another one's, whose wait then ends for nothing.
@@ -85,7 +86,7 @@ impl Wake for Bell {
 
 impl Mailbox {
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked and owned by nobody else.
+        // SAFETY: no pointers; the result is checked and has no other owner.
         let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());

@@ -9,23 +9,25 @@
 pub mod buffer;
 pub mod clock;
 pub mod descriptors;
+mod fd_numbers;
+pub mod file_lock;
+pub mod handshake;
 pub mod homing;
 pub mod listen;
 mod lot;
 mod mailbox;
-mod numbers;
 mod pipe;
 mod runner;
 pub mod signals;
 mod socket;
 mod stack;
-mod stacks;
+mod stack_count;
 mod stream;
 mod wheel;
 mod worker;
 pub mod world;
 
 pub use mailbox::Mailboxes;
-pub use stacks::coroutines_max;
+pub use stack_count::coroutines_max;
 pub use stream::MayStream;
 pub use worker::{Counter, Counters, MayWorld, Options, start};

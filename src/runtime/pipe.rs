@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::clock;
 use super::world::{Instant, Pipe};
 
-/// What a pipe must hold to be worth its price: the kernel's default, which needs no privilege. A user who has too many
+/// What a pipe must hold to be worth its price: the kernel's default, which needs no privilege. A user with too many
 /// pipes gets them with a page or two (`fs.pipe-user-pages-soft` in pipe(7)).
 const CAPACITY_BYTES: i32 = 64 * 1024;
 /// A body of fewer bytes is cheaper to copy: `docs/decisions/009-large-bodies.md`.
 const BODY_BYTES_MIN: u64 = 64 * 1024;
-/// When none could be opened, so long nobody tries again.
+/// When none could be opened, none is tried again for so long.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A worker's pipes, of which no more than so many are open. Those that are empty are used again.
@@ -31,7 +31,7 @@ struct Rack {
     next_try: Cell<Instant>,
 }
 
-/// A pipe that somebody has. Dropped, it goes back to its worker if it is empty, and is closed if it isn't.
+/// A pipe that is lent. Dropped, it goes back to its worker if it is empty, and is closed if it isn't.
 ///
 /// As small as a pointer: every exchange has room for one, and few have one.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Ends {
         if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: pipe2 just returned them, and nobody else has them.
+        // SAFETY: pipe2 just returned them, and they have no other owner.
         let [reading, writing] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(Self { reading, writing })
     }

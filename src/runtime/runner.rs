@@ -12,7 +12,7 @@ use std::sync::Arc;
 use may::coroutine::{self, Builder, Coroutine};
 
 use super::stack;
-use super::stacks::Stacks;
+use super::stack_count::StackCount;
 
 /// Runners kept however long they are idle; each holds the pages of stack that it ever touched.
 const KEPT_MIN: usize = 64;
@@ -35,7 +35,7 @@ struct Shared<J> {
     waiting: RefCell<VecDeque<J>>,
     /// No stack could be had since the last [`Runners::trim`]: trying again costs system calls, and a line on stderr.
     short: Cell<bool>,
-    stacks: Arc<Stacks>,
+    stacks: Arc<StackCount>,
     tasks: Tasks<J>,
 }
 
@@ -71,7 +71,7 @@ impl<T> StaysHere<T> {
 
 impl<J: 'static> Runners<J> {
     /// None yet. Those of all workers together have no more than `stacks`.
-    pub(super) fn new(stacks: Arc<Stacks>, tasks: Tasks<J>) -> Self {
+    pub(super) fn new(stacks: Arc<StackCount>, tasks: Tasks<J>) -> Self {
         let idle = RefCell::new(Vec::with_capacity(KEPT_MIN));
         let (idle_min, waiting, short) = (Cell::new(0), RefCell::default(), Cell::new(false));
         Self { shared: Rc::new(Shared { idle, idle_min, waiting, short, stacks, tasks }) }

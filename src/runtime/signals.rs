@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-/// A signal that would end the process if nobody took it.
+/// A signal that would end the process if it weren't taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM: supervisors send it to stop a process.

@@ -34,7 +34,7 @@ pub(super) fn without_unused<R>(wait: impl FnOnce() -> R) -> R {
     let lowest = entry.next_multiple_of(page_bytes()) - WORDS * size_of::<usize>();
     let marks = std::ptr::with_exposed_provenance_mut::<[usize; MARKS]>(lowest);
     // SAFETY: the stack's low end is WORDS below the end of its first page, where `enter` was called. The marks there
-    // are `generator`'s: nobody looks at them while the coroutine is alive, and they are put back as they were.
+    // are `generator`'s, which doesn't look at them while the coroutine is alive, and they are put back as they were.
     let kept = unsafe { marks.read() };
     give_back(lowest);
     let result = wait();

@@ -10,7 +10,6 @@ use may::net::TcpStream;
 
 use super::pipe::KernelPipe;
 use super::socket;
-use super::worker::Handle;
 use super::world::{PeerState, Stream};
 
 /// Bits of readiness, those of epoll: each of these lets a read (a write) go on.
@@ -25,9 +24,21 @@ const SOCKET_MEMORY: usize = libc::SK_MEMINFO_DROPS as usize + 1;
 const SEND_BUFFER: usize = libc::SK_MEMINFO_SNDBUF as usize;
 const SEND_QUEUE: usize = libc::SK_MEMINFO_WMEM_QUEUED as usize;
 
+/// What a stream asks of its worker.
+pub trait Owner: 'static {
+    /// Drops what is kept of the stream with this key; its descriptor is about to be closed.
+    fn forget(&self, key: usize);
+
+    /// The events that the parking lot has told of, once.
+    fn take_lot_events(&self, key: usize) -> u32;
+
+    /// See [`Stream::pipe`].
+    fn pipe(&self, body_bytes: u64) -> Option<KernelPipe>;
+}
+
 /// A stream of a `may` worker. Never leaves the worker's thread.
-pub struct MayStream<P: 'static> {
-    pub(super) worker: Handle<P>,
+pub struct MayStream<O: Owner> {
+    pub(super) worker: O,
     pub(super) key: usize,
     /// None only while it is being parked.
     pub(super) io: Option<TcpStream>,
@@ -35,7 +46,7 @@ pub struct MayStream<P: 'static> {
     pub(super) ready: Cell<u32>,
 }
 
-impl<P> MayStream<P> {
+impl<O: Owner> MayStream<O> {
     #[inline]
     pub(super) fn io(&self) -> &TcpStream {
         self.io.as_ref().expect("a stream that isn't parked has its socket")
@@ -49,7 +60,7 @@ impl<P> MayStream<P> {
         self.socket().as_raw_fd()
     }
 
-    /// Takes over the events that came while nobody waited. True when there were any.
+    /// Takes over the events that came while no coroutine waited. True when there were any.
     #[inline]
     pub(super) fn pull(&self) -> bool {
         let events = self.io().as_io_data().reset() as u32 | self.worker.take_lot_events(self.key);
@@ -58,7 +69,7 @@ impl<P> MayStream<P> {
     }
 }
 
-impl<P> Drop for MayStream<P> {
+impl<O: Owner> Drop for MayStream<O> {
     fn drop(&mut self) {
         if self.io.is_some() {
             self.worker.forget(self.key);
@@ -66,7 +77,7 @@ impl<P> Drop for MayStream<P> {
     }
 }
 
-impl<P: 'static> Stream for MayStream<P> {
+impl<O: Owner> Stream for MayStream<O> {
     type Pipe = KernelPipe;
 
     #[inline]

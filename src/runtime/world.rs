@@ -61,7 +61,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// Of a stream whose peer is waited for only lest it goes unnoticed.
+    /// What a stream needs of which only the end of its peer matters.
     pub fn of_waiting(stream: &impl Stream) -> Self {
         if stream.peer_state() == PeerState::Open { Self::End } else { Self::Nothing }
     }
@@ -89,8 +89,8 @@ pub enum PeerState {
     Reset,
 }
 
-/// Holds bytes on their way from one stream to another that nobody has to look at: [`Stream::try_fill`] moves them in,
-/// [`Stream::try_drain`] moves them out in order. It belongs to its worker, who gets it back when it is dropped.
+/// Holds bytes on their way from one stream to another that this program need not look at: [`Stream::try_fill`] moves them
+/// in, [`Stream::try_drain`] moves them out in order. It belongs to its worker, which gets it back when it is dropped.
 pub trait Pipe: 'static {
     /// Bytes inside.
     fn len(&self) -> usize;
@@ -123,11 +123,26 @@ pub trait Stream: 'static {
     /// False when a write is known to block now.
     fn is_writable(&self) -> bool;
 
+    /// Nobody on the way between its two ends can read it.
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+
+    /// What its other end has shown that it is, as text for a header field. None where there is no way to show it.
+    fn peer_identity(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether its other end is in the right place with what is meant for `host`, a name or an address without a port.
+    fn stands_for(&self, _host: &str) -> bool {
+        true
+    }
+
     /// What the events so far said of the peer; no system call.
     fn peer_state(&self) -> PeerState;
 
     /// For an idle stream whose peer may not speak: false when an event, or a look at the socket if `thorough`, says
-    /// that it was closed or has bytes. Without `thorough` it makes no system call.
+    /// that it was closed or has bytes. Without `thorough` it makes no system call, unless an event says that something came.
     fn is_quiet(&self, thorough: bool) -> bool;
 
     /// After [`World::connect`], once writable: the outcome of connecting.
@@ -145,6 +160,11 @@ pub trait Stream: 'static {
         0
     }
 
+    /// Whether bytes from a pipe can be written to it: false where each byte has to be looked at on its way out.
+    fn takes_pipe(&self) -> bool {
+        true
+    }
+
     /// An empty pipe, to move a body of so many bytes. None when the body is too short to gain by it, or no pipe is to be
     /// had just now: then it goes through memory.
     fn pipe(&self, body_bytes: u64) -> Option<Self::Pipe>;
@@ -154,7 +174,8 @@ pub trait Stream: 'static {
     /// [`io::ErrorKind::WouldBlock`] a read says what there is.
     fn try_fill(&self, pipe: &mut Self::Pipe, bytes_max: usize) -> io::Result<usize>;
 
-    /// Writes as much of what is in `pipe`, which must not be empty, as fits; else as [`Stream::try_write`].
+    /// Writes as much of what is in `pipe`, which must not be empty, as fits; else as [`Stream::try_write`]. Only asked of one
+    /// that [`Stream::takes_pipe`].
     fn try_drain(&self, pipe: &mut Self::Pipe) -> io::Result<usize>;
 
     /// Closes the sending side (FIN); errors are ignored.
@@ -164,7 +185,7 @@ pub trait Stream: 'static {
     fn reset_on_close(&self);
 }
 
-/// A worker's surroundings. Clones are cheap handles to the same worker; none leaves its thread.
+/// What a service sees of its worker. Clones are cheap handles to the same worker; none leaves its thread.
 pub trait World: Clone + 'static {
     /// Its sockets.
     type Stream: Stream;
@@ -187,6 +208,14 @@ pub trait World: Clone + 'static {
     /// Errors that the system knows at once come at once: no descriptor left, no local port, no route.
     fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream>;
 
+    /// The same for a stream that is to be encrypted, whose other side has to prove that it is `host`. It becomes writable once its
+    /// handshake is over, too, which goes on while it is waited on; what [`Stream::take_connect_error`] says may be a
+    /// [`HandshakeFault`](super::handshake::HandshakeFault) then.
+    fn connect_encrypted(&self, address: SocketAddr, host: &str) -> io::Result<Self::Stream> {
+        let _ = (address, host);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Gives the worker to others until `on` has an event, the `also` stream has one of its kind, or `deadline` is
     /// there. One coroutine at a time may wait on a stream, as `on` or as `also`.
     fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake;
@@ -204,8 +233,8 @@ pub trait World: Clone + 'static {
         self.wait(on, also, deadline)
     }
 
-    /// Ends a wait on `on` with [`Wake::Event`], from any thread: soon the one that goes on then, parked or not, or else
-    /// perhaps the next.
+    /// Ends a wait on `on` with [`Wake::Event`]; any thread may call it. If a coroutine waits on the stream at that moment, or
+    /// it is parked, then it goes on soon. If not, the call may be lost, or may end the next wait on the stream early.
     fn waker(&self, on: &Self::Stream) -> Waker;
 
     /// Keeps the stream without a coroutine until it is readable, its peer goes, `deadline` is there, or it is
@@ -217,26 +246,42 @@ pub trait World: Clone + 'static {
     fn park_for(&self, need: Need, stream: Self::Stream, parked: Self::Parked, deadline: Instant);
 
     /// Has any event of `also` bring `stream` back too, which must be parked next, before anything is waited for. False,
-    /// and nothing is changed, when `also` has had one that nobody has looked at.
+    /// and nothing is changed, when `also` has had an event that hasn't been looked at. `also` may be closed meanwhile, which
+    /// brings nothing back.
     fn tie(&self, stream: &Self::Stream, also: &Self::Stream) -> bool;
 
     /// Resumes every parked stream with [`Wake::Recalled`].
     fn resume_parked(&self);
 }
 
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// The listener that it came by: its place among those that the workers were started with.
+    pub listener: usize,
+}
+
 /// What runs on a worker: the world calls it, each time on a coroutine of its own.
 pub trait Service<W: World>: 'static {
     /// A connection came in. It may have bytes already.
-    fn accepted(&self, stream: W::Stream, peer: SocketAddr);
+    fn accepted(&self, stream: W::Stream, arrival: Arrival);
 
     /// A parked connection came back.
     fn resumed(&self, stream: W::Stream, parked: W::Parked, wake: Wake);
 
-    /// Descriptors are short: closes a connection that nobody uses, if there is one. Must not wait.
+    /// Descriptors are short: closes a connection that is idle, if there is one. Must not wait.
     fn spare_descriptor(&self) -> bool {
         false
     }
 
     /// Once a second, for housekeeping. Must not wait.
     fn tick(&self);
+
+    /// A piece of the housekeeping that takes long: called after each [`Self::tick`], and again, once others have had a turn,
+    /// as long as it says that there is more.
+    fn sweep(&self) -> bool {
+        false
+    }
 }

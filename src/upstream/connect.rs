@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::runtime::handshake::HandshakeFault;
 use crate::runtime::world::{Instant, PeerState, Stream, Wake, Watch, World};
 
 /// From here on a wait keeps no more of its stack than it uses.
@@ -24,14 +25,16 @@ pub enum ConnectError {
     NoLocalPort,
     /// No descriptor was free (`EMFILE`, `ENFILE`).
     NoDescriptor,
+    /// It was to be encrypted, and couldn't be.
+    Handshake(HandshakeFault),
     /// The system said no in another way.
     Failed(io::ErrorKind),
     /// The client reset its connection meanwhile.
     ClientGone,
 }
 
-/// Connects to the first of `addresses` that takes the connection, for `client`, whose reset ends the attempt. Each
-/// address gets its share of the time that is left. Returns the stream and the number of its address, counted from 0.
+/// Connects to the first of `addresses` that takes the connection, encrypted where it has to prove that it is `host`, for
+/// `client`, whose reset ends the attempt. Each address gets its share of the time that is left, handshake included. Returns the stream and the number of its address, counted from 0.
 ///
 /// # Errors
 /// When no address took the connection: what was wrong with the last one that tells anything of the backend, but
@@ -39,6 +42,7 @@ pub enum ConnectError {
 pub fn connect<W: World>(
     world: &W,
     addresses: impl ExactSizeIterator<Item = SocketAddr>,
+    host: Option<&str>,
     client: &W::Stream,
     deadline: Instant,
 ) -> Result<(W::Stream, usize), ConnectError> {
@@ -50,7 +54,7 @@ pub fn connect<W: World>(
             return Err(ConnectError::Timeout);
         }
         let share = deadline.since(now) / u32::try_from(count - number).unwrap_or(u32::MAX);
-        match attempt(world, address, client, now + share) {
+        match attempt(world, address, host, client, now + share) {
             Ok(stream) => return Ok((stream, number)),
             // Another address changes nothing about these.
             Err(error @ (ConnectError::ClientGone | ConnectError::NoDescriptor)) => return Err(error),
@@ -66,10 +70,15 @@ pub fn connect<W: World>(
 fn attempt<W: World>(
     world: &W,
     address: SocketAddr,
+    host: Option<&str>,
     client: &W::Stream,
     deadline: Instant,
 ) -> Result<W::Stream, ConnectError> {
-    let stream = world.connect(address).map_err(|e| classify(&e))?;
+    let stream = match host {
+        None => world.connect(address),
+        Some(host) => world.connect_encrypted(address, host),
+    };
+    let stream = stream.map_err(|e| classify(&e))?;
     let slow_at = world.now() + SLOW_AFTER;
     while !stream.is_writable() {
         let also = Some((client, Watch::Hangup));
@@ -101,6 +110,9 @@ fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError
 fn classify(error: &io::Error) -> ConnectError {
     if let Some(libc::EMFILE | libc::ENFILE) = error.raw_os_error() {
         return ConnectError::NoDescriptor;
+    }
+    if let Some(fault) = HandshakeFault::of(error) {
+        return ConnectError::Handshake(fault);
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ConnectError::Refused,

@@ -1,9 +1,9 @@
-//! What lives here: connections to backends: connecting, per-worker pools of idle ones, leases. It knows the runtime's
+//! What lives here: connections to backends: connecting, the idle ones of each worker, leases. It knows the runtime's
 //! traits and the backends; it knows no HTTP.
 
 mod connect;
-mod pool;
-mod sites;
+mod endpoints;
+mod idle;
 
 pub use connect::{ConnectError, connect};
-pub use pool::{Lease, Pools, Visit};
+pub use idle::{IdleConnections, Lease, Visit};

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use maypole::balance::{Report, Standing, Turn};
+use maypole::balance::{Report, Standing, Transition};
 use maypole::control::circuit::{CircuitState, Moment};
 use maypole::control::registry::Registry;
 use maypole::proxy::Shared;
@@ -46,10 +46,10 @@ impl Breakers {
     pub fn turned(&self, sim: &Sim, registry: &Registry, report: &Report) {
         let Report::Turned(backend, turn) = report else { return };
         sim.struck(match turn {
-            Turn::TrippedInARow(_) => Fault::BreakerTripsInARow,
-            Turn::TrippedByShare { .. } => Fault::BreakerTripsByShare,
-            Turn::Relapsed => Fault::TrialFails,
-            Turn::Recovered => Fault::BreakerCloses,
+            Transition::TrippedInARow(_) => Fault::BreakerTripsInARow,
+            Transition::TrippedByShare { .. } => Fault::BreakerTripsByShare,
+            Transition::Relapsed => Fault::TrialFails,
+            Transition::Recovered => Fault::BreakerCloses,
         });
         let chance = f64::from(sim.chance.below(100) as u32) / 100.0;
         registry.turned(backend, *turn, self.moment(sim), chance);
@@ -63,7 +63,7 @@ impl Breakers {
             sim.struck(Fault::TooManyTrip);
         }
         self.panic_mode.set(panic_mode);
-        let version = shared.fleet.snapshot.load().version;
+        let version = shared.kept.pool.snapshot.load().version;
         let mut ejected = HashMap::new();
         registry.read(|entries| {
             for entry in entries {

@@ -118,6 +118,7 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::WaitsAside)
 } else if cfg!(any(
     feature = "sabotage-give-up-early",
+    feature = "sabotage-share-rate",
     feature = "sabotage-spread-failure",
     feature = "sabotage-spread-crowding",
     feature = "sabotage-spread-absence"

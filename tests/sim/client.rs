@@ -92,6 +92,7 @@ impl Client {
             log: log.clone(),
             final_head: Cell::new(0),
             gone: Cell::new(false),
+            switched: Cell::new(false),
             news: Signal::default(),
         };
         let sim = sim.clone();
@@ -115,6 +116,8 @@ struct Session {
     /// Final heads seen, 100s counted as half of one: what a writer waits for.
     final_head: Cell<usize>,
     gone: Cell<bool>,
+    /// A 101 has come.
+    switched: Cell<bool>,
     /// Raised when something came that a writer may wait for.
     news: Signal,
 }
@@ -145,6 +148,21 @@ impl Session {
             }
             self.log.sent_whole.set(number + 1);
             self.log.sent_at.borrow_mut().push(peer.sim.now());
+            if let Some(tunnel) = &exchange.tunnel {
+                return self.write_through_tunnel(peer, number, tunnel);
+            }
+        }
+    }
+
+    /// Behind its body: once the answer is a 101, sends what goes through the tunnel, and closes its side.
+    fn write_through_tunnel(&self, peer: &Rc<Peer>, number: usize, bytes: &[u8]) {
+        let deadline = peer.sim.now() + 300 * SECOND;
+        while self.final_head.get() < 2 * number + 2 && peer.sim.now() < deadline && !self.gone.get() {
+            self.news.wait(&peer.sim, deadline);
+        }
+        if self.switched.get() && self.write_all(peer, bytes, ClientMisdeed::Nothing).is_ok() {
+            peer.sim.struck(Fault::TunnelHalfCloses);
+            peer.finish();
         }
     }
 
@@ -292,6 +310,7 @@ impl Session {
             }
             informational.push(status);
         };
+        self.switched.set(status == 101);
         self.final_head.set(2 * number + 2);
         self.news.raise(&wire.peer.sim);
         let head_at = wire.peer.sim.now();
@@ -343,19 +362,22 @@ impl Session {
     fn tunnel(&self, wire: &mut Wire, exchange: &Exchange, body: &mut Vec<u8>) -> Result<(), Cut> {
         let (peer, piece, bytes) = (wire.peer.clone(), self.client.piece, exchange.body.clone());
         let stays = matches!(exchange.misdeed, ClientMisdeed::StallsAfter(_));
-        peer.sim.clone().spawn("client's tunnel", move || {
-            for piece in bytes.chunks(piece) {
-                if peer.send(piece, peer.sim.now() + 300 * SECOND).is_err() {
-                    return;
+        // Where there is a body too, its writer goes on when that has left.
+        if exchange.tunnel.is_none() {
+            peer.sim.clone().spawn("client's tunnel", move || {
+                for piece in bytes.chunks(piece) {
+                    if peer.send(piece, peer.sim.now() + 300 * SECOND).is_err() {
+                        return;
+                    }
                 }
-            }
-            if stays {
-                peer.sim.struck(Fault::TunnelStalls);
-            } else {
-                peer.sim.struck(Fault::TunnelHalfCloses);
-                peer.finish();
-            }
-        });
+                if stays {
+                    peer.sim.struck(Fault::TunnelStalls);
+                } else {
+                    peer.sim.struck(Fault::TunnelHalfCloses);
+                    peer.finish();
+                }
+            });
+        }
         match wire.until_end(body) {
             Cut::End => Ok(()),
             cut => Err(cut),

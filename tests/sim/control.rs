@@ -29,14 +29,23 @@ const LOOKS: [Time; 5] = [0, MILLISECOND, 30 * MILLISECOND, SECOND, 4 * SECOND];
 pub struct Control {
     registry: Registry,
     members: RefCell<Vec<Member>>,
-    ever: RefCell<Vec<sync::Weak<Backend>>>,
+    ever: RefCell<Vec<Known>>,
     reports: Receiver<Report>,
     heard: RefCell<Vec<Report>>,
     absences: Absences,
     breakers: Breakers,
 }
 
+/// A backend that is or was.
+struct Known {
+    backend: sync::Weak<Backend>,
+    origin: usize,
+    /// Failures that were counted of it when that was last looked at.
+    failed: Cell<u64>,
+}
+
 struct Member {
+    number: usize,
     config: BackendConfig,
     addresses: Vec<SocketAddr>,
     site: Rc<Site>,
@@ -103,9 +112,11 @@ impl Control {
 
     /// A backend by name, with the addresses that it resolves to.
     pub fn add(&self, sim: &Sim, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
-        let name = format!("origin{}", self.members.borrow().len());
+        let number = self.members.borrow().len();
+        let name = format!("origin{number}");
         let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
         let member = Member {
+            number,
             config: BackendConfig { name, max_connections: site.bound(), ..BackendConfig::at(url) },
             addresses,
             site: site.clone(),
@@ -119,13 +130,15 @@ impl Control {
         let added =
             self.registry.add(member.config.clone(), member.addresses.clone(), Source::Admin, SystemTime::UNIX_EPOCH);
         let Ok(entry) = added else { return false };
-        self.ever.borrow_mut().push(sync::Arc::downgrade(&entry.backend));
+        let backend = sync::Arc::downgrade(&entry.backend);
+        self.ever.borrow_mut().push(Known { backend, origin: member.number, failed: Cell::new(0) });
         true
     }
 
     /// Requests in flight, over all backends that somebody still holds.
     pub fn in_flight(&self) -> usize {
-        self.ever.borrow().iter().filter_map(sync::Weak::upgrade).map(|backend| backend.in_flight()).sum()
+        let ever = self.ever.borrow();
+        ever.iter().filter_map(|known| known.backend.upgrade()).map(|backend| backend.in_flight()).sum()
     }
 
     /// Some backend may have only so many requests at once, or might.
@@ -134,8 +147,7 @@ impl Control {
     }
 
     /// What is the case in the proxy now.
-    pub fn state(&self, shared: &Shared) -> trail::State {
-        let all_max = shared.config.limits.max_in_flight;
+    pub fn state(&self, shared: &Shared, all_max: usize) -> trail::State {
         let takes_one = |entry: &Entry| {
             let (bound, backend) = (entry.config.max_connections, &entry.backend);
             entry.is_eligible()
@@ -145,16 +157,27 @@ impl Control {
         };
         trail::State {
             seated: shared.connections(),
-            waiting: shared.fleet.queue.waiting(),
+            waiting: shared.kept.pool.line.waiting(),
             has_room: (all_max == 0 || self.in_flight() < all_max)
                 && self.registry.read(|entries| entries.iter().any(takes_one)),
-            may_have_room: shared.fleet.snapshot.load().may_have_room(),
+            may_have_room: shared.kept.pool.snapshot.load().may_have_room(),
         }
     }
 
     /// Each backend that somebody still holds.
     pub fn each_backend(&self, look: impl FnMut(Arc<Backend>)) {
-        self.ever.borrow().iter().filter_map(sync::Weak::upgrade).for_each(look);
+        self.ever.borrow().iter().filter_map(|known| known.backend.upgrade()).for_each(look);
+    }
+
+    /// Of which origins the proxy has counted failures since this was last asked, one for each.
+    pub fn new_failures(&self) -> Vec<usize> {
+        let mut origins = Vec::new();
+        for known in self.ever.borrow().iter() {
+            let Some(backend) = known.backend.upgrade() else { continue };
+            let failed = backend.totals().failed;
+            origins.extend((known.failed.replace(failed)..failed).map(|_| known.origin));
+        }
+        origins
     }
 
     /// What the workers have reported.

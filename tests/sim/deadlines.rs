@@ -359,3 +359,36 @@ fn who_reads_slowly_but_steadily_is_not_cut() {
         assert!(answers[0].at > log.started.get() + 100 * SECOND, "too quick for this test: {}", answers[0].at);
     }
 }
+
+#[test]
+fn a_backend_that_takes_a_request_late_has_its_whole_time_to_answer_from_then_on() {
+    for delay in [5 * SECOND, 9 * SECOND] {
+        let mut house = House::new(0, |_| Temper::calm(), Config::default(), 1);
+        let pace = Pace { piece: 2_000, rest: SECOND, patience: 200 * SECOND };
+        house.add_origin(Origin { pace, ..Origin::brisk(0) }, || Connecting::Accepted(0));
+        let answering = Answering { delay, ..Answering::plain("got it") };
+        let exchange = Exchange::post(1, vec![7; 150_000], RequestFraming::Length, answering);
+        let mut client = house.client(vec![exchange]);
+        client.pace.patience = 1_000 * SECOND;
+        let log = house.play(client, 0);
+        house.finish().expect_fine();
+        let answers = log.answers.borrow();
+        assert_eq!((answers.len(), answers[0].status), (1, 200), "{delay}");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_in_quick_succession_is_not_laid_aside_between_its_pieces() {
+    let mut house = House::new(0, |_| Temper::calm(), Config::default(), 1);
+    house.add_origin(Origin { piece: 50, rest: MILLISECOND, ..Origin::brisk(0) }, || Connecting::Accepted(0));
+    let log = house.play(house.client(vec![Exchange::get(1, Answering::plain(vec![7; 50_000]))]), 0);
+    // Until then it would be waited for in any case.
+    let slow_at = 260 * MILLISECOND;
+    let parked: Vec<_> = (0..1000).map(|nth| house.count_parked(slow_at + nth * MILLISECOND / 5)).collect();
+    house.finish().expect_fine();
+    let answers = log.answers.borrow();
+    let took = answers[0].at - log.started.get();
+    assert!(took > 460 * MILLISECOND, "too quick for this test: {took}");
+    let parked: Vec<_> = parked.iter().map(|sample| sample.take().expect("a sample").0).collect();
+    assert!(parked.iter().all(|count| *count == 0), "{parked:?}");
+}

@@ -81,6 +81,7 @@ pub fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, trouble: Troub
         framing,
         closes: chance.percent(10),
         too_large: false,
+        tunnel: None,
         claim: None,
         login: any_login(chance),
         misdeed: ClientMisdeed::Nothing,
@@ -105,7 +106,34 @@ pub fn any_exchange(chance: &Chance, id: u64, budget: &mut usize, trouble: Troub
     }
     let has_body = matches!(exchange.framing, RequestFraming::Length | RequestFraming::Chunked);
     exchange.too_large = has_body && limits.body_bytes > 0 && exchange.body.len() as u64 > limits.body_bytes;
+    if has_body && !old && exchange.misdeed == ClientMisdeed::Nothing && !exchange.expects && !exchange.too_large {
+        may_switch(&mut exchange, trouble);
+    }
     exchange
+}
+
+/// Has some requests offer to switch protocols behind their body, and most of their answers do so, many before that is through.
+/// Their body itself decides, so that no other draw depends on it.
+fn may_switch(exchange: &mut Exchange, trouble: Trouble) {
+    let Some(bytes) = exchange.body.first_chunk() else { return };
+    let chance = Chance::new(u64::from_le_bytes(*bytes));
+    if !chance.percent(10) {
+        return;
+    }
+    exchange.tunnel = Some(chance.bytes(chance.index(2_000)));
+    exchange.closes = false;
+    for answering in &mut exchange.answers {
+        // One that means to switch unasked would do what it is asked for.
+        if chance.percent(20) && answering.misdeed != OriginMisdeed::Switches {
+            continue;
+        }
+        let body = chance.bytes(chance.index(300));
+        *answering =
+            Answering { status: 101, early: chance.percent(70), delay: answering.delay, ..Answering::plain(body) };
+        if trouble.leaving && chance.percent(30) {
+            answering.misdeed = OriginMisdeed::LeavesInBody { after: chance.index(300), rudely: chance.percent(50) };
+        }
+    }
 }
 
 fn misbehave(chance: &Chance, exchange: &mut Exchange, limits: &Limits) {

@@ -358,3 +358,26 @@ fn connections_over_the_limit_get_a_503_that_says_why() {
     assert_eq!((answers[0].status, is_own(&answers[0])), (503, true));
     assert_eq!(later.answers.borrow()[0].status, 200);
 }
+
+#[test]
+fn a_switch_in_the_middle_of_an_upload_loses_and_doubles_no_byte_in_either_direction() {
+    for seed in 0..200 {
+        let house = house(seed, 1);
+        let framing = if seed % 2 == 0 { RequestFraming::Length } else { RequestFraming::Chunked };
+        let bytes = |count: usize| (0..count).map(|n| (n * 7 + n / 251) as u8).collect::<Vec<u8>>();
+        let answer = Answering { status: 101, early: true, ..Answering::plain(bytes(500)) };
+        let post = Exchange { tunnel: Some(bytes(700)), ..Exchange::post(1, bytes(4_000), framing, answer) };
+        let mut client = house.client(vec![post]);
+        client.piece = 300;
+        client.rest = 100 * MILLISECOND;
+        let log = house.play(client, 0);
+        let seen = house.book.seen.clone();
+        let _tells = Tells(seed);
+        house.finish().expect_fine();
+        let answers = log.answers.borrow();
+        assert_eq!((answers[0].status, &answers[0].body), (101, &[bytes(500), bytes(700)].concat()));
+        let sent_at = log.sent_at.borrow()[0];
+        assert!(answers[0].head_at < sent_at, "the 101 came before the body had left");
+        assert_eq!(seen.borrow()[0].body, [bytes(4_000), bytes(700)].concat());
+    }
+}

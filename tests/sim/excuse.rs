@@ -7,6 +7,7 @@ use maypole::config::Config;
 use crate::client::Answer;
 use crate::plan::{ClientMisdeed, Exchange, RequestFraming};
 use crate::promptness::{AWAY_MAX, Pauses};
+use crate::quotas::Quotas;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Met, Stories, Story};
@@ -22,6 +23,8 @@ pub struct Circumstances<'r> {
     pub connections_max: usize,
     pub stories: Stories<'r>,
     pub pauses: Pauses,
+    /// Where clients' rates are limited.
+    pub quotas: Option<Quotas>,
     /// Retries for which there was no budget.
     pub retries_denied: u64,
 }
@@ -48,7 +51,7 @@ impl Circumstances<'_> {
                 ClientMisdeed::StallsAfter(_) | ClientMisdeed::FinishesAfter(_) | ClientMisdeed::Trickles(_)
             ),
             413 => case.exchange.too_large,
-            429 => self.config.rate_limit.is_some(),
+            429 => self.quotas.as_ref().is_some_and(|quotas| quotas.may_be_used_up(case.line, case.exchange.id)),
             502 => {
                 let fails = |met: &Met| matches!(met, Met::NoWay | Met::NoPort | Met::Departure | Met::Babble);
                 last.iter().any(fails) || self.was_called(case, |roll| roll.unresolved)

@@ -1,15 +1,17 @@
-//! The proxy in the simulated world: its workers, its fleet of origins, its clients, and what must hold at the end.
+//! The proxy in the simulated world: its workers, its pool of origins, its clients, and what must hold at the end.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use maypole::balance::{Fleet, Report};
+use maypole::balance::Report;
 use maypole::config::Config;
 use maypole::control::registry::Registry;
-use maypole::proxy::{Parked, Proxy, Shared};
+use maypole::plan::{Kept, Plan, PoolRules, Room};
+use maypole::proxy::{Parked, Proxy, Record, Shared};
 use maypole::runtime::world::World;
+use maypole::transport::{Layered, LayeredService, Stored};
 
 use crate::blame;
 use crate::breakers;
@@ -24,14 +26,21 @@ use crate::net::{Connecting, Tap};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
 use crate::promptness::Pauses;
+use crate::quotas::Quotas;
+use crate::records::{self, Records};
 use crate::sessions;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::story::Stories;
+use crate::swaps::{self, Swaps};
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
 use crate::trail::State;
 use crate::verdict::{Judge, Played};
 use crate::world::SimWorld;
+
+/// What lies beneath the proxy: the layer that lies there in earnest, over a simulated network.
+type Beneath = SimWorld<Stored<Parked>>;
+type Served = LayeredService<Beneath, Proxy<Layered<Beneath>>>;
 
 /// Where clients connect.
 pub const FRONT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 80);
@@ -42,10 +51,13 @@ const RUN_ENDS: Time = 4_000 * SECOND;
 pub struct House {
     pub sim: Sim,
     pub book: Book,
+    pub config: Config,
     pub shared: Arc<Shared>,
+    pub swaps: Swaps,
     pub control: Rc<Control>,
-    pub worlds: Vec<SimWorld<Parked>>,
-    proxies: Vec<Rc<Proxy<SimWorld<Parked>>>>,
+    pub worlds: Vec<Beneath>,
+    proxies: Vec<Rc<Served>>,
+    records: Records,
     origins: u8,
     /// The longest that an origin rests between two pieces.
     origins_rest: Time,
@@ -81,33 +93,48 @@ impl House {
         connections_max: usize,
     ) -> Self {
         let sim = Sim::new(seed, temper);
-        let (fleet, reports) = Fleet::with_queue((&config).into(), (&config).into());
-        let fleet = Arc::new(fleet);
-        let control = Control::new(Registry::new(Arc::clone(&fleet), &config, workers), reports);
-        let shared = Shared::new(Config { workers, ..config }, fleet, connections_max);
+        let config = Config { workers, ..config };
+        let (kept, reports) = Kept::new(Room::of(workers, connections_max));
+        let plan = Plan::build(&config, &kept);
+        let rules = PoolRules::new(&config, Arc::clone(&plan.route.policy));
+        let control = Control::new(Registry::new(Arc::clone(&kept.pool), rules, workers), reports);
+        let shared = Shared::new(plan, kept);
         let worlds: Vec<_> = (0..workers).map(|number| SimWorld::new(&sim, number)).collect();
         for world in &worlds {
             world.runners().bound_waits();
         }
-        let proxies: Vec<_> =
-            worlds.iter().map(|world| Rc::new(Proxy::new(world.clone(), Arc::clone(&shared)))).collect();
+        let records = Records::default();
+        let serve = |world: &Beneath| {
+            let into = records.clone();
+            let reader = move |record: &Record| into.borrow_mut().push(record.clone());
+            let serve = |world| Proxy::new(world, Arc::clone(&shared)).read_by(reader);
+            Rc::new(LayeredService::over(world.clone(), serve))
+        };
+        let proxies: Vec<_> = worlds.iter().map(serve).collect();
         for (world, proxy) in worlds.iter().zip(&proxies) {
             world.serve(proxy.clone());
         }
         let book = Book::default();
-        book.places.bound_all(shared.config.limits.max_in_flight);
+        let all_max = config.limits.max_in_flight;
+        book.places.bound_all(all_max);
         let (control, of_all) = (Rc::new(control), Arc::clone(&shared));
-        let looked_at = Rc::downgrade(&control);
-        sim.trail.look_with(move || looked_at.upgrade().map_or_else(State::default, |control| control.state(&of_all)));
+        let (looked_at, counted) = (Rc::downgrade(&control), Rc::downgrade(&control));
+        sim.trail.count_with(move || counted.upgrade().map_or_else(Vec::new, |control| control.new_failures()));
+        sim.trail.look_with(move || {
+            looked_at.upgrade().map_or_else(State::default, |control| control.state(&of_all, all_max))
+        });
         let house = Self {
             origins_rest: 0,
             connections_max,
             sim,
             book,
+            config,
             shared,
+            swaps: Swaps::default(),
             control,
             worlds,
             proxies,
+            records,
             origins: 0,
             played: RefCell::default(),
             mutants: RefCell::default(),
@@ -250,23 +277,30 @@ impl House {
         self.sim.run(RUN_ENDS, PATIENCE);
         let taps = self.sim.net.take_taps();
         let mut tally = self.sim.take_tally();
-        let are_bounded = self.control.are_bounded() || self.shared.config.limits.max_in_flight > 0;
+        let are_bounded = self.control.are_bounded() || self.config.limits.max_in_flight > 0;
+        let stories = Stories::new(&self.sim.trail, &self.sim.temper);
+        let limit = self.config.rate_limit.as_ref();
         let circumstances = Circumstances {
-            config: &self.shared.config,
+            config: &self.config,
             connections_max: self.connections_max,
-            stories: Stories::new(&self.sim.trail, &self.sim.temper),
+            quotas: limit.map(|limit| Quotas::of(limit, &stories, &self.played.borrow())),
+            stories,
             pauses: Pauses::new(&self.sim.temper, self.origins_rest, are_bounded),
-            retries_denied: self.shared.retries.totals().1,
+            retries_denied: self.shared.kept.pool.retry_cells.totals().1,
         };
         let mut judge = Judge::new(&self.book, &taps, &circumstances, &mut tally);
         judge.judge(&self.played.borrow());
         let absences = self.control.absences();
         sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
         logins::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow());
+        swaps::judge(&mut judge, &self.config, &self.swaps, &self.book, &self.played.borrow());
+        records::judge(&mut judge, &self.records.borrow(), &self.shared.failures, &self.book, &self.played.borrow());
         self.judge_what_is_left(&mut judge);
         let reports = self.control.take_reports();
+        blame::judge_failures(&mut judge, &circumstances, &self.played.borrow());
+        blame::judge_reports(&mut judge, &circumstances.stories, &self.book, &reports);
         if self.origins_behave.get() {
-            blame::judge(&mut judge, &self.control, &self.book, &reports, self.sim.now());
+            blame::judge_of_the_blameless(&mut judge, &self.control, self.sim.now());
         }
         let mut wrongs = self.sim.take_wrongs();
         wrongs.extend(judge.wrongs);
@@ -285,15 +319,14 @@ impl House {
     fn judge_what_is_left(&self, judge: &mut Judge<'_>) {
         let waiting = self.sim.unfinished_tasks();
         judge.expect(Promise::Coroutines, waiting.is_empty(), || format!("'{}' still waits", waiting.join("', '")));
-        let of_proxies =
-            |count: fn(&Proxy<SimWorld<Parked>>) -> usize| self.proxies.iter().map(|proxy| count(proxy)).sum();
+        let of_proxies = |count: fn(&Proxy<_>) -> usize| self.proxies.iter().map(|proxy| count(proxy.service())).sum();
         for (promise, left) in [
             (Promise::Parked, self.worlds.iter().map(SimWorld::parked).sum()),
             (Promise::TakenUp, self.worlds.iter().map(|world| world.runners().waiting()).sum()),
             (Promise::Streams, self.sim.net.service_streams()),
             (Promise::Seats, self.shared.connections()),
             (Promise::InFlight, self.control.in_flight()),
-            (Promise::Queued, self.shared.fleet.queue.waiting()),
+            (Promise::Queued, self.shared.kept.pool.line.waiting()),
             (Promise::Timers, self.sim.timers()),
             (Promise::Pools, of_proxies(Proxy::idle_upstream_connections)),
             (Promise::Buffers, of_proxies(Proxy::buffers_in_use)),

@@ -118,7 +118,9 @@ impl Connection {
             return self.leave(rudely);
         }
         if answering.early {
-            self.peer.sim.struck(Fault::BackendAnswersEarly);
+            let switches = answering.status == 101;
+            let fault = if switches { Fault::BackendSwitchesEarly } else { Fault::BackendAnswersEarly };
+            self.peer.sim.struck(fault);
             self.answer_whole(&exchange, &answering, attempt)?;
             busy = None;
             // It has said all it had to say.
@@ -231,7 +233,8 @@ impl Connection {
 
     fn answer(&self, exchange: &Exchange, answering: &Answering, attempt: usize) -> Result<(), Over> {
         let sim = &self.peer.sim;
-        if answering.status >= 500 {
+        // What was changed at random may have become a failing status.
+        if answering.status >= 500 || matches!(answering.misdeed, OriginMisdeed::Mutates(_)) {
             *self.book.failing_answers.borrow_mut().entry(self.origin.number).or_default() += 1;
         }
         if answering.delay > 0 {
@@ -265,7 +268,12 @@ impl Connection {
             self.send(&head[..after.min(head.len() - 1)])?;
             return self.leave(rudely);
         }
-        if answering.status == 101 || exchange.method == "HEAD" || answering.framing == AnswerFraming::NoBody {
+        if answering.status == 101 {
+            // The tunnel's first bytes, while the rest of the request may still be under way.
+            head.extend_from_slice(&answering.body);
+            return self.send(&head);
+        }
+        if exchange.method == "HEAD" || answering.framing == AnswerFraming::NoBody {
             return self.send(&head);
         }
         let mut bytes = head;

@@ -27,6 +27,8 @@ pub struct Exchange {
     pub closes: bool,
     /// Its body is over the limit.
     pub too_large: bool,
+    /// Offers to switch protocols behind its body, and what goes through the tunnel then.
+    pub tunnel: Option<Vec<u8>>,
     /// What its cookie says of its session.
     pub claim: Option<Claim>,
     /// What it has of a login that belongs to the connection.
@@ -166,6 +168,7 @@ impl Exchange {
             expects: false,
             closes: false,
             too_large: false,
+            tunnel: None,
             claim: None,
             login: None,
             misdeed: ClientMisdeed::Nothing,
@@ -179,6 +182,16 @@ impl Exchange {
 
     pub fn is_idempotent(&self) -> bool {
         !matches!(self.method, "POST" | "PATCH")
+    }
+
+    /// All that its origin gets of it behind its head, if it switches protocols.
+    pub fn body_and_tunnel(&self) -> Vec<u8> {
+        [&self.body[..], self.tunnel.as_deref().unwrap_or_default()].concat()
+    }
+
+    /// What its client sends through a tunnel.
+    pub fn through_tunnel(&self) -> &[u8] {
+        self.tunnel.as_deref().unwrap_or(&self.body)
     }
 
     /// How an origin answers the request's `attempt`-th arrival, counted from 0.
@@ -208,17 +221,20 @@ impl Exchange {
         }
         head.push_str(self.login.map_or("", Login::request_fields));
         match self.framing {
-            RequestFraming::NoBody => {}
+            RequestFraming::NoBody | RequestFraming::Upgrade => {}
             RequestFraming::Length => {
                 let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
             }
             RequestFraming::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
-            RequestFraming::Upgrade => head.push_str("Connection: upgrade\r\nUpgrade: sim-echo\r\n"),
+        }
+        let offers = self.framing == RequestFraming::Upgrade || self.tunnel.is_some();
+        if offers {
+            head.push_str("Connection: upgrade\r\nUpgrade: sim-echo\r\n");
         }
         if self.expects {
             head.push_str("Expect: 100-continue\r\n");
         }
-        if self.framing != RequestFraming::Upgrade {
+        if !offers {
             match (self.old, self.closes) {
                 (false, true) => head.push_str("Connection: close, x-hop\r\nx-hop: 1\r\n"),
                 (true, false) => head.push_str("Connection: keep-alive\r\n"),

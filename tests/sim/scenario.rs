@@ -15,6 +15,7 @@ use crate::net::Connecting;
 use crate::plan::{ClientMisdeed, RequestFraming};
 use crate::sessions::{any_claim, any_sticky};
 use crate::sim::{MILLISECOND, SECOND};
+use crate::swaps::swap_now_and_then;
 use crate::temper::Temper;
 
 /// All there are; that of `hash` differs from `ip-hash` in nothing but what it looks at.
@@ -143,6 +144,7 @@ pub fn run(seed: u64) -> Finished {
     if trouble.drains {
         house.drain_after(chance.below(3 * SECOND));
     }
+    swap_now_and_then(&chance, &house, UPSETS_END);
     house.finish()
 }
 
@@ -208,7 +210,7 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize
     // A byte costs as many events as it takes segments: the same patience for all tempers.
     let budget_at_start = house.sim.temper.body_bytes_max();
     let mut budget = budget_at_start;
-    let limits = house.shared.config.limits.clone();
+    let limits = house.config.limits.clone();
     let mut id = 0;
     let clients = chance.below(5) + if trouble.crowd { 3 } else { 0 };
     for _ in 0..=clients {
@@ -216,10 +218,11 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize
         for _ in 0..=chance.below(5) {
             id += 1;
             let mut exchange = any_exchange(chance, id, &mut budget, trouble, &limits);
-            exchange.claim = any_claim(chance, &house.shared.config, origins);
+            exchange.claim = any_claim(chance, &house.config, origins);
             let last = exchange.misdeed != ClientMisdeed::Nothing
                 || exchange.closes
                 || exchange.too_large
+                || exchange.tunnel.is_some()
                 || exchange.framing == RequestFraming::Upgrade;
             exchanges.push(exchange);
             if last {

@@ -500,6 +500,7 @@ impl Sim {
             runner.resume();
         }
         self.running.set(None);
+        self.trail.count_failures(self.now(), Some(id));
         let mut tasks = self.tasks.borrow_mut();
         if tasks[id.0].state == TaskState::Finished {
             drop(tasks);

@@ -85,6 +85,25 @@ impl<'r> Stories<'r> {
 
     /// The stories of the exchanges with these numbers on one connection, whose answers ended after so many bytes.
     pub fn of(&self, socket: Option<SocketId>, ids: &[u64], ends: &[usize]) -> (Option<Line>, Vec<Story>) {
+        self.tell(socket, ids, ends, false)
+    }
+
+    /// All tries of these exchanges, in order, also where nobody knows for which of those they were that its client has no
+    /// answers to.
+    pub fn tries_of(&self, socket: Option<SocketId>, ids: &[u64], ends: &[usize]) -> Vec<Try> {
+        let (_, stories) = self.tell(socket, ids, ends, true);
+        let mut tries: Vec<Try> = stories.into_iter().flat_map(|story| story.tries).collect();
+        tries.sort_by_key(|tried| tried.began);
+        tries
+    }
+
+    fn tell(
+        &self,
+        socket: Option<SocketId>,
+        ids: &[u64],
+        ends: &[usize],
+        all_tries: bool,
+    ) -> (Option<Line>, Vec<Story>) {
         let line_at = socket.and_then(|socket| self.trail.line_of(socket));
         let Some((at, line)) = line_at.and_then(|at| Some((at, self.trail.line(at)?))) else {
             return (None, ids.iter().map(|_| Story::NONE).collect());
@@ -109,7 +128,8 @@ impl<'r> Stories<'r> {
         for happened in happened.iter_mut().rev() {
             let in_time = |story: &Story| story.begin < happened.moment && happened.moment <= story.end;
             let answered = stories[..ends.len()].iter().position(in_time);
-            happened.exchange = happened.exchange.or(answered).or(next);
+            let unanswered = (all_tries && ends.len() < ids.len()).then_some(ends.len());
+            happened.exchange = happened.exchange.or(answered).or(next).or(unanswered);
             next = happened.exchange;
         }
         for (number, story) in stories.iter_mut().enumerate() {
@@ -158,6 +178,9 @@ impl<'r> Stories<'r> {
                 this.offered = Some(happened.moment);
                 this.met = self.met_after(way, happened.moment);
             } else {
+                if this.met.last() == Some(&Met::NoDescriptor) {
+                    this.asked.clear();
+                }
                 this.asked.push(way.address);
                 this.met.extend(met_in_dialling(way));
                 this.waited |= this.met.contains(&Met::Silence);
@@ -196,6 +219,21 @@ impl<'r> Stories<'r> {
     pub fn was_refused(&self, from: Time, to: Time) -> bool {
         let refused = |way: &&Way| met_in_dialling(way).is_some();
         self.ways.iter().filter(refused).any(|way| (from..=to).contains(&way.dialled.at))
+    }
+
+    /// Whether an attempt to connect to such an origin came to nothing.
+    pub fn was_in_vain(&self, is_it: impl Fn(usize) -> bool) -> bool {
+        self.ways.iter().any(|way| is_it(origin_at(way.address)) && met_in_dialling(way).is_some())
+    }
+
+    /// Whether an origin, or the way there, did anything that a failure may be counted for.
+    pub fn did_any_wrong(&self, origin: usize) -> bool {
+        let wrong = |(_, deed): &(Moment, Deed)| {
+            matches!(deed, Deed::Babbles | Deed::Stalls | Deed::Closes | Deed::Resets | Deed::SaysClose)
+        };
+        self.ways.iter().any(|way| {
+            origin_at(way.address) == origin && (met_in_dialling(way).is_some() || way.deeds.iter().any(wrong))
+        })
     }
 
     /// When something moved on the connection of a try, since it began.

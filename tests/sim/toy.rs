@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use maypole::runtime::world::{Instant, Service, Stream, Wake, Watch, World};
+use maypole::runtime::world::{Arrival, Instant, Service, Stream, Wake, Watch, World};
 
 use crate::net::{Connecting, Holder, Listener};
 use crate::peer::{Got, Peer};
@@ -52,7 +52,7 @@ impl Echo {
 }
 
 impl Service<SimWorld<Echoed>> for Echo {
-    fn accepted(&self, stream: SimStream, _: SocketAddr) {
+    fn accepted(&self, stream: SimStream, _: Arrival) {
         self.serve(stream, 0);
     }
 
@@ -87,7 +87,7 @@ fn write_all<W: World>(world: &W, stream: &W::Stream, mut bytes: &[u8], deadline
 struct Pump(SimWorld<()>);
 
 impl Service<SimWorld<()>> for Pump {
-    fn accepted(&self, client: SimStream, _: SocketAddr) {
+    fn accepted(&self, client: SimStream, _: Arrival) {
         let Ok(upstream) = self.0.connect(BACK) else { return };
         let deadline = self.0.now() + IDLE;
         while !upstream.is_writable() {
@@ -310,7 +310,7 @@ fn a_seed_decides_a_run_and_another_seed_another_run() {
 struct Rogue(SimWorld<()>, fn(&SimWorld<()>, SimStream));
 
 impl Service<SimWorld<()>> for Rogue {
-    fn accepted(&self, stream: SimStream, _: SocketAddr) {
+    fn accepted(&self, stream: SimStream, _: Arrival) {
         (self.1)(&self.0, stream);
     }
 

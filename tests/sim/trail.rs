@@ -17,6 +17,7 @@ pub struct Moment {
 }
 
 impl Moment {
+    pub const FIRST: Self = Self { number: 0, at: 0 };
     pub const NEVER: Self = Self { number: u64::MAX, at: Time::MAX };
 }
 
@@ -90,6 +91,15 @@ pub struct Roll {
     pub unresolved: bool,
 }
 
+/// A failure that the proxy has counted of a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub moment: Moment,
+    /// The connection of the client in whose service it was.
+    pub line: SocketId,
+    pub origin: usize,
+}
+
 /// All of it.
 #[derive(Default)]
 pub struct Trail {
@@ -103,6 +113,8 @@ pub struct Trail {
     moved: RefCell<BTreeMap<SocketId, Vec<Time>>>,
     drained: Cell<Option<Moment>>,
     look: RefCell<Option<Rc<dyn Fn() -> State>>>,
+    failures: RefCell<Vec<Counted>>,
+    count: RefCell<Option<Rc<dyn Fn() -> Vec<usize>>>>,
 }
 
 impl Trail {
@@ -114,6 +126,25 @@ impl Trail {
     /// How the state of the proxy is looked at.
     pub fn look_with(&self, look: impl Fn() -> State + 'static) {
         *self.look.borrow_mut() = Some(Rc::new(look));
+    }
+
+    /// How it is found out of which origins the proxy has counted failures since it was last asked, one for each.
+    pub fn count_with(&self, count: impl Fn() -> Vec<usize> + 'static) {
+        *self.count.borrow_mut() = Some(Rc::new(count));
+    }
+
+    /// `task` has had a turn, or a part of one, that belongs to no more than one try.
+    pub fn count_failures(&self, now: Time, task: Option<TaskId>) {
+        let (Some(line), Some(count)) = (self.served_by(task), self.count.borrow().clone()) else { return };
+        for origin in count() {
+            let moment = self.now(now);
+            self.failures.borrow_mut().push(Counted { moment, line, origin });
+        }
+    }
+
+    /// The failures that the proxy has counted of backends, in order.
+    pub fn failures(&self) -> Vec<Counted> {
+        self.failures.borrow().clone()
     }
 
     /// `task` serves the client's connection whose end at the proxy is `line`.
@@ -144,6 +175,7 @@ impl Trail {
 
     /// The running task wants to connect.
     pub fn dialled(&self, now: Time, task: Option<TaskId>, address: SocketAddr, outcome: Connecting) {
+        self.count_failures(now, task);
         let dialled = self.now(now);
         let (by, offers, deeds) = (self.served_by(task), Vec::new(), Vec::new());
         self.ways.borrow_mut().push(Way { dialled, by, address, outcome, socket: None, offers, deeds, closed: None });
@@ -157,8 +189,8 @@ impl Trail {
         self.moved.borrow_mut().insert(socket, Vec::new());
     }
 
-    /// The proxy wants to write `bytes`, of which `taken` are taken.
-    pub fn written(&self, now: Time, socket: SocketId, bytes: &[u8], taken: usize) {
+    /// The running task wants to write `bytes`, of which `taken` are taken.
+    pub fn written(&self, now: Time, task: Option<TaskId>, socket: SocketId, bytes: &[u8], taken: usize) {
         let moment = self.now(now);
         if let Some(line) = self.lines.borrow_mut().get_mut(&socket) {
             let before = line.written.last().map_or(0, |(_, bytes, _)| *bytes);
@@ -166,6 +198,8 @@ impl Trail {
             line.written.push((moment, before + taken, state));
         }
         let (Some(&way), Some(id)) = (self.ways_of.borrow().get(&socket), exchange_in(bytes)) else { return };
+        self.count_failures(now, task);
+        let moment = self.now(now);
         let offers = &mut self.ways.borrow_mut()[way].offers;
         if offers.last().is_none_or(|(_, last)| *last != id) {
             offers.push((moment, id));

@@ -12,7 +12,7 @@ use crate::plan::{
 use crate::promptness::Answered;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
-use crate::story::{Story, Try};
+use crate::story::{Stories, Story, Try};
 use crate::tally::{Promise, Tally, Wrong};
 use crate::trail::Line;
 use crate::wire::Cut;
@@ -70,9 +70,7 @@ impl<'r> Judge<'r> {
             self.tally.exchanges += connection.log.begun.get() as u64;
             let answers = connection.log.answers.borrow();
             self.tally.answers += answers.len() as u64;
-            let ids: Vec<_> = connection.exchanges.iter().map(|exchange| exchange.id).collect();
-            let ends: Vec<_> = answers.iter().map(|answer| answer.through).collect();
-            let (proxys_end, stories) = self.circumstances.stories.of(connection.log.socket.get(), &ids, &ends);
+            let (proxys_end, stories) = connection.stories(&self.circumstances.stories);
             let life = Life { played: connection, exchanges: &connection.exchanges, line: proxys_end, stories };
             for (number, answer) in answers.iter().enumerate() {
                 self.about = Some(life.exchanges[number].id);
@@ -195,7 +193,7 @@ impl<'r> Judge<'r> {
         });
         let dated = answer.head.field("Date").is_some() || answer.status == 101;
         self.expect(Promise::Heads, dated, || "its answer has no Date".to_owned());
-        let expected = expected_body(exchange, planned);
+        let expected = &expected_body(exchange, planned)[..];
         let got = &answer.body;
         match &answer.end {
             Ok(()) => {
@@ -349,8 +347,9 @@ impl<'r> Judge<'r> {
         }
         let whole = seen.body_end == Some(Ok(()));
         let is_tunnel = exchange.framing == RequestFraming::Upgrade;
-        self.expect(Promise::RequestBodies, exchange.body.starts_with(&seen.body), || {
-            difference("its body at the origin", &seen.body, &exchange.body)
+        let sent = exchange.body_and_tunnel();
+        self.expect(Promise::RequestBodies, sent.starts_with(&seen.body), || {
+            difference("its body at the origin", &seen.body, &sent)
         });
         let short = whole && !is_tunnel && seen.body.len() < exchange.body.len();
         self.expect(Promise::CutRequests, !short, || {
@@ -364,6 +363,25 @@ impl<'r> Judge<'r> {
         self.expect(Promise::WellFormed, !malformed, || {
             format!("its body reached the origin with {:?}", seen.body_end)
         });
+    }
+}
+
+impl Played {
+    /// The proxy's end of it, and the stories of its exchanges.
+    pub fn stories(&self, stories: &Stories<'_>) -> (Option<Line>, Vec<Story>) {
+        let (ids, ends) = self.ids_and_ends();
+        stories.of(self.log.socket.get(), &ids, &ends)
+    }
+
+    /// See [`Stories::tries_of`].
+    pub fn tries(&self, stories: &Stories<'_>) -> Vec<Try> {
+        let (ids, ends) = self.ids_and_ends();
+        stories.tries_of(self.log.socket.get(), &ids, &ends)
+    }
+
+    fn ids_and_ends(&self) -> (Vec<u64>, Vec<usize>) {
+        let ids = self.exchanges.iter().map(|exchange| exchange.id).collect();
+        (ids, self.log.answers.borrow().iter().map(|answer| answer.through).collect())
     }
 }
 
@@ -411,13 +429,13 @@ fn is_cut(exchange: &Exchange, planned: &Answering, expected: &[u8]) -> bool {
     has_body && has_end && may_break_off(planned)
 }
 
-fn expected_body<'e>(exchange: &'e Exchange, planned: &'e Answering) -> &'e [u8] {
+fn expected_body(exchange: &Exchange, planned: &Answering) -> Vec<u8> {
     if planned.status == 101 {
-        &exchange.body
+        [&planned.body[..], exchange.through_tunnel()].concat()
     } else if exchange.method == "HEAD" || planned.framing == AnswerFraming::NoBody {
-        &[]
+        Vec::new()
     } else {
-        &planned.body
+        planned.body.clone()
     }
 }
 

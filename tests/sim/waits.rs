@@ -48,7 +48,7 @@ fn who_came_first_is_served_first_whichever_worker_it_is_on() {
         assert!(logs.iter().all(|log| log.answers.borrow()[0].status == 200));
         let order: Vec<u64> = seen.borrow().iter().map(|seen| seen.id).collect();
         assert_eq!(order, (0..12).collect::<Vec<_>>());
-        assert_eq!((shared.fleet.queue.queued(), shared.fleet.queue.waiting()), (11, 0));
+        assert_eq!((shared.kept.pool.line.queued(), shared.kept.pool.line.waiting()), (11, 0));
     }
 }
 
@@ -67,7 +67,7 @@ fn who_waits_for_long_keeps_no_coroutine_and_one_is_enough_for_all() {
     let shared = house.shared.clone();
     house.finish().expect_fine();
     assert!(logs.iter().all(|log| log.answers.borrow()[0].status == 200));
-    assert_eq!(shared.fleet.queue.queued(), 6);
+    assert_eq!(shared.kept.pool.line.queued(), 6);
     let (parked, tasks) = parked.take().expect("a sample");
     assert_eq!(parked, 8);
     assert!(!tasks.iter().any(|task| ["accepted", "resumed"].contains(task)), "{tasks:?}");

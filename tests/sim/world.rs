@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-use maypole::runtime::world::{Instant, Need, PeerState, Service, Stream, Wake, Watch, World};
+use maypole::runtime::world::{Arrival, Instant, Need, PeerState, Service, Stream, Wake, Watch, World};
 
 use crate::chance::Chance;
 use crate::net::{Connecting, Holder, Listener, Mask, SocketId, Watcher};
@@ -83,7 +83,10 @@ impl<P: 'static> SimWorld<P> {
         let world = self.clone();
         self.sim.after_idly(time, move |sim| {
             let Some(service) = world.service() else { return };
-            sim.spawn_hurried("tick", move || service.tick());
+            sim.spawn_hurried("tick", move || {
+                service.tick();
+                while service.sweep() {}
+            });
             world.tick_in(SECOND);
         });
     }
@@ -94,7 +97,10 @@ impl<P: 'static> SimWorld<P> {
         let accept = move |id: SocketId, peer: SocketAddr| {
             let stream = SimStream { sim: world.sim.clone(), id };
             if let Some(service) = world.service() {
-                world.worker.runners.run("accepted", id, move || service.accepted(stream, peer));
+                world
+                    .worker
+                    .runners
+                    .run("accepted", id, move || service.accepted(stream, Arrival { peer, listener: 0 }));
             }
         };
         Listener { outcome: Rc::new(outcome), accept: Rc::new(accept), holder: Holder::Service }

@@ -9,6 +9,7 @@
 pub mod client;
 pub mod origin;
 pub mod proxy;
+pub mod secure;
 pub mod tracer;
 pub mod wire;
 

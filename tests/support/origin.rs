@@ -197,7 +197,7 @@ impl Stage {
         let mut reader = BufReader::new(stream);
         let mut on_connection = 0;
         while let Some(head) = wire::read_head(&mut reader)? {
-            if head.target().starts_with(PROBE_PATH) {
+            if head.target().contains(PROBE_PATH) {
                 self.answer_probe(reader.get_mut())?;
                 continue;
             }

@@ -194,7 +194,9 @@ impl<'s> World<'s> {
 
     fn end(&mut self, server: usize, guard: usize, came: u64, now: u64) {
         let outcome = Outcome::Answered(200, Some(Duration::from_nanos(now - came)));
-        self.members[server].backend.record(0, outcome, || now);
+        let backend = &self.members[server].backend;
+        backend.record(0, outcome);
+        backend.estimate_latency(outcome, now);
         self.guards[guard] = None;
         if self.scenario.measured.contains(&came) {
             self.figures.latencies.push(now - came);
@@ -240,7 +242,7 @@ fn member((index, server): (usize, &Server)) -> Member {
         port: 1,
         base_path: String::new(),
     };
-    let backend = Backend::new(index as u64, index, origin, 1).with_latency_estimate();
+    let backend = Backend::new(index as u64, index, origin, 1);
     Member { weight: server.weight, ..Member::new(Arc::new(backend)) }
 }
 

@@ -21,15 +21,16 @@ fn thresholds() -> Thresholds {
 /// One backend over two workers, and what was told of it.
 struct Scene {
     backend: Backend,
-    told: RefCell<Vec<Turn>>,
+    thresholds: Thresholds,
+    told: RefCell<Vec<Transition>>,
 }
 
 impl Scene {
     fn of(thresholds: Thresholds) -> Self {
         let origin =
             Origin { name: "a".into(), url: String::new(), host: "a".into(), port: 1, base_path: String::new() };
-        let backend = Backend::new(1, 0, origin, 2).with_breaker(Arc::new(thresholds));
-        Self { backend, told: RefCell::default() }
+        let backend = Backend::new(1, 0, origin, 2);
+        Self { backend, thresholds, told: RefCell::default() }
     }
 
     fn begin(&self) -> InFlight<&Backend> {
@@ -41,7 +42,7 @@ impl Scene {
             self.told.borrow_mut().push(turn);
             true
         };
-        request.observe(worker, seen, || now_ns, tell);
+        request.observe(&self.thresholds, worker, seen, now_ns, tell);
     }
 
     fn request(&self, worker: usize, seen: Seen, now_ns: u64) {
@@ -52,7 +53,7 @@ impl Scene {
         (0..5).for_each(|_| self.request(0, Seen::Bad, 0));
     }
 
-    fn told(&self) -> Vec<Turn> {
+    fn told(&self) -> Vec<Transition> {
         self.told.take()
     }
 }
@@ -71,7 +72,7 @@ fn failures_in_a_row_over_all_workers_trip_it() {
     assert_eq!((scene.told(), scene.backend.consecutive_failures()), (vec![], 4));
     assert!(scene.backend.is_open());
     scene.request(1, Seen::Bad, 0);
-    assert_eq!(scene.told(), [Turn::TrippedInARow(5)]);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(5)]);
     assert_eq!(scene.backend.standing(), Standing::Avoided);
     assert!(!scene.backend.is_open());
     scene.trip();
@@ -86,7 +87,7 @@ fn too_large_a_share_of_enough_requests_trips_it() {
     }
     assert_eq!(scene.told(), [], "19 are not enough");
     scene.request(0, Seen::Bad, 19 * SECOND / 2);
-    assert_eq!(scene.told(), [Turn::TrippedByShare { failed: 11, of: 20 }]);
+    assert_eq!(scene.told(), [Transition::TrippedByShare { failed: 11, of: 20 }]);
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn what_is_older_than_the_window_counts_no_more() {
         scene.request(0, if n % 3 == 0 { Seen::Good } else { Seen::Nothing }, 0);
         scene.request(1, if n % 3 == 0 { Seen::Bad } else { Seen::Nothing }, 0);
     }
-    assert_eq!(scene.told(), [Turn::TrippedByShare { failed: 10, of: 20 }]);
+    assert_eq!(scene.told(), [Transition::TrippedByShare { failed: 10, of: 20 }]);
 
     let scene = Scene::of(thresholds());
     for n in 0..19 {
@@ -118,18 +119,18 @@ fn an_answer_that_is_cut_is_one_request_that_failed() {
             scene.observe(&request, 0, Seen::Cut, 0);
         }
     }
-    assert_eq!(scene.told(), [Turn::TrippedByShare { failed: 10, of: 20 }]);
+    assert_eq!(scene.told(), [Transition::TrippedByShare { failed: 10, of: 20 }]);
 }
 
 #[test]
 fn a_turn_that_nobody_hears_of_is_made_by_the_next_failure() {
     let scene = Scene::of(thresholds());
     for _ in 0..9 {
-        scene.begin().observe(0, Seen::Bad, || 0, |_| false);
+        scene.begin().observe(&scene.thresholds, 0, Seen::Bad, 0, |_| false);
     }
     assert_eq!(scene.backend.standing(), Standing::Closed);
     scene.request(0, Seen::Bad, 0);
-    assert_eq!(scene.told(), [Turn::TrippedInARow(10)]);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(10)]);
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn a_trial_that_passes_brings_it_back_with_a_clean_slate() {
     let scene = Scene::of(thresholds());
     let before = scene.begin();
     scene.trip();
-    scene.backend.decide(Decision::Try);
+    scene.backend.decide(Decision::Try, scene.thresholds.trials);
     assert!(scene.backend.is_open() && scene.backend.admit());
     assert!(!scene.backend.is_open(), "one request alone is sent on trial");
     for seen in [Seen::Bad, Seen::Good, Seen::Cut, Seen::Nothing] {
@@ -147,20 +148,20 @@ fn a_trial_that_passes_brings_it_back_with_a_clean_slate() {
     scene.request(0, Seen::Nothing, 0);
     assert!(scene.backend.admit(), "an abandoned trial makes room for another");
     scene.request(1, Seen::Good, 0);
-    assert_eq!(scene.told(), [Turn::TrippedInARow(5), Turn::Recovered]);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(5), Transition::Recovered]);
     for _ in 0..4 {
         scene.request(0, Seen::Bad, 0);
     }
     assert_eq!(scene.told(), [], "its earlier failures are forgotten");
     scene.request(1, Seen::Bad, 0);
-    assert_eq!(scene.told(), [Turn::TrippedInARow(5)]);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(5)]);
 }
 
 #[test]
 fn as_many_trials_must_pass_as_are_configured_and_one_that_fails_ends_them() {
     let scene = Scene::of(Thresholds { trials: 3, ..thresholds() });
     scene.trip();
-    scene.backend.decide(Decision::Try);
+    scene.backend.decide(Decision::Try, scene.thresholds.trials);
     let trials = [(); 3].map(|()| {
         assert!(scene.backend.admit());
         scene.begin()
@@ -169,23 +170,23 @@ fn as_many_trials_must_pass_as_are_configured_and_one_that_fails_ends_them() {
     scene.observe(&trials[0], 0, Seen::Good, 0);
     scene.observe(&trials[1], 1, Seen::Good, 0);
     scene.observe(&trials[2], 0, Seen::Bad, 0);
-    assert_eq!(scene.told(), [Turn::TrippedInARow(5), Turn::Relapsed]);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(5), Transition::Relapsed]);
     assert_eq!(scene.backend.standing(), Standing::Avoided);
 
-    scene.backend.decide(Decision::Try);
+    scene.backend.decide(Decision::Try, scene.thresholds.trials);
     for left in [2, 1, 0] {
         assert_eq!(scene.told(), []);
         scene.request(0, Seen::Good, 0);
         assert_eq!(scene.backend.standing() == Standing::Closed, left == 0);
     }
-    assert_eq!(scene.told(), [Turn::Recovered]);
+    assert_eq!(scene.told(), [Transition::Recovered]);
 }
 
 #[test]
 fn nothing_is_held_against_one_that_is_tolerated() {
     let scene = Scene::of(thresholds());
     scene.trip();
-    scene.backend.decide(Decision::Tolerate);
+    scene.backend.decide(Decision::Tolerate, 1);
     scene.told();
     for _ in 0..1000 {
         assert!(scene.backend.admit());
@@ -195,17 +196,31 @@ fn nothing_is_held_against_one_that_is_tolerated() {
 }
 
 #[test]
-fn without_a_breaker_nothing_is_asked_and_nothing_changes() {
+fn one_that_was_never_judged_takes_what_comes() {
     let origin = Origin { name: "a".into(), url: String::new(), host: "a".into(), port: 1, base_path: String::new() };
     let backend = Backend::new(1, 0, origin, 1);
     let request = InFlight::begin(&backend).unwrap();
-    assert!(!request.has_breaker());
-    assert_eq!(request.judge(500), Seen::Nothing);
-    for _ in 0..100 {
-        request.observe(0, Seen::Bad, || unreachable!("no clock is asked"), |_| unreachable!("nothing turns"));
-    }
-    backend.decide(Decision::Avoid);
+    drop(request);
+    backend.decide(Decision::Avoid, 1);
+    backend.refill_trials();
     assert!(backend.is_open() && backend.admit());
+    assert_eq!(backend.consecutive_failures(), 0);
+}
+
+#[test]
+fn other_thresholds_hold_from_the_next_outcome_on_and_a_trial_ends_under_those_it_began_with() {
+    let mut scene = Scene::of(thresholds());
+    (0..3).for_each(|_| scene.request(0, Seen::Bad, 0));
+    scene.thresholds = Thresholds { consecutive_failures: 4, trials: 1, ..thresholds() };
+    scene.request(0, Seen::Bad, 0);
+    assert_eq!(scene.told(), [Transition::TrippedInARow(4)], "what was counted before counts");
+    scene.backend.decide(Decision::Try, 2);
+    for left in [1, 0] {
+        assert!(scene.backend.admit());
+        scene.request(0, Seen::Good, 0);
+        assert_eq!(scene.backend.standing() == Standing::Closed, left == 0);
+    }
+    assert_eq!(scene.told(), [Transition::Recovered]);
 }
 
 fn seen() -> impl Strategy<Value = Seen> {
@@ -246,9 +261,9 @@ proptest! {
             let share = recent.len() as u32 >= minimum && failed * 100 >= recent.len() as u32 * error_percent;
             if seen == Seen::Bad && (in_a_row >= consecutive || share) {
                 let turn = if in_a_row >= consecutive {
-                    Turn::TrippedInARow(in_a_row)
+                    Transition::TrippedInARow(in_a_row)
                 } else {
-                    Turn::TrippedByShare { failed: failed.into(), of: recent.len() as u64 }
+                    Transition::TrippedByShare { failed: failed.into(), of: recent.len() as u64 }
                 };
                 assert_eq!(scene.told(), [turn]);
                 assert!(!scene.backend.is_open());

@@ -55,7 +55,7 @@ fn backend(id: u64) -> Backend {
         port: 1,
         base_path: String::new(),
     };
-    Backend::new(id, 0, origin, 1).with_latency_estimate()
+    Backend::new(id, 0, origin, 1)
 }
 
 fn members(weights: &[u32]) -> Vec<Member> {
@@ -269,7 +269,7 @@ mod by_chance {
         let members = members(&[1, 1]);
         for (member, took_ms) in members.iter().zip([10, 35]) {
             let outcome = Outcome::Answered(200, Some(Duration::from_millis(took_ms)));
-            member.backend.record(0, outcome, || 1_000_000_000);
+            member.backend.estimate_latency(outcome, 1_000_000_000);
         }
         let quick = Arc::clone(&members[0].backend);
         let snapshot = of(Strategy::PeakEwma, members);
@@ -283,7 +283,8 @@ mod by_chance {
     #[test]
     fn one_of_which_nothing_is_known_gets_one_request_to_learn_from() {
         let members = members(&[1, 1]);
-        members[0].backend.record(0, Outcome::Answered(200, Some(Duration::from_millis(1))), || 1_000_000_000);
+        let answered = Outcome::Answered(200, Some(Duration::from_millis(1)));
+        members[0].backend.estimate_latency(answered, 1_000_000_000);
         let unknown = Arc::clone(&members[1].backend);
         let snapshot = of(Strategy::PeakEwma, members);
         assert_eq!(picks(&snapshot, &AtomicUsize::new(0), &[], 1), [1]);

@@ -1,13 +1,16 @@
-//! What is logged: `RUST_LOG`, in the language of `env_logger`, with a reservation about `may`.
+//! What is logged: `RUST_LOG`, in the language of `env_logger`, with reservations about `may` and `rustls`.
 
 use log::LevelFilter;
 
-/// What is logged when nobody says anything about it.
+/// What is logged when `RUST_LOG` says nothing about it.
 const DEFAULT: LevelFilter = LevelFilter::Info;
 
-/// `may` tells of every descriptor at info, which is a line a connection. It does so only for those who name it.
+/// `may` tells of every descriptor at info, which is a line a connection. It does so only where `RUST_LOG` names it.
 const MAY: &str = "may";
 const MAY_LEVEL: LevelFilter = LevelFilter::Warn;
+
+/// `rustls` tells of each client that errs, and `ureq` has it do so. It is heard only where `RUST_LOG` names it.
+const RUSTLS: &str = "rustls";
 
 /// The house. Names are prefixes to `env_logger`, so that what is said of `may` would be said of it too.
 const MAYPOLE: &str = "maypole";
@@ -40,6 +43,9 @@ impl Filter {
         }
         if !filter.names(|name| name == MAY || name.starts_with("may::")) {
             filter.levels.push((Some(MAY.into()), of_all.unwrap_or(MAY_LEVEL).min(MAY_LEVEL)));
+        }
+        if !filter.names(|name| name == RUSTLS || name.starts_with("rustls::")) {
+            filter.levels.push((Some(RUSTLS.into()), LevelFilter::Off));
         }
         filter
     }
@@ -106,6 +112,16 @@ mod tests {
             assert_eq!(level(text, "may::io::sys"), may, "may, with {text:?}");
             assert_eq!(level(text, "maypole::cli::run"), maypole, "maypole, with {text:?}");
             assert_eq!(level(text, "other"), other, "others, with {text:?}");
+        }
+    }
+
+    #[test]
+    fn rustls_is_heard_only_where_it_is_named() {
+        use LevelFilter::{Off, Trace, Warn};
+        for (text, want) in
+            [(None, Off), (Some("trace"), Off), (Some("info,rustls=warn"), Warn), (Some("rustls::server"), Trace)]
+        {
+            assert_eq!(level(text, "rustls::server::hs"), want, "{text:?}");
         }
     }
 

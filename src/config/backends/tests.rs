@@ -20,8 +20,8 @@ fn a_backend_from_the_admin_api_is_read_by_the_same_rules() {
         ("{}", "url: missing, wanted the backend's URL"),
         (r#"{"url": 7}"#, "url: found 7, wanted a URL such as \"http://localhost:8082\""),
         (
-            r#"{"url": "https://a"}"#,
-            "url: found \"https://a\", wanted http://HOST[:PORT][/BASE]: https isn't there yet, backends are reached by http only",
+            r#"{"url": "ftp://a"}"#,
+            "url: found \"ftp://a\", wanted http[s]://HOST[:PORT][/BASE]: its scheme is neither http nor https",
         ),
         (r#"{"url": "http://a", "weight": -1}"#, "weight: found -1, wanted a whole number from 0 to 256"),
         (

@@ -3,19 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::json;
 
-use super::ReadCounts;
 use super::bodies;
-use super::views::{FullBackend, Status, millis};
+use super::views::{FullBackend, InFull, Status, millis};
 use crate::balance::Backend;
 use crate::config::{BackendUrl, parse_duration};
 use crate::control::entry::{Entry, Which};
 use crate::control::server::{Answer, Call};
 use crate::control::{ControlPlane, Made};
+use crate::observe::Counts;
 
 /// The longest that a call waits for a drain.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Held while a list is made, one at a time: thousands of backends take megabytes and tens of milliseconds, and changes that
+/// come beside many lists want their share of the processors.
+static LISTING: Mutex<()> = Mutex::new(());
+
+/// Adds up what the data plane has counted so far. It never waits.
+pub type ReadCounts = Box<dyn Fn() -> Counts + Send + Sync>;
 
 pub(super) type Outcome = Result<Answer, Answer>;
 
@@ -29,9 +37,10 @@ pub(super) fn status(control: &ControlPlane, counts: &ReadCounts, call: &Call) -
 
 pub(super) fn list(control: &ControlPlane, call: &Call) -> Outcome {
     Parameters::none(call)?;
+    let _one = LISTING.lock();
     // Entries are cloned under the lock and shown outside of it: quantiles of many backends take their time.
     let entries = control.registry().read(<[_]>::to_vec);
-    Ok(Answer::json(200, &entries.iter().map(FullBackend::from).collect::<Vec<_>>()))
+    Ok(Answer::json(200, &InFull(&entries)))
 }
 
 pub(super) fn show(control: &ControlPlane, call: &Call, segment: &str) -> Outcome {
@@ -39,6 +48,11 @@ pub(super) fn show(control: &ControlPlane, call: &Call, segment: &str) -> Outcom
     let name = decode(segment)?;
     let entry = control.registry().find(Which::Name(&name)).ok_or_else(|| no_such_name(&name))?;
     Ok(Answer::json(200, &FullBackend::from(&entry)))
+}
+
+pub(super) fn certificates(control: &ControlPlane, call: &Call) -> Outcome {
+    Parameters::none(call)?;
+    Ok(Answer::json(200, &control.certificates()))
 }
 
 pub(super) fn healthz(control: &ControlPlane, call: &Call) -> Outcome {
@@ -107,7 +121,7 @@ pub(super) fn change_by_name(control: &ControlPlane, call: &Call, segment: &str)
 /// Changed; and if that was asked for and it gets no new requests now, with nothing in flight any more.
 fn changed_to(control: &ControlPlane, made: &Made<Entry>, wait: Option<Duration>) -> Answer {
     let entry = &made.of;
-    match settle(control, &entry.backend, made.workers_behind, wait, entry.is_out_of_service()) {
+    match wait_until_done(control, &entry.backend, made.workers_behind, wait, entry.is_out_of_service()) {
         Some(unfinished) => unfinished,
         None => Answer::json(200, &FullBackend::from(entry)),
     }
@@ -115,12 +129,12 @@ fn changed_to(control: &ControlPlane, made: &Made<Entry>, wait: Option<Duration>
 
 /// Removed; and if that was asked for, with nothing in flight any more.
 fn drained(control: &ControlPlane, made: &Made<Arc<Backend>>, wait: Option<Duration>) -> Answer {
-    settle(control, &made.of, made.workers_behind, wait, true).unwrap_or_else(|| Answer::empty(204))
+    wait_until_done(control, &made.of, made.workers_behind, wait, true).unwrap_or_else(|| Answer::empty(204))
 }
 
 /// Waits, if that was asked for, until every worker knows of a change, and until nothing is in flight to a backend that
 /// `drains`. The answer that tells what is left, if anything is.
-fn settle(
+fn wait_until_done(
     control: &ControlPlane,
     backend: &Backend,
     mut behind: usize,

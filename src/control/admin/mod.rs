@@ -9,19 +9,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use self::calls::ReadCounts;
 use super::ControlPlane;
 use super::server::{Answer, Bounds, Call, Server, Serving};
-use crate::observe::Counts;
-
-/// Adds up what the data plane has counted so far. It never waits.
-pub type ReadCounts = Box<dyn Fn() -> Counts + Send + Sync>;
 
 /// The bound listener of the admin API. Bind it before anything else is started: a port that is taken shows here.
 #[derive(Debug)]
 pub struct AdminServer(Server);
 
 impl AdminServer {
-    /// Takes the address for itself; fails if anybody else has it.
+    /// Takes the address for itself; fails if it is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         Server::bind(address).map(Self)
     }
@@ -42,20 +39,22 @@ impl AdminServer {
     }
 }
 
-/// What the API knows, by path.
-enum Place<'p> {
+/// What the API has, by path.
+enum Resource<'p> {
     Status,
     Backends,
     Backend(&'p str),
+    Certificates,
     Healthz,
     Readyz,
 }
 
-impl<'p> Place<'p> {
+impl<'p> Resource<'p> {
     fn of(path: &'p str) -> Option<Self> {
         match path {
             "/status" => Some(Self::Status),
             "/backends" => Some(Self::Backends),
+            "/certificates" => Some(Self::Certificates),
             "/healthz" => Some(Self::Healthz),
             "/readyz" => Some(Self::Readyz),
             _ => path.strip_prefix("/backends/").filter(|name| is_segment(name)).map(Self::Backend),
@@ -66,7 +65,7 @@ impl<'p> Place<'p> {
         match self {
             Self::Backends => "GET, HEAD, POST, PATCH, DELETE",
             Self::Backend(_) => "GET, HEAD, PATCH, DELETE",
-            Self::Status | Self::Healthz | Self::Readyz => "GET, HEAD",
+            Self::Status | Self::Certificates | Self::Healthz | Self::Readyz => "GET, HEAD",
         }
     }
 }
@@ -76,24 +75,28 @@ fn is_segment(text: &str) -> bool {
 }
 
 fn route(control: &ControlPlane, counts: &ReadCounts, call: &Call) -> Answer {
-    let Some(place) = Place::of(&call.path) else {
-        let detail = format!("there is no {}; see /status, /backends, /backends/NAME, /healthz, /readyz", call.path);
+    let Some(resource) = Resource::of(&call.path) else {
+        let detail = format!(
+            "there is no {}; see /status, /backends, /backends/NAME, /certificates, /healthz, /readyz",
+            call.path
+        );
         return Answer::problem(404, &detail);
     };
     let method = if call.method == "HEAD" { "GET" } else { call.method.as_str() };
-    let answer = match (method, &place) {
-        ("GET", Place::Status) => calls::status(control, counts, call),
-        ("GET", Place::Backends) => calls::list(control, call),
-        ("GET", Place::Backend(name)) => calls::show(control, call, name),
-        ("GET", Place::Healthz) => calls::healthz(control, call),
-        ("GET", Place::Readyz) => calls::readyz(control, call),
-        ("POST", Place::Backends) => calls::add(control, call),
-        ("PATCH", Place::Backends) => calls::change_by_url(control, call),
-        ("PATCH", Place::Backend(name)) => calls::change_by_name(control, call, name),
-        ("DELETE", Place::Backends) => calls::remove_by_url(control, call),
-        ("DELETE", Place::Backend(name)) => calls::remove_by_name(control, call, name),
+    let answer = match (method, &resource) {
+        ("GET", Resource::Status) => calls::status(control, counts, call),
+        ("GET", Resource::Backends) => calls::list(control, call),
+        ("GET", Resource::Backend(name)) => calls::show(control, call, name),
+        ("GET", Resource::Certificates) => calls::certificates(control, call),
+        ("GET", Resource::Healthz) => calls::healthz(control, call),
+        ("GET", Resource::Readyz) => calls::readyz(control, call),
+        ("POST", Resource::Backends) => calls::add(control, call),
+        ("PATCH", Resource::Backends) => calls::change_by_url(control, call),
+        ("PATCH", Resource::Backend(name)) => calls::change_by_name(control, call, name),
+        ("DELETE", Resource::Backends) => calls::remove_by_url(control, call),
+        ("DELETE", Resource::Backend(name)) => calls::remove_by_name(control, call, name),
         _ => {
-            let allowed = place.methods();
+            let allowed = resource.methods();
             let detail = format!("{} isn't for {}, but {allowed}", call.method, call.path);
             return Answer::problem(405, &detail).with("Allow", allowed.into());
         }

@@ -98,6 +98,16 @@ impl Status {
     }
 }
 
+/// Backends in full, each of them shown when its turn comes.
+#[derive(Debug)]
+pub(super) struct InFull<'e>(pub(super) &'e [Entry]);
+
+impl Serialize for InFull<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(FullBackend::from))
+    }
+}
+
 /// A backend in full.
 #[derive(Debug, Serialize)]
 pub(super) struct FullBackend {
@@ -123,6 +133,12 @@ pub(super) struct FullBackend {
     last_probe: Option<Probe>,
     changes: Vec<FullChange>,
     circuit_breaker: Option<FullCircuit>,
+    tls: Option<FullTls>,
+}
+
+#[derive(Debug, Serialize)]
+struct FullTls {
+    verify: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -227,6 +243,7 @@ impl From<&Entry> for FullBackend {
                 ejections: circuit.ejections(Instant::now()),
                 consecutive_failures: entry.backend.consecutive_failures(),
             }),
+            tls: entry.verified.map(|verify| FullTls { verify }),
         }
     }
 }
@@ -304,4 +321,16 @@ pub(super) fn millis(duration: Duration) -> f64 {
     #[allow(clippy::cast_precision_loss)] // exact up to 285 years
     let micros = duration.as_micros() as f64;
     micros / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        for (micros, want) in [(0, 0.0), (1, 0.001), (1_500, 1.5), (3_600_000_000, 3_600_000.0)] {
+            assert!((millis(Duration::from_micros(micros)) - want).abs() < 1e-9, "{micros}");
+        }
+    }
 }

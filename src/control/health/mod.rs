@@ -1,10 +1,10 @@
-//! Active health checks: one thread schedules and decides, a bounded crew of probers asks. What workers report goes
+//! Active health checks: one thread schedules and decides, a bounded pool of threads sends the probes. What workers report goes
 //! through the same thread, so that every change of health or of a circuit breaker is decided in one place and one after
 //! the other.
 
-mod exchange;
-mod judge;
+mod answer;
 mod probe;
+mod rise_fall;
 mod schedule;
 mod targets;
 
@@ -16,16 +16,17 @@ use std::{io, thread};
 use crossbeam::channel::{self, Receiver, Sender, never, select, unbounded};
 use parking_lot::Mutex;
 
-pub use self::judge::Health;
-use self::judge::Rules;
-use self::probe::{Finding, Probe};
-use self::schedule::{PROBERS_MAX, Probed, Schedule, Verdict, spread};
+use self::probe::{Probe, ProbeResult};
+pub use self::rise_fall::Health;
+use self::rise_fall::Rules;
+use self::schedule::{Outcome, PROBERS_MAX, Probed, Schedule, spread};
 use self::targets::{Renewed, Targets};
-use super::crew::Crew;
 use super::random::Random;
-use crate::balance::{Backend, Report, Turn};
+use super::thread_pool::ThreadPool;
+use crate::balance::{Backend, Report, Transition};
 use crate::config::HealthCheck;
 use crate::http1::HeadLimits;
+use crate::transport::client::BackendTls;
 
 /// `ureq` needs about 20 KiB in release builds; debug builds are hungrier.
 const PROBER_STACK_BYTES: usize = 256 * 1024;
@@ -41,7 +42,7 @@ const RECENT: Duration = Duration::from_secs(60);
 const LAST_RESORT_TIME: Duration = Duration::from_secs(1);
 
 /// Where the health thread's findings go.
-pub(super) trait Audience: Send + Sync + 'static {
+pub(super) trait Observer: Send + Sync + 'static {
     /// A probe has ended that speaks for the backend, and may have changed its health. Called in order.
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>);
 
@@ -58,7 +59,7 @@ pub(super) trait Audience: Send + Sync + 'static {
     fn unreachable(&self, id: u64);
 
     /// A worker has turned the backend's circuit breaker; when [`Self::elapse`] is due next. `chance` is from 0 to 1.
-    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant>;
+    fn turned(&self, backend: &Backend, transition: Transition, chance: f64) -> Option<Instant>;
 
     /// Time has passed for circuit breakers; when it is due next.
     fn elapse(&self) -> Option<Instant>;
@@ -102,34 +103,47 @@ enum Command {
     /// At run time: probed at once.
     Add(Arc<Backend>),
     Remove(u64),
+    GoBy(Settings),
     Stop,
 }
 
+/// What a configuration says of health checks, made ready for use. Swapped whole.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    rules: Rules,
+    probe: Arc<Probe>,
+}
+
+impl Settings {
+    /// `limits` are those of answers' heads; `tls` is what requests go by.
+    pub(super) fn new(check: &HealthCheck, limits: HeadLimits, tls: Option<&Arc<BackendTls>>) -> Self {
+        Self { rules: Rules::from(check), probe: Arc::new(Probe::new(check, limits, tls.cloned())) }
+    }
+}
+
 impl Checker {
-    /// Starts the thread. `limits` are those of answers' heads. `moved` brings the ids of backends whose addresses have
+    /// Starts the thread, which goes by `settings` until it is told of other ones. `moved` brings the ids of backends whose addresses have
     /// changed: the new ones are probed at once. Fails if the system has no thread to give.
     pub(super) fn start(
-        check: &HealthCheck,
-        limits: HeadLimits,
+        settings: Settings,
         reports: Receiver<Report>,
         moved: Receiver<u64>,
-        audience: Arc<dyn Audience>,
+        observer: Arc<dyn Observer>,
         random: Random,
     ) -> io::Result<Self> {
         let (commands, orders) = unbounded();
         let (finish, finished) = unbounded();
         let lateness = Arc::default();
         let thread = Thread {
-            schedule: Schedule::new(Rules::from(check), check.timeout),
-            interval: check.interval,
-            probe: Arc::new(Probe::new(check, limits)),
-            crew: Crew::new("maypole-probe", PROBERS_MAX, PROBER_STACK_BYTES),
+            settings,
+            schedule: Schedule::default(),
+            probers: ThreadPool::new("maypole-probe", PROBERS_MAX, PROBER_STACK_BYTES),
             targets: Targets::default(),
             circuits_due: None,
-            audience,
+            observer,
             finish,
             finished,
-            lateness: Clerk::new(Arc::clone(&lateness), Instant::now()),
+            lateness: LatenessWindow::new(Arc::clone(&lateness), Instant::now()),
             random,
         };
         thread::Builder::new().name("maypole-health".into()).spawn(move || thread.run(&orders, reports, moved))?;
@@ -151,6 +165,12 @@ impl Checker {
         self.order(Command::Remove(id));
     }
 
+    /// Has it go by other settings, each backend's next probe coming within their interval. Probes that run end by those that
+    /// they began with. What is known of backends stays.
+    pub(super) fn go_by(&self, settings: Settings) {
+        self.order(Command::GoBy(settings));
+    }
+
     /// Ends the thread.
     pub(super) fn stop(&self) {
         self.order(Command::Stop);
@@ -162,23 +182,22 @@ impl Checker {
     }
 
     fn order(&self, command: Command) {
-        // Nobody is there to hear it once the thread has been stopped.
+        // Fails once the thread has been stopped, which is no matter.
         let _ = self.commands.send(command);
     }
 }
 
 struct Thread {
+    settings: Settings,
     schedule: Schedule,
-    interval: Duration,
-    probe: Arc<Probe>,
-    crew: Crew,
+    probers: ThreadPool,
     targets: Targets,
     /// When circuit breakers need a look.
     circuits_due: Option<Instant>,
-    audience: Arc<dyn Audience>,
+    observer: Arc<dyn Observer>,
     finish: Sender<Finished>,
     finished: Receiver<Finished>,
-    lateness: Clerk,
+    lateness: LatenessWindow,
     random: Random,
 }
 
@@ -194,7 +213,7 @@ impl Thread {
         loop {
             self.start_due();
             if self.circuits_due.is_some_and(|due| due <= Instant::now()) {
-                self.circuits_due = self.audience.elapse();
+                self.circuits_due = self.observer.elapse();
             }
             let due = self.schedule.next_due().into_iter().chain(self.circuits_due).min();
             let alarm = due.map_or_else(never, channel::at);
@@ -225,7 +244,7 @@ impl Thread {
             Command::AddAll(backends) => {
                 let count = backends.len();
                 for (index, backend) in backends.into_iter().enumerate() {
-                    self.add(backend, now + spread(index, count, self.interval), now);
+                    self.add(backend, now + spread(index, count, self.settings.rules.interval), now);
                 }
             }
             Command::Add(backend) => self.add(backend, now, now),
@@ -233,6 +252,10 @@ impl Thread {
                 for target in self.targets.remove(id) {
                     self.schedule.remove(target);
                 }
+            }
+            Command::GoBy(settings) => {
+                self.schedule.probe_all_within(settings.rules.interval, now);
+                self.settings = settings;
             }
             Command::Stop => {}
         }
@@ -261,15 +284,15 @@ impl Thread {
 
     fn hear(&mut self, report: &Report) {
         match report {
-            Report::Refused(backend) if self.audience.is_last_resort(backend.id) => self.spare(backend),
+            Report::Refused(backend) if self.observer.is_last_resort(backend.id) => self.spare(backend),
             Report::Refused(backend) => {
                 let now = Instant::now();
                 for target in self.targets.of(backend.id) {
                     self.schedule.refuse(target, now);
                 }
                 if self.targets.refuse(backend.id) {
-                    self.audience.refused(backend.id);
-                    self.audience.unreachable(backend.id);
+                    self.observer.refused(backend.id);
+                    self.observer.unreachable(backend.id);
                 }
             }
             Report::Missed(backend) => {
@@ -278,9 +301,16 @@ impl Thread {
                     self.schedule.probe_now(target, now);
                 }
             }
-            Report::Unreachable(backend) => self.audience.unreachable(backend.id),
-            Report::Turned(backend, turn) => {
-                self.circuits_due = self.audience.turned(backend, *turn, self.random.fraction());
+            Report::Untrusted(backend) => {
+                // Not at once: each of many requests may say so.
+                let at = Instant::now() + self.settings.rules.fast_interval;
+                for target in self.targets.of(backend.id) {
+                    self.schedule.probe_by(target, at);
+                }
+            }
+            Report::Unreachable(backend) => self.observer.unreachable(backend.id),
+            Report::Turned(backend, transition) => {
+                self.circuits_due = self.observer.turned(backend, *transition, self.random.fraction());
             }
         }
     }
@@ -299,7 +329,7 @@ impl Thread {
                 backend.name
             );
         }
-        self.audience.unreachable(backend.id);
+        self.observer.unreachable(backend.id);
     }
 
     fn start_due(&mut self) {
@@ -307,10 +337,10 @@ impl Thread {
         while let Some(id) = self.schedule.start(now) {
             let Some((backend, address, _)) = self.targets.find(id) else { continue };
             let backend = Arc::clone(backend);
-            let (probe, finish) = (Arc::clone(&self.probe), self.finish.clone());
-            let submitted = self.crew.submit(move || {
+            let (probe, finish) = (Arc::clone(&self.settings.probe), self.finish.clone());
+            let submitted = self.probers.submit(move || {
                 let started = Instant::now();
-                let Finding { passed, reason, of_shortage } = probe.run(&backend, address);
+                let ProbeResult { passed, reason, of_shortage } = probe.run(&backend, address);
                 let probed = Probed { started, ended: Instant::now(), passed };
                 let _ = finish.send(Finished { id, probed, reason, of_shortage });
             });
@@ -323,53 +353,53 @@ impl Thread {
 
     fn take_in(&mut self, finished: Finished) {
         let Finished { id, probed, reason, of_shortage } = finished;
-        let verdict = if of_shortage && self.schedule.is_up(id) {
+        let outcome = if of_shortage && self.schedule.is_up(id) {
             // Taking healthy backends out would turn a shortage here into an outage. One that was never reached is
             // judged: where no local address fits its own, that is how it stays.
             self.schedule.put_off(id, Instant::now() + PUT_OFF);
-            Some(Verdict { changed: None, late: Duration::ZERO })
+            Some(Outcome { changed: None, late: Duration::ZERO })
         } else {
-            self.schedule.finish(id, probed, self.random.fraction())
+            self.schedule.finish(id, probed, &self.settings.rules, self.random.fraction())
         };
-        let Some(verdict) = verdict else { return };
-        self.lateness.note(verdict.late, Instant::now());
+        let Some(outcome) = outcome else { return };
+        self.lateness.note(outcome.late, Instant::now());
         let probe = LastProbe {
             at: SystemTime::now(),
             passed: probed.passed,
             reason,
             took: probed.ended.saturating_duration_since(probed.started),
-            late: verdict.late,
+            late: outcome.late,
         };
-        if let Some(health) = verdict.changed {
+        if let Some(health) = outcome.changed {
             self.targets.turn(id, health);
         }
-        let Some(meaning) = self.targets.weigh(id, probe.passed) else { return };
+        let Some(effect) = self.targets.weigh(id, probe.passed) else { return };
         let Some((backend, address, health)) = self.targets.find(id) else { return };
         if let Some(address) = address {
-            if verdict.changed.is_some() && !meaning.speaks {
+            if outcome.changed.is_some() && !effect.speaks {
                 log::info!("backend {}: its address {address} is passed over: {}", backend.name, probe.reason);
             }
-            self.audience.address_probed(backend.id, address, health, &probe);
+            self.observer.address_probed(backend.id, address, health, &probe);
         }
-        if meaning.speaks {
-            self.audience.probed(backend.id, probe, meaning.changed);
+        if effect.speaks {
+            self.observer.probed(backend.id, probe, effect.changed);
         }
-        if meaning.changed == Some(Health::Down) {
-            self.audience.unreachable(backend.id);
+        if effect.changed == Some(Health::Down) {
+            self.observer.unreachable(backend.id);
         }
     }
 }
 
 /// Keeps book of lateness, in two halves of [`RECENT`] each.
 #[derive(Debug)]
-struct Clerk {
+struct LatenessWindow {
     book: Arc<Mutex<Lateness>>,
     half_began: Instant,
     halves: [Duration; 2],
     warned: Option<Instant>,
 }
 
-impl Clerk {
+impl LatenessWindow {
     fn new(book: Arc<Mutex<Lateness>>, now: Instant) -> Self {
         Self { book, half_began: now, halves: [Duration::ZERO; 2], warned: None }
     }

@@ -13,10 +13,11 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error};
 
-use super::exchange::{Answer, Listening};
+use super::answer::{Answer, AnswerConnector, Encrypted};
 use crate::balance::Backend;
 use crate::config::HealthCheck;
 use crate::http1::{self, HeadLimits, ResponseFault};
+use crate::transport::client::BackendTls;
 
 const USER_AGENT: &str = concat!("maypole/", env!("CARGO_PKG_VERSION"), " (health check)");
 
@@ -25,6 +26,8 @@ const USER_AGENT: &str = concat!("maypole/", env!("CARGO_PKG_VERSION"), " (healt
 pub(super) struct Probe {
     config: AgentConfig,
     limits: HeadLimits,
+    /// What requests go by to backends that are reached by TLS.
+    tls: Option<Arc<BackendTls>>,
     method: Method,
     path: String,
     host: Option<String>,
@@ -33,9 +36,9 @@ pub(super) struct Probe {
     body_contains: Option<String>,
 }
 
-/// What a probe found.
+/// What a probe came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
+pub(super) struct ProbeResult {
     pub(super) passed: bool,
     /// Why, in words for an operator: `200`, `connection refused`.
     pub(super) reason: String,
@@ -45,7 +48,7 @@ pub(super) struct Finding {
 
 impl Probe {
     /// As the configuration says; `limits` are those of all answers' heads.
-    pub(super) fn new(check: &HealthCheck, limits: HeadLimits) -> Self {
+    pub(super) fn new(check: &HealthCheck, limits: HeadLimits, tls: Option<Arc<BackendTls>>) -> Self {
         let config = Agent::config_builder()
             .proxy(None) // else the environment would send probes to a proxy
             .http_status_as_error(false)
@@ -61,6 +64,7 @@ impl Probe {
         Self {
             config,
             limits,
+            tls,
             // The configuration has been checked; what isn't a method after all is asked for as GET.
             method: Method::from_bytes(check.method.as_bytes()).unwrap_or(Method::GET),
             path: check.path.clone(),
@@ -72,28 +76,31 @@ impl Probe {
     }
 
     /// Asks the backend, at one of the addresses that requests go to as well. Blocks for up to the timeout.
-    pub(super) fn run(&self, backend: &Backend, address: Option<SocketAddr>) -> Finding {
+    pub(super) fn run(&self, backend: &Backend, address: Option<SocketAddr>) -> ProbeResult {
         let method = http1::Method::of(self.method.as_str().as_bytes());
         let answer = Arc::new(Mutex::new(Answer::new(method, self.limits)));
         let outcome = self.ask(backend, address, &answer);
         let answer = answer.lock();
         let of_shortage = outcome.as_ref().is_err_and(is_of_shortage);
-        let judged = match (outcome, answer.status()) {
-            (outcome, Some(status)) => self.judge(status, &answer, outcome.is_ok()),
+        let evaluated = match (outcome, answer.status()) {
+            (outcome, Some(status)) => self.evaluate(status, &answer, outcome.is_ok()),
             (Err(error), None) => Err(self.explain(&error)),
             (Ok(()), None) => Err("no answer".into()),
         };
-        let passed = judged.is_ok();
-        Finding { passed, reason: judged.unwrap_or_else(|reason| reason), of_shortage }
+        let passed = evaluated.is_ok();
+        ProbeResult { passed, reason: evaluated.unwrap_or_else(|reason| reason), of_shortage }
     }
 
     fn ask(&self, backend: &Backend, address: Option<SocketAddr>, answer: &Arc<Mutex<Answer>>) -> Result<(), Error> {
-        let connector = ().chain(TcpConnector::default()).chain(Listening(Arc::clone(answer)));
+        let tls = self.tls.as_ref().filter(|_| backend.is_encrypted);
+        let encrypted = tls.map(|tls| Encrypted { tls: Arc::clone(tls), host: backend.host.clone() });
+        let (scheme, answer) = (if backend.is_encrypted { "https" } else { "http" }, Arc::clone(answer));
+        let connector = ().chain(TcpConnector::default()).chain(AnswerConnector { answer, encrypted });
         // An agent for each probe: it keeps no connection, and its resolver answers for this backend alone.
         let agent = Agent::with_parts(self.config.clone(), connector, Known(address));
         let mut request = Request::builder()
             .method(&self.method)
-            .uri(format!("http://{}{}{}", authority(backend), backend.base_path, self.path))
+            .uri(format!("{scheme}://{}{}{}", backend.authority, backend.base_path, self.path))
             .header(header::CONNECTION, "close");
         if let Some(host) = &self.host {
             request = request.header(header::HOST, host);
@@ -102,7 +109,7 @@ impl Probe {
     }
 
     /// What an answer says whose head was taken, and why. `in_time`: it came to its end.
-    fn judge(&self, status: u16, answer: &Answer, in_time: bool) -> Result<String, String> {
+    fn evaluate(&self, status: u16, answer: &Answer, in_time: bool) -> Result<String, String> {
         if !self.expect.iter().any(|range| range.contains(&status)) {
             return Err(format!("answered {status}, expected {}", ranges(&self.expect)));
         }
@@ -123,6 +130,7 @@ impl Probe {
             Error::Io(error) => explain_io(error),
             Error::Other(other) => match other.downcast_ref::<ResponseFault>() {
                 Some(fault) => told(*fault),
+                // That of TLS among them.
                 None => other.to_string(),
             },
             other => other.to_string(),
@@ -155,12 +163,6 @@ fn explain_io(error: &io::Error) -> String {
     }
 }
 
-/// `host:port` as it stands in a URL.
-fn authority(backend: &Backend) -> String {
-    let Backend { host, port, .. } = backend;
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
 fn ranges(expect: &[RangeInclusive<u16>]) -> String {
     let one = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
         (start, end) if start == end => start.to_string(),
@@ -169,7 +171,7 @@ fn ranges(expect: &[RangeInclusive<u16>]) -> String {
     expect.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// Answers with what the names room has resolved: probes and requests go to the same addresses, and no prober ever
+/// Answers with what the resolver thread has found: probes and requests go to the same addresses, and no prober ever
 /// waits for a name server.
 #[derive(Debug)]
 struct Known(Option<SocketAddr>);

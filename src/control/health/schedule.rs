@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::judge::{Health, Judge, Rules};
+use super::rise_fall::{Health, RiseFall, Rules};
 
 /// Probes that run at once.
 pub(super) const PROBERS_MAX: usize = 64;
@@ -19,12 +19,9 @@ const SLOW_MAX: usize = 48;
 /// A probe that took more than its timeout divided by this was slow.
 const SLOW_PART: u32 = 4;
 
-/// Everything that is probed.
-#[derive(Debug)]
+/// Everything that is probed. What decides is handed in, and may be other rules each time.
+#[derive(Debug, Default)]
 pub(super) struct Schedule {
-    rules: Rules,
-    /// A probe that takes longer makes its backend a slow one.
-    slow_after: Duration,
     entries: HashMap<u64, Entry>,
     /// Those that wait for their time.
     timed: BTreeSet<(Instant, u64)>,
@@ -38,7 +35,7 @@ pub(super) struct Schedule {
 
 #[derive(Debug)]
 struct Entry {
-    judge: Judge,
+    rise_fall: RiseFall,
     phase: Phase,
     /// When the probe that comes next, or that runs, should start or should have started.
     due: Instant,
@@ -64,7 +61,7 @@ pub(super) struct Probed {
 
 /// What a probe's result comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct Outcome {
     /// The new health, when it changed.
     pub(super) changed: Option<Health>,
     /// How long after its time the probe started.
@@ -72,24 +69,10 @@ pub(super) struct Verdict {
 }
 
 impl Schedule {
-    /// Nothing to probe yet; `timeout` is that of one probe.
-    pub(super) fn new(rules: Rules, timeout: Duration) -> Self {
-        Self {
-            rules,
-            slow_after: timeout / SLOW_PART,
-            entries: HashMap::new(),
-            timed: BTreeSet::new(),
-            prompt: VecDeque::new(),
-            slow: VecDeque::new(),
-            running: HashMap::new(),
-            running_slow: 0,
-        }
-    }
-
     /// Takes a backend in, to be probed for the first time at `first`.
     pub(super) fn add(&mut self, id: u64, first: Instant, now: Instant) {
-        let judge = Judge::new(now);
-        let entry = Entry { judge, phase: Phase::Timed, due: first, slow: false, overtaken: false };
+        let rise_fall = RiseFall::new(now);
+        let entry = Entry { rise_fall, phase: Phase::Timed, due: first, slow: false, overtaken: false };
         self.entries.insert(id, entry);
         self.timed.insert((first, id));
     }
@@ -131,9 +114,18 @@ impl Schedule {
         sooner
     }
 
+    /// Has everything probed within `interval` at the latest, each at a time of its own: it was to come later by other rules.
+    pub(super) fn probe_all_within(&mut self, interval: Duration, now: Instant) {
+        let mut ids: Vec<_> = self.entries.keys().copied().collect();
+        ids.sort_unstable();
+        for (index, id) in ids.iter().enumerate() {
+            self.probe_by(*id, now + spread(index, ids.len(), interval));
+        }
+    }
+
     /// A backend refused a connection: true when that takes it down; it is probed at once then.
     pub(super) fn refuse(&mut self, id: u64, now: Instant) -> bool {
-        let fell = self.entries.get_mut(&id).is_some_and(|entry| entry.judge.refuse(now));
+        let fell = self.entries.get_mut(&id).is_some_and(|entry| entry.rise_fall.refuse(now));
         if fell {
             self.probe_now(id, now);
         }
@@ -164,23 +156,23 @@ impl Schedule {
     }
 
     /// Takes in how a probe went; None when that counts for nothing. `chance` (0–1) is for the next one's jitter.
-    pub(super) fn finish(&mut self, id: u64, probed: Probed, chance: f64) -> Option<Verdict> {
+    pub(super) fn finish(&mut self, id: u64, probed: Probed, rules: &Rules, chance: f64) -> Option<Outcome> {
         self.running_slow -= usize::from(self.running.remove(&id)?);
         let entry = self.entries.get_mut(&id)?;
         let Probed { started, ended, passed } = probed;
         let late = started.saturating_duration_since(entry.due);
-        entry.slow = ended.saturating_duration_since(started) > self.slow_after;
+        entry.slow = ended.saturating_duration_since(started) > rules.timeout / SLOW_PART;
         let overtaken = std::mem::take(&mut entry.overtaken);
-        let changed = if overtaken { None } else { entry.judge.observe(passed, &self.rules, ended) };
-        entry.due = if overtaken { ended } else { ended.max(started + entry.judge.gap(&self.rules, ended, chance)) };
+        let changed = if overtaken { None } else { entry.rise_fall.observe(passed, rules, ended) };
+        entry.due = if overtaken { ended } else { ended.max(started + entry.rise_fall.gap(rules, ended, chance)) };
         entry.phase = Phase::Timed;
         self.timed.insert((entry.due, id));
-        (!overtaken).then_some(Verdict { changed, late })
+        (!overtaken).then_some(Outcome { changed, late })
     }
 
     /// Whether a backend is known to be healthy.
     pub(super) fn is_up(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.judge.is_up())
+        self.entries.get(&id).is_some_and(|entry| entry.rise_fall.is_up())
     }
 
     /// Puts a probe off that this machine lacked something for: a thread, a descriptor.
@@ -220,14 +212,14 @@ pub(super) fn spread(index: usize, count: usize, interval: Duration) -> Duration
 
 #[cfg(test)]
 mod tests {
-    use super::super::judge::tests::{SECOND, rules};
+    use super::super::rise_fall::tests::{SECOND, rules};
     use super::*;
     use crate::config::HealthCheck;
 
     const MS: Duration = Duration::from_millis(1);
 
     fn schedule() -> Schedule {
-        Schedule::new(rules(2, 2), 2 * SECOND)
+        Schedule::default()
     }
 
     fn started(schedule: &mut Schedule, now: Instant) -> Vec<u64> {
@@ -247,8 +239,8 @@ mod tests {
         assert!(started(&mut schedule, now).is_empty());
         assert_eq!(started(&mut schedule, now + SECOND), [1]);
         assert!(started(&mut schedule, now + 60 * SECOND).is_empty(), "one probe at a time");
-        let verdict = schedule.finish(1, probed(now + SECOND + 7 * MS, MS, true), 0.5).unwrap();
-        assert_eq!(verdict, Verdict { changed: Some(Health::Up), late: 7 * MS });
+        let outcome = schedule.finish(1, probed(now + SECOND + 7 * MS, MS, true), &rules(2, 2), 0.5).unwrap();
+        assert_eq!(outcome, Outcome { changed: Some(Health::Up), late: 7 * MS });
         assert_eq!(schedule.next_due(), Some(now + 31 * SECOND + 7 * MS));
     }
 
@@ -258,8 +250,23 @@ mod tests {
         let mut schedule = schedule();
         schedule.add(1, now, now);
         assert_eq!(schedule.start(now), Some(1));
-        schedule.finish(1, probed(now, 40 * SECOND, true), 0.5);
+        schedule.finish(1, probed(now, 40 * SECOND, true), &rules(2, 2), 0.5);
         assert_eq!(schedule.next_due(), Some(now + 40 * SECOND));
+    }
+
+    #[test]
+    fn a_shorter_interval_moves_what_was_to_come_later_and_nothing_else() {
+        let now = Instant::now();
+        let mut schedule = schedule();
+        for (id, first) in [(1, 100 * SECOND), (2, 100 * SECOND), (3, MS), (4, Duration::ZERO)] {
+            schedule.add(id, now + first, now);
+        }
+        assert_eq!(started(&mut schedule, now), [4]);
+        schedule.probe_all_within(4 * SECOND, now);
+        assert_eq!(started(&mut schedule, now), [1]);
+        assert_eq!(started(&mut schedule, now + MS), [3]);
+        assert!(started(&mut schedule, now + 999 * MS).is_empty());
+        assert_eq!(started(&mut schedule, now + SECOND), [2]);
     }
 
     #[test]
@@ -268,30 +275,33 @@ mod tests {
         let mut schedule = schedule();
         schedule.add(1, now, now);
         schedule.start(now);
-        schedule.finish(1, probed(now, MS, true), 0.5);
+        schedule.finish(1, probed(now, MS, true), &rules(2, 2), 0.5);
         let later = now + 5 * SECOND;
         assert!(schedule.refuse(1, later));
         assert_eq!(started(&mut schedule, later), [1]);
-        let verdict = schedule.finish(1, probed(later, MS, true), 0.5).unwrap();
-        assert_eq!(verdict.changed, None, "one success isn't rise");
+        let outcome = schedule.finish(1, probed(later, MS, true), &rules(2, 2), 0.5).unwrap();
+        assert_eq!(outcome.changed, None, "one success isn't rise");
         assert_eq!(schedule.next_due(), Some(later + SECOND), "and the next is confirmed fast");
-        assert!(!schedule.refuse(99, later), "an unknown backend is nobody's business");
+        assert!(!schedule.refuse(99, later), "an unknown backend is let be");
     }
 
     #[test]
     fn a_result_from_before_the_refusal_counts_for_nothing() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(rules(1, 1), 2 * SECOND);
+        let mut schedule = schedule();
         schedule.add(1, now, now);
         schedule.start(now);
         assert!(schedule.refuse(1, now + MS));
-        assert_eq!(schedule.finish(1, probed(now, 2 * MS, true), 0.5), None);
+        assert_eq!(schedule.finish(1, probed(now, 2 * MS, true), &rules(1, 1), 0.5), None);
         assert_eq!(started(&mut schedule, now + 2 * MS), [1], "and it is probed again at once");
-        assert_eq!(schedule.finish(1, probed(now + 2 * MS, MS, true), 0.5).unwrap().changed, Some(Health::Up));
+        assert_eq!(
+            schedule.finish(1, probed(now + 2 * MS, MS, true), &rules(1, 1), 0.5).unwrap().changed,
+            Some(Health::Up)
+        );
     }
 
     #[test]
-    fn a_removed_backend_is_never_started_nor_judged_again() {
+    fn a_removed_backend_is_never_started_nor_counted_again() {
         let now = Instant::now();
         let mut schedule = schedule();
         for id in 1..=100 {
@@ -301,9 +311,9 @@ mod tests {
         assert_eq!(first.len(), PROBERS_MAX);
         schedule.remove(1); // runs
         schedule.remove(100); // is queued
-        assert_eq!(schedule.finish(1, probed(now, MS, false), 0.5), None);
+        assert_eq!(schedule.finish(1, probed(now, MS, false), &rules(2, 2), 0.5), None);
         for id in 2..=64 {
-            schedule.finish(id, probed(now, MS, true), 0.5);
+            schedule.finish(id, probed(now, MS, true), &rules(2, 2), 0.5);
         }
         schedule.remove(2); // waits for its time
         assert_eq!(started(&mut schedule, now + MS), (65..=99).collect::<Vec<_>>());
@@ -326,7 +336,7 @@ mod tests {
     fn prompt_lateness_max(hanging: u64, prompt: u64, settled: Duration) -> Duration {
         let check = HealthCheck { interval: SECOND, jitter: 0.0, ..HealthCheck::default() };
         let begin = Instant::now();
-        let mut schedule = Schedule::new(Rules::from(&check), 2 * SECOND);
+        let mut schedule = schedule();
         for id in 0..hanging + prompt {
             let offset = spread(id as usize, (hanging + prompt) as usize, SECOND);
             schedule.add(id, begin + offset, begin);
@@ -347,9 +357,9 @@ mod tests {
                 }
                 ends.pop_first();
                 let probed = Probed { started: start, ended: end, passed: id >= hanging };
-                let verdict = schedule.finish(id, probed, 0.5).unwrap();
+                let outcome = schedule.finish(id, probed, &Rules::from(&check), 0.5).unwrap();
                 if id >= hanging && start > begin + settled {
-                    worst = worst.max(verdict.late);
+                    worst = worst.max(outcome.late);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::judge::Health;
+use super::rise_fall::Health;
 use crate::balance::Backend;
 
 /// All backends, by their ids, and what is probed of them.
@@ -41,9 +41,9 @@ pub(super) struct Renewed {
     pub(super) kept: Vec<u64>,
 }
 
-/// What a result of a target means for its backend.
+/// What a result of a target changes for its backend.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Meaning {
+pub(super) struct Effect {
     /// Its new health, if it changed.
     pub(super) changed: Option<Health>,
     /// The result speaks for the backend, not for one address of it alone.
@@ -101,14 +101,14 @@ impl Targets {
         targets.iter().map(|target| target.id).collect()
     }
 
-    /// Whose target it is, and which of its addresses.
+    /// The backend of a target, and which of its addresses it is.
     pub(super) fn find(&self, target: u64) -> Option<(&Arc<Backend>, Option<SocketAddr>, Health)> {
         let watched = self.watched.get(self.owners.get(&target)?)?;
         let found = watched.targets.iter().find(|known| known.id == target)?;
         Some((&watched.backend, found.address, found.health))
     }
 
-    /// Takes in a target's health. Workers hear of it.
+    /// Takes in a target's health, and tells workers of it.
     pub(super) fn turn(&mut self, target: u64, health: Health) {
         let Some(watched) = self.owners.get(&target).and_then(|id| self.watched.get_mut(id)) else { return };
         let Some(turned) = watched.targets.iter_mut().find(|known| known.id == target) else { return };
@@ -119,14 +119,14 @@ impl Targets {
     }
 
     /// What a result means for the backend, once it has been taken in.
-    pub(super) fn weigh(&mut self, target: u64, passed: bool) -> Option<Meaning> {
+    pub(super) fn weigh(&mut self, target: u64, passed: bool) -> Option<Effect> {
         let watched = self.owners.get(&target).and_then(|id| self.watched.get_mut(id))?;
         let mut others = watched.targets.iter().filter(|known| known.id != target);
         let speaks = passed || others.all(|other| other.health == Health::Down);
         let now = watched.overall();
         let changed = (now != watched.health).then_some(now);
         watched.health = now;
-        Some(Meaning { changed, speaks })
+        Some(Effect { changed, speaks })
     }
 
     /// Takes in that a backend refuses connections at all of its addresses: true if that is news.
@@ -194,9 +194,9 @@ mod tests {
         assert_eq!(turn(&mut targets, first, Health::Down), None, "the other one isn't known yet");
         assert_eq!(ill(&backend), [true, false]);
         assert_eq!(turn(&mut targets, second, Health::Up), Some(Health::Up));
-        assert_eq!(targets.weigh(first, false), Some(Meaning { changed: None, speaks: false }));
+        assert_eq!(targets.weigh(first, false), Some(Effect { changed: None, speaks: false }));
         assert_eq!(turn(&mut targets, second, Health::Down), Some(Health::Down));
-        assert_eq!(targets.weigh(first, false), Some(Meaning { changed: None, speaks: true }));
+        assert_eq!(targets.weigh(first, false), Some(Effect { changed: None, speaks: true }));
         assert_eq!(turn(&mut targets, first, Health::Up), Some(Health::Up));
         assert_eq!(ill(&backend), [false, true]);
         assert!(targets.refuse(7) && !targets.refuse(7));

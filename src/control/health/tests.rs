@@ -21,11 +21,11 @@ enum Told {
     Probed(u64, LastProbe, Option<Health>),
     Refused(u64),
     Unreachable(u64),
-    Turned(u64, Turn, Instant),
+    Turned(u64, Transition, Instant),
     Elapsed(Instant),
 }
 
-impl Audience for Listener {
+impl Observer for Listener {
     fn probed(&self, id: u64, probe: LastProbe, changed: Option<Health>) {
         let _ = self.0.send(Told::Probed(id, probe, changed));
     }
@@ -44,10 +44,10 @@ impl Audience for Listener {
         let _ = self.0.send(Told::Unreachable(id));
     }
 
-    fn turned(&self, backend: &Backend, turn: Turn, chance: f64) -> Option<Instant> {
+    fn turned(&self, backend: &Backend, transition: Transition, chance: f64) -> Option<Instant> {
         assert!((0.0..1.0).contains(&chance));
         let due = Instant::now() + Duration::from_millis(30);
-        let _ = self.0.send(Told::Turned(backend.id, turn, due));
+        let _ = self.0.send(Told::Turned(backend.id, transition, due));
         Some(due)
     }
 
@@ -69,8 +69,10 @@ impl Scene {
         let (tell, told) = unbounded();
         let (reports, reported) = bounded(16);
         let (moved, followed) = unbounded();
-        let audience = Arc::new(Listener(tell));
-        let checker = Checker::start(check, LIMITS, reported, followed, audience, Random::seeded(1)).unwrap();
+        let observer = Arc::new(Listener(tell));
+        let checker =
+            Checker::start(Settings::new(check, LIMITS, None), reported, followed, observer, Random::seeded(1))
+                .unwrap();
         Self { checker, told, reports, moved }
     }
 
@@ -166,8 +168,8 @@ fn head(stream: &mut TcpStream) -> String {
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-fn probe(check: &HealthCheck, address: SocketAddr) -> Finding {
-    Probe::new(check, LIMITS).run(&backend(1, address), Some(address))
+fn probe(check: &HealthCheck, address: SocketAddr) -> ProbeResult {
+    Probe::new(check, LIMITS, None).run(&backend(1, address), Some(address))
 }
 
 fn wait_for(holds: impl Fn() -> bool) {
@@ -178,17 +180,17 @@ fn wait_for(holds: impl Fn() -> bool) {
     }
 }
 
-fn finding(check: &HealthCheck, answer: &'static str) -> (bool, String) {
+fn result_of(check: &HealthCheck, answer: &'static str) -> (bool, String) {
     let server = Server::answering(answer);
-    let finding = probe(check, server.address);
-    (finding.passed, finding.reason)
+    let result = probe(check, server.address);
+    (result.passed, result.reason)
 }
 
 #[test]
 fn a_probe_asks_for_the_path_below_the_backends_base_once_and_closes() {
     let server = Server::answering("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n");
-    let finding = probe(&check(), server.address);
-    assert_eq!(finding, Finding { passed: true, reason: "answered 302".into(), of_shortage: false });
+    let result = probe(&check(), server.address);
+    assert_eq!(result, ProbeResult { passed: true, reason: "answered 302".into(), of_shortage: false });
     let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
     assert!(head.starts_with("get /base/health http/1.1\r\n"), "{head}");
     assert!(head.contains(&format!("\r\nhost: {}\r\n", server.address)), "{head}");
@@ -209,28 +211,28 @@ fn method_host_and_expectation_are_the_configurations() {
     let head = server.heads.recv_timeout(SOON).unwrap().to_lowercase();
     assert!(head.starts_with("options /base/health "), "{head}");
     assert!(head.contains("\r\nhost: app.example\r\n"), "{head}");
-    assert_eq!(finding(&check, OK), (false, "answered 200, expected 204,500-599".into()));
+    assert_eq!(result_of(&check, OK), (false, "answered 200, expected 204,500-599".into()));
 }
 
 #[test]
 fn the_body_must_contain_what_is_wanted() {
     let check = HealthCheck { body_contains: Some("ok".into()), ..check() };
-    assert!(finding(&check, OK).0);
+    assert!(result_of(&check, OK).0);
     for (before, passes) in [(64 * 1024 - 2, true), (64 * 1024 - 1, false)] {
         let text = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n{}ok{}",
             "x".repeat(before),
             "x".repeat(89_998 - before)
         );
-        assert_eq!(finding(&check, text.leak()).0, passes, "behind {before} bytes");
+        assert_eq!(result_of(&check, text.leak()).0, passes, "behind {before} bytes");
     }
-    let (passed, reason) = finding(&check, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno");
+    let (passed, reason) = result_of(&check, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno");
     assert_eq!((passed, &*reason), (false, "answered 200, but its body doesn't contain \"ok\""));
 }
 
 #[test]
 fn a_reason_says_what_went_wrong() {
-    let (passed, reason) = finding(&check(), "");
+    let (passed, reason) = result_of(&check(), "");
     assert_eq!((passed, &*reason), (false, "backend closed the connection before its response"));
     for (answer, want) in [
         ("nonsense\r\n\r\n", "malformed answer: bad HTTP version"),
@@ -240,17 +242,17 @@ fn a_reason_says_what_went_wrong() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nno", "backend closed the connection within its response"),
         ("HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\nno", "answered 500, expected 200-399"),
     ] {
-        assert_eq!(finding(&check(), answer), (false, want.into()), "{answer:?}");
+        assert_eq!(result_of(&check(), answer), (false, want.into()), "{answer:?}");
     }
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let quick = HealthCheck { timeout: Duration::from_millis(50), ..check() };
-    let finding = probe(&quick, hanging.local_addr().unwrap());
-    assert_eq!(finding, Finding { passed: false, reason: "no answer within 50ms".into(), of_shortage: false });
+    let result = probe(&quick, hanging.local_addr().unwrap());
+    assert_eq!(result, ProbeResult { passed: false, reason: "no answer within 50ms".into(), of_shortage: false });
     let address = hanging.local_addr().unwrap();
     drop(hanging);
-    let finding = probe(&check(), address);
-    assert_eq!(finding, Finding { passed: false, reason: "connection refused".into(), of_shortage: false });
-    assert_eq!(Probe::new(&check(), LIMITS).run(&backend(1, address), None).reason, "its name has no address");
+    let result = probe(&check(), address);
+    assert_eq!(result, ProbeResult { passed: false, reason: "connection refused".into(), of_shortage: false });
+    assert_eq!(Probe::new(&check(), LIMITS, None).run(&backend(1, address), None).reason, "its name has no address");
 }
 
 #[test]
@@ -350,12 +352,24 @@ fn unreachable_is_passed_on_and_a_name_that_moved_is_probed_at_once() {
 fn a_turned_breaker_is_looked_after_when_that_is_due_and_not_again() {
     let scene = Scene::start(&check());
     let backend = backend(7, SocketAddr::from(([127, 0, 0, 1], 1)));
-    scene.reports.send(Report::Turned(Arc::clone(&backend), Turn::Relapsed)).unwrap();
-    let Told::Turned(7, Turn::Relapsed, due) = scene.told.recv_timeout(SOON).unwrap() else { panic!("no turn") };
+    scene.reports.send(Report::Turned(Arc::clone(&backend), Transition::Relapsed)).unwrap();
+    let Told::Turned(7, Transition::Relapsed, due) = scene.told.recv_timeout(SOON).unwrap() else { panic!("no turn") };
     let Told::Elapsed(at) = scene.told.recv_timeout(SOON).unwrap() else { panic!("nothing elapsed") };
     assert!(at >= due);
     scene.reports.send(Report::Unreachable(backend)).unwrap();
     assert!(matches!(scene.told.recv_timeout(SOON).unwrap(), Told::Unreachable(7)));
+}
+
+#[test]
+fn other_settings_hold_for_the_next_probe_which_comes_within_their_interval() {
+    let server = Server::answering(OK);
+    let scene = Scene::start(&check());
+    scene.checker.add(backend(1, server.address));
+    assert_eq!(scene.probed().1, Some(Health::Up));
+    let stricter = HealthCheck { interval: Duration::from_millis(20), expect: vec![204..=204], fall: 1, ..check() };
+    scene.checker.go_by(Settings::new(&stricter, LIMITS, None));
+    let (probe, changed) = scene.probed();
+    assert_eq!((probe.passed, changed), (false, Some(Health::Down)), "with the interval at an hour before");
 }
 
 #[test]
@@ -398,11 +412,11 @@ fn fifty_hanging_backends_of_two_hundred_delay_no_other_past_its_interval() {
 fn lateness_is_forgotten_in_time_but_for_the_greatest() {
     let book = Arc::default();
     let begin = Instant::now();
-    let mut clerk = Clerk::new(Arc::clone(&book), begin);
-    clerk.note(Duration::from_millis(900), begin);
-    clerk.note(Duration::from_millis(5), begin + RECENT);
+    let mut window = LatenessWindow::new(Arc::clone(&book), begin);
+    window.note(Duration::from_millis(900), begin);
+    window.note(Duration::from_millis(5), begin + RECENT);
     assert_eq!(book.lock().recent_max, Duration::from_millis(900));
-    clerk.note(Duration::from_millis(7), begin + 2 * RECENT);
+    window.note(Duration::from_millis(7), begin + 2 * RECENT);
     let Lateness { max, recent_max } = *book.lock();
     assert_eq!((max, recent_max), (Duration::from_millis(900), Duration::from_millis(7)));
 }

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::balance::Policy;
-use crate::config::BackendUrl;
+use crate::balance::{Policy, Sessions, Strategy};
+use crate::config::{BackendUrl, Config};
 use crate::control::entry::CHANGES_MAX;
 
 struct Scene {
-    fleet: Arc<Fleet>,
+    pool: Arc<Pool>,
     registry: Registry,
     now: SystemTime,
 }
@@ -16,9 +16,13 @@ fn scene() -> Scene {
 }
 
 fn scene_of(config: &Config) -> Scene {
-    let fleet = Arc::new(Fleet::new(Policy::of(Strategy::RoundRobin)).0);
-    let registry = Registry::new(Arc::clone(&fleet), config, 2);
-    Scene { fleet, registry, now: SystemTime::UNIX_EPOCH }
+    scene_by(PoolRules::new(config, Arc::new(Policy::of(Strategy::RoundRobin))))
+}
+
+fn scene_by(rules: PoolRules) -> Scene {
+    let pool = Arc::new(Pool::new(1, "pool", 2).0);
+    let registry = Registry::new(Arc::clone(&pool), rules, 2);
+    Scene { pool, registry, now: SystemTime::UNIX_EPOCH }
 }
 
 fn config(port: u16) -> BackendConfig {
@@ -40,7 +44,7 @@ impl Scene {
     }
 
     fn eligible(&self) -> Vec<u16> {
-        self.fleet.snapshot.load().eligible().map(|backend| backend.port).collect()
+        self.pool.snapshot.load().eligible().map(|backend| backend.port).collect()
     }
 
     fn probe(&self, id: u64, changed: Option<Health>) {
@@ -58,7 +62,7 @@ fn every_mutation_publishes() {
     scene.add(1);
     scene.add(2);
     assert_eq!(scene.eligible(), [1, 2]);
-    assert_eq!(scene.fleet.snapshot.load().version, 2);
+    assert_eq!(scene.pool.snapshot.load().version, 2);
     assert!(scene.remove(1).is_some());
     assert_eq!(scene.eligible(), [2]);
 }
@@ -76,7 +80,7 @@ fn what_cannot_be_done_changes_nothing() {
     let batch = vec![(config(5), Vec::new()), (config(1), Vec::new())];
     assert!(scene.registry.add_all(batch, Source::Config, scene.now).is_err(), "all of them or none");
     assert!(scene.remove(9).is_none());
-    assert_eq!(scene.fleet.snapshot.load().version, 1);
+    assert_eq!(scene.pool.snapshot.load().version, 1);
     assert_eq!(scene.registry.read(<[Entry]>::len), 1);
 }
 
@@ -91,20 +95,20 @@ fn a_health_flip_publishes_and_an_unknown_backend_counts_as_alive() {
     assert!(scene.eligible().is_empty());
     scene.probe(one.id, Some(Health::Up));
     assert_eq!(scene.eligible(), [1]);
-    let version = scene.fleet.snapshot.load().version;
+    let version = scene.pool.snapshot.load().version;
     scene.probe(one.id, None);
-    assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+    assert_eq!(scene.pool.snapshot.load().version, version, "no change, no snapshot");
     let entry = scene.registry.find(Which::Name("127.0.0.1:2")).unwrap();
     assert_eq!(entry.ineligible_because().unwrap(), "down: connection refused");
 }
 
 #[test]
 fn what_was_seen_is_published_in_one_snapshot_and_what_an_operator_says_at_once_with_it() {
-    let Scene { fleet, registry, now } = scene();
+    let Scene { pool, registry, now } = scene();
     let (publish, changes) = crossbeam::channel::bounded(1);
-    let scene = Scene { fleet, registry: registry.published_by(publish), now };
+    let scene = Scene { pool, registry: registry.published_by(publish), now };
     let backends: Vec<_> = (1..=4).map(|port| scene.add(port)).collect();
-    let version = || scene.fleet.snapshot.load().version;
+    let version = || scene.pool.snapshot.load().version;
     assert_eq!((version(), changes.len()), (4, 0));
     for backend in &backends[..2] {
         scene.probe(backend.id, Some(Health::Down));
@@ -117,7 +121,7 @@ fn what_was_seen_is_published_in_one_snapshot_and_what_an_operator_says_at_once_
     assert_eq!(version(), before, "nothing is new");
     scene.registry.refused(backends[2].id, scene.now);
     scene.remove(4);
-    assert!(scene.eligible().is_empty(), "a removal waits for nobody, and takes along what has been seen");
+    assert!(scene.eligible().is_empty(), "a removal waits for nothing, and takes along what has been seen");
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn a_flip_of_one_that_has_been_removed_is_ignored() {
     scene.remove(1);
     scene.probe(one.id, Some(Health::Down));
     scene.registry.refused(one.id, scene.now);
-    assert_eq!(scene.fleet.snapshot.load().version, 2);
+    assert_eq!(scene.pool.snapshot.load().version, 2);
 }
 
 #[test]
@@ -155,20 +159,18 @@ fn a_drained_backend_is_alive_but_not_eligible() {
         assert!(set(which, State::Ready).unwrap().is_eligible());
         assert_eq!(scene.eligible(), [1]);
     }
-    let version = scene.fleet.snapshot.load().version;
+    let version = scene.pool.snapshot.load().version;
     set(which, State::Ready);
-    assert_eq!(scene.fleet.snapshot.load().version, version, "no change, no snapshot");
+    assert_eq!(scene.pool.snapshot.load().version, version, "no change, no snapshot");
     assert!(set(Which::Name("nobody"), State::Drain).is_none());
 }
 
 #[test]
 fn a_backend_serves_its_sessions_until_it_is_down() {
     let policy = Policy { sessions: Sessions::ById, ..Policy::of(Strategy::RoundRobin) };
-    let fleet = Arc::new(Fleet::new(policy).0);
-    let registry = Registry::new(Arc::clone(&fleet), &Config::default(), 2);
-    let scene = Scene { fleet, registry, now: SystemTime::UNIX_EPOCH };
+    let scene = scene_by(PoolRules::new(&Config::default(), Arc::new(policy)));
     let one = scene.add(1);
-    let serves = || scene.fleet.snapshot.load().bound(one.mark(), &[]).is_some();
+    let serves = || scene.pool.snapshot.load().bound(one.mark(), &[]).is_some();
     let change = |change| scene.registry.change(Which::Name("127.0.0.1:1"), change, scene.now).unwrap();
     let set = |state| change(BackendChange { state: Some(state), ..BackendChange::default() });
     for (state, want) in [(State::Drain, true), (State::Down, false), (State::Ready, true)] {
@@ -204,9 +206,9 @@ fn one_that_comes_back_or_is_added_starts_slowly() {
         scene.registry.step_ramps();
     }
     assert_eq!((ramp(1), ramp(2)), (100, 100));
-    let version = scene.fleet.snapshot.load().version;
+    let version = scene.pool.snapshot.load().version;
     scene.registry.step_ramps();
-    assert_eq!(scene.fleet.snapshot.load().version, version, "nobody starts, no snapshot");
+    assert_eq!(scene.pool.snapshot.load().version, version, "none starts, no snapshot");
 
     scene.probe(one.id, Some(Health::Down));
     scene.probe(one.id, Some(Health::Up));
@@ -218,6 +220,21 @@ fn one_that_comes_back_or_is_added_starts_slowly() {
         scene.registry.change(Which::Name("127.0.0.1:2"), change, scene.now).unwrap();
     }
     assert_eq!((ramp(1), ramp(2)), (10, 5));
+    let heavier = BackendChange { weight: Some(7), ..BackendChange::default() };
+    scene.registry.change(Which::Name("127.0.0.1:1"), heavier, scene.now).unwrap();
+    assert_eq!(ramp(1), 10, "one that stays ready goes on as before");
+}
+
+#[test]
+fn what_is_seen_of_a_backend_is_concluded_in_its_own_pool() {
+    let scene = scene();
+    let one = scene.add(1);
+    scene.add(2);
+    let other = Arc::new(Pool::new(2, "other", 2).0);
+    let rules = PoolRules::new(&Config::default(), Arc::new(Policy::of(Strategy::RoundRobin)));
+    scene.registry.inner.lock().pools.insert(0, Members::new(other, rules));
+    scene.probe(one.id, Some(Health::Down));
+    assert_eq!(scene.eligible(), [2]);
 }
 
 #[test]
@@ -240,7 +257,7 @@ fn a_backends_counts_survive_changes_that_do_not_concern_it() {
     let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one)).unwrap();
     scene.add(2);
     scene.remove(2);
-    let snapshot = scene.fleet.snapshot.load();
+    let snapshot = scene.pool.snapshot.load();
     let first = snapshot.backends().next().unwrap();
     assert_eq!(first.in_flight(), 1);
     assert!(Arc::ptr_eq(first, &one));
@@ -257,4 +274,25 @@ fn the_last_twenty_changes_are_remembered() {
     let entry = scene.registry.find(Which::Name("127.0.0.1:1")).unwrap();
     assert_eq!(entry.changes.len(), CHANGES_MAX);
     assert_eq!(entry.changes.back().unwrap().what, "up: answered 200");
+}
+
+#[test]
+fn other_rules_pick_in_another_way_among_the_same_backends() {
+    let scene = scene_of(&Config { slow_start: Duration::from_secs(10), ..Config::default() });
+    let (one, two) = (scene.add(1), scene.add(2));
+    let _in_flight = crate::balance::InFlight::begin(Arc::clone(&one)).unwrap();
+    scene.probe(two.id, Some(Health::Down));
+    let key = crate::balance::MarkKey::new([1, 2]);
+    let policy =
+        Policy { sessions: Sessions::ByName(key.clone()), in_flight_max: 1, ..Policy::of(Strategy::LeastConn) };
+    scene.registry.go_by(PoolRules::new(&Config::default(), Arc::new(policy)), scene.now);
+    let snapshot = scene.pool.snapshot.load();
+    assert_eq!(snapshot.policy().strategy, Strategy::LeastConn);
+    assert_eq!((scene.eligible(), one.in_flight()), (vec![1], 1), "what is known of them stays");
+    assert_eq!(scene.registry.find(Which::Name("127.0.0.1:1")).unwrap().ramp_percent, 100, "no start is slow any more");
+    let mark = crate::balance::Mark::of_name(&one.name, &key);
+    assert_eq!(one.mark(), mark);
+    assert!(snapshot.bound(mark, &[]).is_some());
+    let _bounded = crate::balance::InFlight::begin(Arc::clone(&one)).unwrap();
+    assert!(!one.has_room(), "its pool is bounded now");
 }

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::message::{Answer, Call};
-use super::{Open, Room};
-use crate::http1::{Decoder, Framing, HeadLimits, Parsed, RequestError, parse_request};
+use super::shared::{Open, Shared};
+use crate::http1::{Decoder, Framing, HeadLimits, Parsed, parse_request};
 
 const HEAD_LIMITS: HeadLimits = HeadLimits { head_bytes: 16 * 1024, headers: 100, uri_bytes: 8 * 1024 };
 /// Of a chunked body.
@@ -26,9 +26,9 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Why a connection comes to its end.
 enum End {
-    /// Nobody is there any more, or waits for anything.
+    /// The client is gone, or waits for nothing.
     Silent,
-    /// The request can't be served, and nobody knows where the next one would begin.
+    /// The request can't be served, and where the next one would begin isn't known.
     Refused(u16, String),
 }
 
@@ -39,7 +39,7 @@ impl From<io::Error> for End {
 }
 
 pub(super) struct Connection<'a> {
-    room: &'a Room,
+    shared: &'a Shared,
     open: &'a Open,
     /// What has been read and not been used.
     unread: Vec<u8>,
@@ -49,8 +49,8 @@ pub(super) struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(room: &'a Room, open: &'a Open) -> Self {
-        Self { room, open, unread: Vec::new(), read_timeout: None, write_timeout: None }
+    pub(super) fn new(shared: &'a Shared, open: &'a Open) -> Self {
+        Self { shared, open, unread: Vec::new(), read_timeout: None, write_timeout: None }
     }
 
     /// Serves requests until the connection ends.
@@ -75,7 +75,7 @@ impl<'a> Connection<'a> {
     fn exchange(&mut self, first: bool) -> Result<bool, End> {
         let mut call = self.read_head(first)?;
         call.body = self.read_body(&call)?;
-        let answer = self.answer(&call).for_call(&call, !self.room.is_stopping());
+        let answer = self.answer(&call).for_call(&call, !self.shared.is_stopping());
         self.send(&answer, call.method == "HEAD")?;
         if !answer.keep_alive() {
             self.linger();
@@ -84,8 +84,8 @@ impl<'a> Connection<'a> {
     }
 
     fn read_head(&mut self, first: bool) -> Result<Call, End> {
-        let bounds = &self.room.bounds;
-        // The first request is expected at once; who only holds connections open is let go sooner.
+        let bounds = &self.shared.bounds;
+        // The first request is expected at once; a client that only holds a connection open is let go sooner.
         let mut deadline = Instant::now() + if first { bounds.head } else { bounds.idle };
         let mut begun = false;
         loop {
@@ -100,11 +100,11 @@ impl<'a> Connection<'a> {
                     return Ok(value);
                 }
                 Ok(Parsed::Partial) => {}
-                Err(error) => return Err(End::Refused(status_of(error), error.to_string())),
+                Err(error) => return Err(End::Refused(error.status(), error.to_string())),
             }
             if !begun {
                 self.open.idle.store(true, Ordering::SeqCst);
-                if self.room.is_stopping() {
+                if self.shared.is_stopping() {
                     return Err(End::Silent);
                 }
             }
@@ -119,7 +119,7 @@ impl<'a> Connection<'a> {
     }
 
     fn read_body(&mut self, call: &Call) -> Result<Vec<u8>, End> {
-        let bytes_max = self.room.bounds.body_bytes;
+        let bytes_max = self.shared.bounds.body_bytes;
         let too_large = || End::Refused(413, format!("the request's body is over {bytes_max} bytes"));
         let length = match call.framing {
             Framing::None | Framing::UntilClose => return Ok(Vec::new()),
@@ -130,7 +130,7 @@ impl<'a> Connection<'a> {
         if call.expect_continue && self.unread.is_empty() {
             self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        let deadline = Instant::now() + self.room.bounds.body;
+        let deadline = Instant::now() + self.shared.bounds.body;
         let Some(length) = length else { return self.read_chunked(deadline, too_large) };
         while self.unread.len() < length {
             self.read_body_bytes(deadline)?;
@@ -148,7 +148,7 @@ impl<'a> Connection<'a> {
                 .map_err(|error| End::Refused(400, format!("the request's body is malformed: {error}")))?;
             body.extend_from_slice(&self.unread[..step.body]);
             self.unread.drain(..step.consumed);
-            if body.len() > self.room.bounds.body_bytes {
+            if body.len() > self.shared.bounds.body_bytes {
                 return Err(too_large());
             }
             if step.end {
@@ -168,7 +168,7 @@ impl<'a> Connection<'a> {
     }
 
     fn answer(&self, call: &Call) -> Answer {
-        let handler = &self.room.handler;
+        let handler = &self.shared.handler;
         panic::catch_unwind(AssertUnwindSafe(|| handler.answer(call))).unwrap_or_else(|_| {
             log::error!("a handler panicked on {} {}", call.method, call.path);
             Answer::problem(500, "the handler of this request failed").close()
@@ -222,8 +222,8 @@ impl<'a> Connection<'a> {
 
     /// Writes it all by the deadline, however slowly the client takes it.
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = Instant::now() + self.room.bounds.write;
-        self.set_write_timeout(self.room.bounds.write)?;
+        let deadline = Instant::now() + self.shared.bounds.write;
+        self.set_write_timeout(self.shared.bounds.write)?;
         loop {
             match self.stream().write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -258,14 +258,4 @@ impl<'a> Connection<'a> {
 /// What Unix and others call a timeout of a blocking socket.
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-fn status_of(error: RequestError) -> u16 {
-    match error {
-        RequestError::Malformed(_) => 400,
-        RequestError::UriTooLong => 414,
-        RequestError::HeadTooLarge | RequestError::TooManyFields => 431,
-        RequestError::UnsupportedVersion => 505,
-        RequestError::NotImplemented(_) => 501,
-    }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::http1::{self, Framing, Target, Version};
+use crate::http1::{self, Framing, Target, Version, reason_phrase};
 
 /// A request with its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,7 @@ impl Answer {
         match serde_json::to_vec(value) {
             Ok(mut body) => {
                 body.push(b'\n');
+                body.shrink_to_fit();
                 typed(status, body).with("Content-Type", "application/json".into())
             }
             // Only maps with keys that aren't strings could fail; nothing here has such.
@@ -107,7 +108,8 @@ impl Answer {
 
     /// A problem document (RFC 9457) of the type `about:blank`, whose title is the status's own.
     pub fn problem(status: u16, detail: &str) -> Self {
-        let document = json!({ "type": "about:blank", "title": reason(status), "status": status, "detail": detail });
+        let document =
+            json!({ "type": "about:blank", "title": reason_phrase(status), "status": status, "detail": detail });
         Self { body: format!("{document}\n").into_bytes(), ..Self::empty(status) }
             .with("Content-Type", "application/problem+json".into())
     }
@@ -151,7 +153,7 @@ impl Answer {
     pub(super) fn write(&self, out: &mut Vec<u8>, to_head: bool, now: SystemTime) {
         use std::io::Write;
         // Writing to a vector can't fail.
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
         let _ = write!(out, "Date: {}\r\n", httpdate::fmt_http_date(now));
         for (name, value) in &self.fields {
             let _ = write!(out, "{name}: {value}\r\n");
@@ -175,29 +177,6 @@ impl Answer {
 /// Whether answers of this status have content, and say how long it is (RFC 9110 §8.6).
 fn has_content(status: u16) -> bool {
     status >= 200 && status != 204 && status != 304
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
 }
 
 #[cfg(test)]

@@ -3,73 +3,33 @@
 
 mod connection;
 mod message;
+mod shared;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
-use slab::Slab;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use self::connection::Connection;
 pub use self::message::{Answer, Call};
+pub use self::shared::{Bounds, Handler};
+use self::shared::{Open, Shared};
 
 /// Connections that the system holds for us until they are accepted.
 const BACKLOG: i32 = 1024;
-/// Handlers are shallow; debug builds and the panic machinery want some room.
+/// Handlers are shallow; debug builds and the panic machinery want some shared.
 const STACK_BYTES: usize = 256 * 1024;
 /// Connections that were turned away and are kept open for a moment, so that their clients can read why.
 const TURNED_AWAY_MAX: usize = 64;
 const TURNED_AWAY_LINGER: Duration = Duration::from_secs(1);
 /// How long accepting rests when the system is out of descriptors or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-
-/// The bounds that a server keeps.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Connections at once; one more gets 503 and is closed.
-    pub connections: usize,
-    /// For a request's head, from its first byte (the first one's from the connection's start).
-    pub head: Duration,
-    /// For a request's body.
-    pub body: Duration,
-    /// Between two requests.
-    pub idle: Duration,
-    /// For an answer to be taken by the client.
-    pub write: Duration,
-    /// A request's body; a larger one gets 413.
-    pub body_bytes: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            connections: 512,
-            head: Duration::from_secs(10),
-            body: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
-            write: Duration::from_secs(30),
-            body_bytes: 1024 * 1024,
-        }
-    }
-}
-
-/// What answers requests, on the thread of the connection that they came by. A panic in it becomes a 500.
-pub trait Handler: Send + Sync + 'static {
-    /// Answers one request.
-    fn answer(&self, call: &Call) -> Answer;
-}
-
-impl<F: Fn(&Call) -> Answer + Send + Sync + 'static> Handler for F {
-    fn answer(&self, call: &Call) -> Answer {
-        self(call)
-    }
-}
 
 /// A bound listener that doesn't answer yet.
 #[derive(Debug)]
@@ -98,7 +58,7 @@ impl Server {
 
     /// Begins to answer. Fails if the system has no thread to give.
     pub fn serve(self, handler: impl Handler, bounds: Bounds) -> io::Result<Serving> {
-        let room = Arc::new(Room {
+        let shared = Arc::new(Shared {
             listener: self.listener,
             address: self.address,
             handler: Box::new(handler),
@@ -107,15 +67,15 @@ impl Server {
             connections: Mutex::default(),
             left: Condvar::new(),
         });
-        let accepting = Arc::clone(&room);
+        let accepting = Arc::clone(&shared);
         thread::Builder::new().name("maypole-accept".into()).spawn(move || accept(&accepting))?;
-        Ok(Serving(room))
+        Ok(Serving(shared))
     }
 }
 
 /// A server that answers, until it is stopped or dropped.
 #[derive(Debug)]
-pub struct Serving(Arc<Room>);
+pub struct Serving(Arc<Shared>);
 
 impl Serving {
     /// Where it listens.
@@ -144,76 +104,33 @@ impl Drop for Serving {
     }
 }
 
-/// What the threads of one server share.
-struct Room {
-    listener: TcpListener,
-    address: SocketAddr,
-    handler: Box<dyn Handler>,
-    bounds: Bounds,
-    stopping: AtomicBool,
-    connections: Mutex<Slab<Arc<Open>>>,
-    /// Signalled when a connection has gone.
-    left: Condvar,
-}
-
-/// A connection, as seen from outside its thread.
-#[derive(Debug)]
-struct Open {
-    stream: TcpStream,
-    /// No byte of a request has come since the last answer.
-    idle: AtomicBool,
-}
-
-impl Room {
-    fn close(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        // On Linux this wakes the thread that accepts.
-        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
-        for (_, open) in &*self.connections.lock() {
-            if open.idle.load(Ordering::SeqCst) {
-                let _ = open.stream.shutdown(Shutdown::Both);
-            }
-        }
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-}
-
-impl std::fmt::Debug for Room {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("address", &self.address).field("bounds", &self.bounds).finish_non_exhaustive()
-    }
-}
-
 /// Takes its connection off the books, however its thread ends.
 struct Seat {
-    room: Arc<Room>,
+    shared: Arc<Shared>,
     key: usize,
     open: Arc<Open>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.room.connections.lock().remove(self.key);
-        self.room.left.notify_all();
+        self.shared.connections.lock().remove(self.key);
+        self.shared.left.notify_all();
     }
 }
 
-fn accept(room: &Arc<Room>) {
+fn accept(shared: &Arc<Shared>) {
     let mut turned_away: VecDeque<(TcpStream, Instant)> = VecDeque::new();
-    while !room.is_stopping() {
-        match room.listener.accept() {
+    while !shared.is_stopping() {
+        match shared.listener.accept() {
             Ok((stream, _)) => {
-                if let Err(stream) = seat(room, stream) {
-                    turn_away(stream, &mut turned_away, TURNED_AWAY_MAX.min(room.bounds.connections));
+                if let Err(stream) = seat(shared, stream) {
+                    turn_away(stream, &mut turned_away, TURNED_AWAY_MAX.min(shared.bounds.connections));
                 }
             }
-            Err(_) if room.is_stopping() => return,
+            Err(_) if shared.is_stopping() => return,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                log::warn!("can't accept on {}: {error}", room.address);
+                log::warn!("can't accept on {}: {error}", shared.address);
                 thread::sleep(ACCEPT_REST);
             }
         }
@@ -228,17 +145,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
-/// Gives a connection a thread; gives it back if there is no room.
-fn seat(room: &Arc<Room>, stream: TcpStream) -> Result<(), Arc<Open>> {
+/// Gives a connection a thread; gives it back if there is no shared.
+fn seat(shared: &Arc<Shared>, stream: TcpStream) -> Result<(), Arc<Open>> {
     let open = Arc::new(Open { stream, idle: AtomicBool::new(true) });
-    let mut connections = room.connections.lock();
-    if connections.len() >= room.bounds.connections {
+    let mut connections = shared.connections.lock();
+    if connections.len() >= shared.bounds.connections {
         return Err(open);
     }
     let key = connections.insert(Arc::clone(&open));
     drop(connections);
-    let seat = Seat { room: Arc::clone(room), key, open: Arc::clone(&open) };
-    let talk = move || Connection::new(&seat.room, &seat.open).run();
+    let seat = Seat { shared: Arc::clone(shared), key, open: Arc::clone(&open) };
+    let talk = move || Connection::new(&seat.shared, &seat.open).run();
     let spawned = thread::Builder::new().name("maypole-http".into()).stack_size(STACK_BYTES).spawn(talk);
     spawned.map(drop).map_err(|_| open)
 }

@@ -7,6 +7,7 @@ const LIMITS: HeadLimits = HeadLimits { head_bytes: 16_384, headers: 100, uri_by
 const DATE: &[u8] = b"Mon, 23 Nov 2026 00:00:00 GMT";
 
 static STRANGERS: LazyLock<FieldNames> = LazyLock::new(|| FieldNames::new(["X-Real-IP"]));
+static NOBODY: LazyLock<FieldNames> = LazyLock::new(|| FieldNames::alone(["X-Client"]));
 static VIA: LazyLock<Via> = LazyLock::new(|| Via::new("maypole"));
 
 fn how() -> RequestForwarding<'static> {
@@ -15,8 +16,9 @@ fn how() -> RequestForwarding<'static> {
         default_host: b"backend:81",
         peer: IpAddr::from([127, 0, 0, 1]),
         trusted: false,
-        untrusted_fields: &STRANGERS,
-        scheme: "http",
+        withheld: &STRANGERS,
+        identity: None,
+        encrypted: false,
         request_id: b"made-1",
         via: Some(&VIA),
         upgrade: true,
@@ -177,7 +179,7 @@ fn an_untrusted_peer_speaks_for_nobody_else() {
 
 #[test]
 fn a_trusted_peer_is_believed_and_added_to() {
-    let how = RequestForwarding { trusted: true, ..how() };
+    let how = RequestForwarding { trusted: true, withheld: &NOBODY, ..how() };
     let got = forwarded(&get(CLAIMS), &how);
     assert_eq!(of(&got, "x-forwarded-for"), ["6.6.6.6, 7.7.7.7, 127.0.0.1"]);
     assert_eq!(of(&got, "x-forwarded-proto"), ["https"]);
@@ -192,6 +194,8 @@ fn a_trusted_peer_is_believed_and_added_to() {
     assert_eq!((of(&empty, "x-forwarded-proto"), of(&empty, "x-forwarded-host")), (vec!["https"], vec!["a.example"]));
     let bare = forwarded(&get(""), &how);
     assert_eq!(of(&bare, "x-forwarded-for"), ["127.0.0.1"]);
+    let encrypted = forwarded(&get(""), &RequestForwarding { encrypted: true, ..how });
+    assert_eq!((of(&bare, "x-forwarded-proto"), of(&encrypted, "x-forwarded-proto")), (vec!["http"], vec!["https"]));
     assert_eq!(of(&bare, "x-request-id"), ["made-1"]);
 }
 
@@ -252,6 +256,7 @@ fn answer(head: &str, method: Method, client_version: Version, close: bool) -> V
             upgrade: true,
             allowance: None,
             session: None,
+            hsts: None,
         };
         write_response_head(&mut out, response, &how);
     });
@@ -364,4 +369,44 @@ fn writing_into_a_used_vector_allocates_nothing_new() {
         assert!(parsed.is_ok());
     }
     assert_eq!((out.capacity(), out.as_ptr()), (1024, start));
+}
+
+#[test]
+fn a_client_s_identity_is_told_by_the_proxy_alone() {
+    let sent = get("X-Client: root\r\nx_client: root\r\nX-Clients: 1\r\nConnection: X-Client\r\n");
+    let trusting = RequestForwarding { trusted: true, withheld: &NOBODY, ..how() };
+    assert!(!forwarded(&sent, &trusting).iter().any(|line| line.contains("root")));
+    let identity = Some((&b"X-Client"[..], "verified;subject=\"CN=a\""));
+    let lines = forwarded(&sent, &RequestForwarding { identity, ..trusting });
+    let told: Vec<_> = lines.iter().filter(|line| line.to_ascii_lowercase().contains("client")).collect();
+    assert_eq!(told, ["X-Clients: 1", "X-Client: verified;subject=\"CN=a\""]);
+}
+
+#[test]
+fn hsts_is_said_once_and_in_the_proxys_words() {
+    let says = |hsts, answer: &str| {
+        let mut out = Vec::new();
+        let parsed = parse_response(answer.as_bytes(), Method::Get, &LIMITS, |response| {
+            let (framing, _) = client_framing(response, Version::Http11);
+            let how = ResponseForwarding {
+                client_version: Version::Http11,
+                framing,
+                close: false,
+                date: DATE,
+                upgrade: true,
+                allowance: None,
+                session: None,
+                hsts,
+            };
+            write_response_head(&mut out, response, &how);
+        });
+        assert!(matches!(parsed, Ok(Parsed::Complete { .. })), "{answer}: {parsed:?}");
+        let text = String::from_utf8(out).expect("text").to_ascii_lowercase();
+        text.lines().filter(|line| line.starts_with("strict-")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSTRICT-Transport-Security: max-age=0\r\n\r\n";
+    assert_eq!(says(None, own), ["strict-transport-security: max-age=0"]);
+    assert_eq!(says(Some(b"max-age=9"), own), ["strict-transport-security: max-age=9"]);
+    assert_eq!(says(Some(b"max-age=9"), "HTTP/1.1 204 No Content\r\n\r\n"), ["strict-transport-security: max-age=9"]);
+    assert_eq!(says(Some(b"max-age=9"), "HTTP/1.1 103 Early Hints\r\n\r\n"), [""; 0]);
 }

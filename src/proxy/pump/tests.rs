@@ -14,6 +14,7 @@ struct Script {
     /// Bytes that a pipe takes at a time; none: no pipe is to be had.
     pipe_bytes_max: usize,
     pipes_fail: bool,
+    takes_pipe: bool,
     piped_bytes: Cell<usize>,
 }
 
@@ -40,6 +41,7 @@ impl Script {
             written: RefCell::default(),
             pipe_bytes_max: 4,
             pipes_fail: false,
+            takes_pipe: true,
             piped_bytes: Cell::new(0),
         }
     }
@@ -74,6 +76,10 @@ impl Stream for Script {
         Ok(taken)
     }
 
+    fn takes_pipe(&self) -> bool {
+        self.takes_pipe
+    }
+
     fn pipe(&self, _body_bytes: u64) -> Option<Queue> {
         (self.pipe_bytes_max > 0).then(|| Queue(VecDeque::new()))
     }
@@ -89,7 +95,7 @@ impl Stream for Script {
     }
 
     fn try_drain(&self, pipe: &mut Queue) -> io::Result<usize> {
-        assert!(!pipe.is_empty());
+        assert!(self.takes_pipe && !pipe.is_empty());
         let drained = self.try_write(&[IoSlice::new(pipe.0.make_contiguous())])?;
         pipe.0.drain(..drained);
         Ok(drained)
@@ -131,6 +137,19 @@ fn buffers() -> Buffers {
 }
 
 #[test]
+fn a_short_body_is_copied_behind_its_head_and_a_longer_one_goes_from_where_it_is() {
+    for (bytes, copied) in [(1, 1), (COPY_BYTES_MAX, COPY_BYTES_MAX), (COPY_BYTES_MAX + 1, 0)] {
+        let mut buffer = Buffers::new(COPY_BYTES_MAX + 1, 1).take();
+        buffer.append(&vec![b'x'; bytes]);
+        let to = Script::new(b"", usize::MAX);
+        let mut head = b"head ".to_vec();
+        Pump::new(Framing::Length(bytes as u64), false, 0, 0).begin(&mut head, &mut buffer, &to).unwrap();
+        assert_eq!(head.len(), 5 + copied, "{bytes} bytes");
+        assert_eq!(to.written.borrow().len(), 5 + bytes);
+    }
+}
+
+#[test]
 fn what_the_buffer_has_goes_first_the_rest_through_pipes_and_what_follows_stays() {
     let (from, to) = (Script::new(b"fghij next", 100), Script::new(b"", 100));
     let mut buffer = buffers().take();
@@ -166,7 +185,7 @@ fn before_a_long_wait_the_pipe_is_emptied_and_the_order_stays() {
     to.room.set(1);
     assert_eq!(pump.step(&from, &mut buffer, &to).unwrap(), Step::NeedsWrite);
     let mut held = Some(buffer);
-    pump.settle(&mut held, &buffers);
+    pump.empty_pipe(&mut held, &buffers);
     let mut buffer = held.unwrap();
     assert!(pump.pipe.is_none());
     assert_eq!(buffer.filled(), b"bcd");
@@ -176,13 +195,15 @@ fn before_a_long_wait_the_pipe_is_emptied_and_the_order_stays() {
 }
 
 #[test]
-fn without_a_pipe_or_where_it_fails_the_body_goes_through_the_buffer() {
+fn without_a_pipe_or_where_it_fails_or_is_not_taken_the_body_goes_through_the_buffer() {
     let mut lacking = Script::new(b"abcdef", 100);
     lacking.pipe_bytes_max = 0;
     let mut failing = Script::new(b"abcdef", 100);
     failing.pipes_fail = true;
-    for from in [lacking, failing] {
-        let to = Script::new(b"", 100);
+    let mut picky = Script::new(b"", 100);
+    picky.takes_pipe = false;
+    let taker = || Script::new(b"", 100);
+    for (from, to) in [(lacking, taker()), (failing, taker()), (Script::new(b"abcdef", 100), picky)] {
         let mut buffer = buffers().take();
         let mut pump = begun(Framing::Length(6), &mut buffer, &to);
         assert_eq!(pump.step(&from, &mut buffer, &to).unwrap(), Step::Done);

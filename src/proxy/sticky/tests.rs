@@ -4,15 +4,15 @@ use proptest::prelude::{prop, proptest};
 
 use super::*;
 use crate::balance::MarkKey;
-use crate::config::StickyCookie;
+use crate::config::{self, SameSite};
 use crate::http1::{HeadLimits, Parsed, parse_request};
 
 const NOW_S: u64 = 1_800_000_000;
 const KEY: MarkKey = MarkKey::new([1, 2]);
 
-fn cookie(ttl_s: Option<u64>, secure: Secure) -> Cookie {
+fn cookie(ttl_s: Option<u64>, secure: Secure) -> StickyCookie {
     let ttl = ttl_s.map(Duration::from_secs);
-    Cookie::new(&StickyCookie { name: "S".into(), ttl, secure, same_site: SameSite::Lax, secret: None })
+    StickyCookie::new(&config::StickyCookie { name: "S".into(), ttl, secure, same_site: SameSite::Lax, secret: None })
 }
 
 fn mark() -> Mark {
@@ -24,10 +24,14 @@ fn text(mark: Mark) -> String {
 }
 
 /// What a request with these lines in its head says of its session.
-fn session(cookie: &Cookie, lines: &str, trusted: bool) -> Session {
+fn session(cookie: &StickyCookie, lines: &str, trusted: bool) -> Session {
+    session_from(cookie, lines, Origin { trusted, encrypted: false })
+}
+
+fn session_from(cookie: &StickyCookie, lines: &str, from: Origin) -> Session {
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
     let limits = HeadLimits { head_bytes: 8192, headers: 100, uri_bytes: 8192 };
-    match parse_request(head.as_bytes(), &limits, |request| cookie.session(request, trusted, || NOW_S)) {
+    match parse_request(head.as_bytes(), &limits, |request| super::session(cookie, request, from, || NOW_S)) {
         Ok(Parsed::Complete { value, .. }) => value,
         _ => panic!("no whole request: {head}"),
     }
@@ -35,7 +39,7 @@ fn session(cookie: &Cookie, lines: &str, trusted: bool) -> Session {
 
 /// The mark that a cookie's value is taken for, and whether it stays.
 fn read(ttl_s: Option<u64>, value: &str) -> Option<(Mark, bool)> {
-    cookie(ttl_s, Secure::Auto).read(value.as_bytes(), || NOW_S)
+    super::read(ttl_s, value.as_bytes(), || NOW_S)
 }
 
 #[test]
@@ -82,17 +86,22 @@ fn the_first_cookie_that_looks_right_counts() {
 }
 
 #[test]
-fn a_cookie_is_secure_where_a_trusted_peer_says_that_its_client_is() {
-    let secure = |how, lines: &str, trusted| session(&cookie(None, how), lines, trusted).secure;
-    for (lines, trusted, want) in [
-        ("X-Forwarded-Proto: https", true, true),
-        ("x-forwarded-proto: HTTPS , http", true, true),
-        ("X-Forwarded-Proto: http, https", true, false),
-        ("X-Forwarded-Proto: https", false, false),
-        ("A: b", true, false),
+fn a_cookie_is_secure_where_the_client_is_or_a_trusted_peer_says_so() {
+    // (what the head says, whether it is believed, whether it came encrypted, what the cookie is).
+    for (lines, trusted, encrypted, want) in [
+        ("X-Forwarded-Proto: https", true, false, true),
+        ("x-forwarded-proto: HTTPS , http", true, false, true),
+        ("X-Forwarded-Proto: http, https", true, false, false),
+        ("X-Forwarded-Proto: https", false, false, false),
+        ("A: b", true, false, false),
+        ("A: b", false, true, true),
+        ("A: b", true, true, true),
+        ("X-Forwarded-Proto: http", false, true, true),
+        ("X-Forwarded-Proto: http", true, true, false),
     ] {
-        assert_eq!(secure(Secure::Auto, lines, trusted), want, "{lines}");
-        assert!(secure(Secure::Always, lines, trusted) && !secure(Secure::Never, lines, trusted));
+        let secure = |how| session_from(&cookie(None, how), lines, Origin { trusted, encrypted }).secure;
+        assert_eq!(secure(Secure::Auto), want, "{lines}");
+        assert!(secure(Secure::Always) && !secure(Secure::Never));
     }
 }
 
@@ -134,7 +143,7 @@ fn what_is_set_is_read_again() {
 }
 
 proptest! {
-    /// Pairs are what RFC 6265 §5.4 has browsers send; whatever comes instead harms nobody.
+    /// Pairs are what RFC 6265 §5.4 has browsers send; whatever comes instead does no harm.
     #[test]
     fn a_cookie_is_found_among_any_others_and_nothing_else_is_taken_for_it(
         before in prop::collection::vec("[ -:<-~]{0,12}(=[ -:<-~]{0,20})?", 0..6),

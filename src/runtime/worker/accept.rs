@@ -4,7 +4,6 @@
 //! worker. One that is ahead of another hands what it accepts over to it: then and never later, since what was read or
 //! written of a connection binds it to its worker. Short ones stay where they are: the next moment deals anew.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -14,7 +13,8 @@ use std::time::Duration;
 use may::io::WaitIo;
 
 use super::{Handle, Job};
-use crate::runtime::world::Instant;
+use crate::runtime::stream::Owner;
+use crate::runtime::world::{Arrival, Instant};
 use crate::runtime::{clock, homing};
 
 /// Connections accepted before others get a turn.
@@ -29,22 +29,23 @@ const LEAD_PARTS: u64 = 8;
 /// would take descriptors from those that are served.
 const WAITING_MAX: usize = 256;
 /// How often failing accepts are logged.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 impl<P: 'static> Handle<P> {
-    pub(super) fn accept_from(&self, socket: OwnedFd) {
+    /// Accepts what comes to a listener.
+    pub(super) fn run_acceptor(&self, listener_number: usize, socket: OwnedFd) {
         let worker = &self.0;
         // SAFETY: the descriptor is owned, and a listening TCP socket.
         let listener = unsafe { may::net::TcpListener::from_raw_fd(socket.into_raw_fd()) };
         let key = self.register(listener.inner().as_raw_fd(), listener.waker());
         worker.acceptors.borrow_mut().push(key);
-        let (mut batch, mut next_complaint) = (0, Instant(0));
+        let (mut batch, mut next_warning) = (0, Instant(0));
         loop {
             while worker.runners.get().is_some_and(|runners| runners.waiting() >= WAITING_MAX) {
                 self.pause_accepting(&listener, key, ACCEPT_PAUSE);
             }
             let failed = match accept(listener.inner().as_raw_fd()) {
-                Ok((socket, peer)) => self.accepted(socket, peer).err(),
+                Ok((socket, peer)) => self.accepted(socket, Arrival { peer, listener: listener_number }).err(),
                 Err(error) => Some(error),
             };
             batch += 1;
@@ -60,8 +61,8 @@ impl<P: 'static> Handle<P> {
                 Some(io::ErrorKind::WouldBlock) => Duration::MAX,
                 Some(_) => {
                     worker.counters.accept_errors.bump();
-                    if clock::now_coarse() >= next_complaint {
-                        next_complaint = clock::now_coarse() + COMPLAINT_EVERY;
+                    if clock::now_coarse() >= next_warning {
+                        next_warning = clock::now_coarse() + WARN_INTERVAL;
                         log::warn!("worker {}: connections can't be accepted: {}", worker.id, text(failed.as_ref()));
                     }
                     ACCEPT_PAUSE
@@ -81,7 +82,7 @@ impl<P: 'static> Handle<P> {
             homing::check(worker.id);
         };
         if pause.is_zero() {
-            return self.give_turn_away(key, wait);
+            return self.yield_slice(key, false, wait);
         }
         if pause < Duration::MAX {
             self.set_deadline(key, clock::now() + pause);
@@ -92,10 +93,10 @@ impl<P: 'static> Handle<P> {
         }
     }
 
-    fn accepted(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
-        let Some(other) = self.one_behind() else { return self.take_in(socket, peer) };
+    fn accepted(&self, socket: OwnedFd, arrival: Arrival) -> io::Result<()> {
+        let Some(other) = self.one_behind() else { return self.take_in(socket, arrival) };
         self.0.team.counters[other].arriving.fetch_add(1, Ordering::Relaxed);
-        self.0.team.mailboxes.hand_over(other, socket, peer);
+        self.0.team.mailboxes.hand_over(other, socket, arrival);
         Ok(())
     }
 
@@ -112,14 +113,14 @@ impl<P: 'static> Handle<P> {
     }
 
     /// Takes a connection that another worker accepted.
-    pub(super) fn take_over(&self, socket: OwnedFd, peer: SocketAddr) {
+    pub(super) fn take_over(&self, socket: OwnedFd, arrival: Arrival) {
         self.0.counters.arriving.fetch_sub(1, Ordering::Relaxed);
-        if self.take_in(socket, peer).is_err() {
+        if self.take_in(socket, arrival).is_err() {
             self.0.counters.accept_errors.bump();
         }
     }
 
-    fn take_in(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<()> {
+    fn take_in(&self, socket: OwnedFd, arrival: Arrival) -> io::Result<()> {
         let spare = || self.0.service.get().is_some_and(|service| service.spare_descriptor());
         let socket = match self.home(socket) {
             Ok(socket) => socket,
@@ -131,36 +132,8 @@ impl<P: 'static> Handle<P> {
             slot.accepted_at = Some(clock::now_coarse());
         }
         self.0.counters.accepted.bump();
-        self.run(Job::Accepted(stream, peer));
+        self.run(Job::Accepted(stream, arrival));
         Ok(())
-    }
-}
-
-/// The mean of how long accepted connections lived, over the last few.
-pub(super) struct Lifetimes {
-    mean_ns: Cell<u64>,
-}
-
-impl Lifetimes {
-    /// From here on a connection is worth a wake-up of another worker.
-    const LONG_NS: u64 = 100_000_000;
-    /// None counts as longer, so that a few short ones tell.
-    const MAX_NS: u64 = 1_000_000_000;
-
-    /// Supposes that they are long.
-    pub(super) const fn new() -> Self {
-        Self { mean_ns: Cell::new(Self::MAX_NS) }
-    }
-
-    /// Counts a connection that has ended.
-    pub(super) fn add(&self, lived: Duration) {
-        let lived_ns = u64::try_from(lived.as_nanos()).unwrap_or(u64::MAX).min(Self::MAX_NS);
-        let mean_ns = self.mean_ns.get();
-        self.mean_ns.set(mean_ns - mean_ns / 8 + lived_ns / 8);
-    }
-
-    fn are_long(&self) -> bool {
-        self.mean_ns.get() >= Self::LONG_NS
     }
 }
 

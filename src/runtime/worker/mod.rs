@@ -1,16 +1,16 @@
-//! The worker: one thread's streams, their deadlines, and who is woken by what.
+//! The worker: one thread's streams, their deadlines, and which coroutine is woken by what.
 
 mod accept;
 mod counters;
-mod duties;
+mod lifetimes;
+mod loops;
+mod may_world;
 mod start;
-mod surroundings;
+mod time_slice;
 mod timer;
-mod turn;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,20 +21,20 @@ use may::io::{WaitIo, WaitIoWaker};
 use may::net::TcpStream;
 use slab::Slab;
 
-use self::accept::Lifetimes;
 pub use self::counters::{Counter, Counters};
+use self::lifetimes::Lifetimes;
 pub use self::start::{Options, start};
+use self::time_slice::TimeSlice;
 use self::timer::Timer;
-use self::turn::Turn;
+use super::fd_numbers::FdNumbers;
 use super::lot::{Lot, Mode};
 use super::mailbox::{Mailbox, Mailboxes};
-use super::numbers::Numbers;
 use super::pipe::{KernelPipe, Pipes};
 use super::runner::Runners;
-use super::stacks::Stacks;
-use super::stream::MayStream;
+use super::stack_count::StackCount;
+use super::stream::{MayStream, Owner};
 use super::wheel::Wheel;
-use super::world::{Instant, Service, Wake};
+use super::world::{Arrival, Instant, Service, Wake};
 use super::{clock, homing};
 
 /// A handle to the worker's surroundings; see [`World`].
@@ -47,7 +47,7 @@ impl<P> Clone for MayWorld<P> {
 }
 
 /// What the runtime passes around of a worker.
-pub(super) struct Handle<P: 'static>(Rc<Worker<P>>);
+pub struct Handle<P: 'static>(Rc<Worker<P>>);
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
@@ -55,9 +55,12 @@ impl<P> Clone for Handle<P> {
     }
 }
 
+/// A stream of the worker.
+type Stream<P> = MayStream<Handle<P>>;
+
 struct Worker<P: 'static> {
     id: usize,
-    numbers: RefCell<Numbers>,
+    numbers: RefCell<FdNumbers>,
     slots: RefCell<Slab<Slot<P>>>,
     wheel: RefCell<Wheel>,
     timer: Timer,
@@ -65,9 +68,11 @@ struct Worker<P: 'static> {
     mailbox: Arc<Mailbox>,
     runners: OnceCell<Runners<Job<P>>>,
     service: OnceCell<Box<dyn Service<MayWorld<P>>>>,
-    turn: Turn,
-    /// Those that gave their turn away, and get the next one when the worker has looked at the network.
+    slice: TimeSlice,
+    /// Slots whose coroutines have yielded, and go on when the worker has looked at the network.
     yielded: RefCell<Vec<usize>>,
+    /// The same, but their slice began within a look that may not be over: they go on a look later.
+    yielded_early: RefCell<Vec<usize>>,
     /// Parked streams that are to come back, some in each round.
     recalled: RefCell<Vec<usize>>,
     accepting: Cell<bool>,
@@ -88,10 +93,10 @@ struct Team {
     sockets_below: RawFd,
     /// Pipes that each may have.
     pipes_max: usize,
-    stacks: Arc<Stacks>,
+    stacks: Arc<StackCount>,
 }
 
-/// A registered descriptor's place: its deadline, its lot, and who to wake.
+/// What is kept of a registered descriptor: its deadline, how the lot watches it, and which coroutine to wake.
 struct Slot<P> {
     fd: RawFd,
     waker: WaitIoWaker,
@@ -99,7 +104,7 @@ struct Slot<P> {
     accepted_at: Option<Instant>,
     deadline: u64,
     expired: bool,
-    /// It stands among those that gave their turn away.
+    /// Its coroutine has yielded.
     yields: bool,
     lot_mode: Mode,
     lot_events: u32,
@@ -117,13 +122,13 @@ struct Parked<P> {
 }
 
 enum Job<P: 'static> {
-    Accepted(MayStream<P>, SocketAddr),
-    Resumed(MayStream<P>, P, Wake),
+    Accepted(Stream<P>, Arrival),
+    Resumed(Stream<P>, P, Wake),
 }
 
 impl<P: 'static> Handle<P> {
     /// Homes and registers a socket, with what is supposed of its readiness.
-    fn adopt(&self, socket: OwnedFd, ready: u32) -> io::Result<MayStream<P>> {
+    fn adopt(&self, socket: OwnedFd, ready: u32) -> io::Result<Stream<P>> {
         let socket = self.home(socket).map_err(|(error, _)| error)?;
         // SAFETY: the descriptor is owned, and a TCP socket. `may` panics where the kernel can't register it.
         let io = catch_unwind(AssertUnwindSafe(|| unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }));
@@ -153,29 +158,6 @@ impl<P: 'static> Handle<P> {
         })
     }
 
-    /// Drops a stream's slot; its descriptor is about to be closed.
-    pub(super) fn forget(&self, key: usize) {
-        self.0.wheel.borrow_mut().remove(key);
-        let slot = self.0.slots.borrow_mut().try_remove(key);
-        if let Some(slot) = &slot {
-            self.0.numbers.borrow_mut().give_back(slot.fd);
-        }
-        if let Some(accepted_at) = slot.and_then(|slot| slot.accepted_at) {
-            self.0.counters.ended.bump();
-            self.0.lifetimes.add(clock::now_coarse().since(accepted_at));
-        }
-    }
-
-    #[inline]
-    pub(super) fn take_lot_events(&self, key: usize) -> u32 {
-        let mut slots = self.0.slots.borrow_mut();
-        slots.get_mut(key).map_or(0, |slot| std::mem::take(&mut slot.lot_events))
-    }
-
-    pub(super) fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {
-        self.0.pipes.take(body_bytes)
-    }
-
     fn set_deadline(&self, key: usize, deadline: Instant) {
         if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
             slot.deadline = deadline.0;
@@ -189,7 +171,7 @@ impl<P: 'static> Handle<P> {
     }
 
     /// Has the lot watch a stream. False when it can't: the kernel has no memory for it, or counts no more watches.
-    fn arm_lot(&self, stream: &MayStream<P>, mode: Mode) -> bool {
+    fn arm_lot(&self, stream: &Stream<P>, mode: Mode) -> bool {
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(stream.key) else { return false };
         if slot.lot_mode == mode || (slot.lot_mode.sees_hangups() && mode == Mode::Hangup) {
@@ -203,11 +185,11 @@ impl<P: 'static> Handle<P> {
     }
 
     /// One stretch of waiting on `on`. True when the deadline ended it, and nothing else happened.
-    fn wait_on(&self, on: &MayStream<P>, deadline: Instant) -> bool {
+    fn wait_on(&self, on: &Stream<P>, deadline: Instant) -> bool {
         self.set_deadline(on.key, deadline);
         let events = on.io().wait_io() as u32;
         homing::check(self.0.id);
-        self.0.turn.begin();
+        self.0.slice.begin(events & WOKEN == 0);
         let mut slots = self.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(on.key) else { return false };
         slot.deadline = u64::MAX;
@@ -216,16 +198,44 @@ impl<P: 'static> Handle<P> {
         std::mem::take(&mut slot.expired) && events == 0
     }
 
-    /// Lets the network and all others go first, whatever comes meanwhile. `wait` is a wait of this slot's own.
-    fn give_turn_away(&self, key: usize, wait: impl Fn()) {
+    /// Ends this coroutine's slice: the network and all others go first, whatever comes meanwhile. `wait` is a wait of this slot's own. `early`: the
+    /// present look at the network may not have told of all yet.
+    fn yield_slice(&self, key: usize, early: bool, wait: impl Fn()) {
         if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
             slot.yields = true;
         }
-        self.0.yielded.borrow_mut().push(key);
+        let yielded = if early { &self.0.yielded_early } else { &self.0.yielded };
+        yielded.borrow_mut().push(key);
         self.0.mailbox.ring();
         while self.0.slots.borrow().get(key).is_some_and(|slot| slot.yields) {
             wait();
             homing::check(self.0.id);
+        }
+    }
+
+    /// Has a coroutine of this worker do a job.
+    fn run(&self, job: Job<P>) {
+        if let Some(runners) = self.0.runners.get() {
+            runners.run(job);
+        }
+    }
+
+    /// Ends a stream's parking.
+    fn resume(&self, key: usize, wake: Wake) {
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(key) else { return };
+        slot.deadline = u64::MAX;
+        let parked = slot.parked.take();
+        let tied = slot.tied.take().and_then(|tied| slots.get_mut(tied));
+        // It may have been closed meanwhile, and its slot be another's.
+        if let Some(tied) = tied.filter(|tied| tied.wakes == Some(key)) {
+            tied.wakes = None;
+        }
+        drop(slots);
+        if let Some(parked) = parked {
+            let Parked { io, ready, what } = parked;
+            let stream = MayStream { worker: self.clone(), key, io: Some(io), ready: Cell::new(ready) };
+            self.run(Job::Resumed(stream, what, wake));
         }
     }
 
@@ -237,6 +247,30 @@ impl<P: 'static> Handle<P> {
 
     fn lot_mode(&self, key: usize) -> Mode {
         self.0.slots.borrow().get(key).map_or(Mode::Absent, |slot| slot.lot_mode)
+    }
+}
+
+impl<P: 'static> Owner for Handle<P> {
+    fn forget(&self, key: usize) {
+        self.0.wheel.borrow_mut().remove(key);
+        let slot = self.0.slots.borrow_mut().try_remove(key);
+        if let Some(slot) = &slot {
+            self.0.numbers.borrow_mut().give_back(slot.fd);
+        }
+        if let Some(accepted_at) = slot.and_then(|slot| slot.accepted_at) {
+            self.0.counters.ended.bump();
+            self.0.lifetimes.add(clock::now_coarse().since(accepted_at));
+        }
+    }
+
+    #[inline]
+    fn take_lot_events(&self, key: usize) -> u32 {
+        let mut slots = self.0.slots.borrow_mut();
+        slots.get_mut(key).map_or(0, |slot| std::mem::take(&mut slot.lot_events))
+    }
+
+    fn pipe(&self, body_bytes: u64) -> Option<KernelPipe> {
+        self.0.pipes.take(body_bytes)
     }
 }
 

@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::accept::Lifetimes;
+use super::lifetimes::Lifetimes;
+use super::time_slice::TimeSlice;
 use super::timer::Timer;
-use super::turn::Turn;
 use super::{Counters, Handle, Job, MayWorld, Team, Worker};
+use crate::runtime::fd_numbers::FdNumbers;
 use crate::runtime::listen::Listeners;
 use crate::runtime::lot::Lot;
 use crate::runtime::mailbox::{Mailbox, Mailboxes};
-use crate::runtime::numbers::Numbers;
 use crate::runtime::pipe::Pipes;
 use crate::runtime::runner::{Runners, Tasks, spawn_here};
-use crate::runtime::stacks::Stacks;
+use crate::runtime::stack_count::StackCount;
 use crate::runtime::wheel::Wheel;
 use crate::runtime::world::Service;
 use crate::runtime::{clock, homing, stack};
@@ -71,7 +71,7 @@ where
         counters: (0..workers).map(|_| Arc::default()).collect(),
         sockets_below: options.sockets_below,
         pipes_max: options.pipes_max,
-        stacks: Arc::new(Stacks::new(options.coroutines_max)),
+        stacks: Arc::new(StackCount::new(options.coroutines_max)),
     };
     for (id, sockets) in sockets.into_iter().enumerate() {
         let lot = homing::home(Lot::open()?, id, workers)?;
@@ -94,7 +94,7 @@ impl<P: 'static> Worker<P> {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Handle(Rc::new(Self {
             id,
-            numbers: RefCell::new(Numbers::new(id, team.counters.len())),
+            numbers: RefCell::new(FdNumbers::new(id, team.counters.len())),
             slots: RefCell::new(Slab::new()),
             wheel: RefCell::new(Wheel::new(clock::now().0)),
             timer: Timer { fd: timer, set_to_ns: Cell::new(u64::MAX) },
@@ -102,8 +102,9 @@ impl<P: 'static> Worker<P> {
             mailbox: Arc::clone(&team.mailboxes.0[id]),
             runners: OnceCell::new(),
             service: OnceCell::new(),
-            turn: Turn::new(),
+            slice: TimeSlice::new(),
             yielded: RefCell::default(),
+            yielded_early: RefCell::default(),
             recalled: RefCell::default(),
             accepting: Cell::new(true),
             acceptors: RefCell::new(Vec::new()),
@@ -125,9 +126,9 @@ impl<P: 'static> Handle<P> {
         let work = move |job| {
             let Some(worker) = here.upgrade() else { return };
             let Some(service) = worker.service.get() else { return };
-            worker.turn.begin();
+            worker.slice.begin(true);
             match job {
-                Job::Accepted(stream, peer) => service.accepted(stream, peer),
+                Job::Accepted(stream, arrival) => service.accepted(stream, arrival),
                 Job::Resumed(stream, what, wake) => {
                     // By now the worker's own epoll has told what the lot told too: it must not look like news later.
                     stream.pull();
@@ -143,14 +144,14 @@ impl<P: 'static> Handle<P> {
         let runners = Runners::new(Arc::clone(&worker.team.stacks), tasks);
         let _ = worker.runners.set(runners);
         let handle = self.clone();
-        spawn_here(move || handle.keep_time());
+        spawn_here(move || handle.run_timers());
         let handle = self.clone();
-        spawn_here(move || handle.mind_the_lot());
+        spawn_here(move || handle.run_lot());
         let handle = self.clone();
-        spawn_here(move || handle.read_mail());
-        for socket in sockets {
+        spawn_here(move || handle.run_mailbox());
+        for (listener, socket) in sockets.into_iter().enumerate() {
             let handle = self.clone();
-            spawn_here(move || handle.accept_from(socket));
+            spawn_here(move || handle.run_acceptor(listener, socket));
         }
     }
 }

@@ -9,9 +9,10 @@ pub(super) struct Timer {
     pub(super) fd: OwnedFd,
     pub(super) set_to_ns: Cell<u64>,
 }
+
 impl Timer {
     pub(super) fn open() -> io::Result<OwnedFd> {
-        // SAFETY: no pointers; the result is checked and owned by nobody else.
+        // SAFETY: no pointers; the result is checked and has no other owner.
         let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());

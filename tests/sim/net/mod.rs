@@ -246,7 +246,7 @@ impl Sim {
         });
         let head = from.first().map_or(&[][..], |slice| slice);
         if let Some(verdict) = verdict {
-            self.trail.written(self.now(), id, head, 0);
+            self.trail.written(self.now(), self.running.get(), id, head, 0);
             return verdict;
         }
         let Some(peer) = peer else { return blocked };
@@ -267,7 +267,7 @@ impl Sim {
                 self.after(delay, move |sim| sim.tell_space(id));
             }
         }
-        self.trail.written(self.now(), id, head, fits);
+        self.trail.written(self.now(), self.running.get(), id, head, fits);
         self.moved(id);
         if fits == 0 {
             return blocked;

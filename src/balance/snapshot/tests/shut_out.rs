@@ -5,20 +5,20 @@ use crate::balance::{Decision, Seen, Thresholds};
 
 /// Members whose breakers trip at the first failure and take two trials.
 fn with_breakers(count: u64) -> Vec<Member> {
-    let thresholds = Arc::new(Thresholds {
+    let member = |id| Member::new(Arc::new(backend(id)));
+    (0..count).map(member).collect()
+}
+
+fn shut(member: &Member) {
+    let thresholds = Thresholds {
         consecutive_failures: 1,
         error_percent: 100,
         minimum_requests: 1,
         window: Duration::from_secs(1),
         trials: 2,
         failing: Vec::new(),
-    });
-    let member = |id| Member::new(Arc::new(backend(id).with_breaker(Arc::clone(&thresholds))));
-    (0..count).map(member).collect()
-}
-
-fn shut(member: &Member) {
-    InFlight::begin(&*member.backend).unwrap().observe(0, Seen::Bad, || 0, |_| true);
+    };
+    InFlight::begin(&*member.backend).unwrap().observe(&thresholds, 0, Seen::Bad, 0, |_| true);
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn one_on_trial_gets_as_many_requests_as_its_trials() {
         let members = with_breakers(2);
         let snapshot = of(strategy.clone(), members.clone());
         shut(&members[0]);
-        members[0].backend.decide(Decision::Try);
+        members[0].backend.decide(Decision::Try, 2);
         let on_trial = shares(&picks(&snapshot, &AtomicUsize::new(0), &[], 100), 2)[0];
         assert_eq!(on_trial, 2, "{strategy:?}");
         shut(&members[1]);
-        members[1].backend.decide(Decision::Try);
+        members[1].backend.decide(Decision::Try, 2);
         let alone = of(strategy, vec![members[1].clone()]);
         let picked: Vec<_> = (0..3).map(|_| alone.pick(&AtomicUsize::new(0), &[], &Request::any())).collect();
         assert!(picked[1].is_some() && picked[2].is_none(), "no more than its trials, though it is the only one");

@@ -2,15 +2,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::balance::{Fleet, InFlight, Policy, Seen, Standing, Strategy};
-use crate::config::{BackendChange, BackendConfig, BackendState, BackendUrl, CircuitBreaker, Config};
-use crate::control::entry::{Source, Which};
-use crate::control::health::LastProbe;
+use crate::balance::{InFlight, Policy, Pool, Seen, Standing, Strategy};
+use crate::config::{BackendChange, BackendConfig, BackendState, BackendUrl, CircuitBreaker, Config, WhenAllDown};
+use crate::control::entry::{Entry, Source, Which};
+use crate::control::health::{Health, LastProbe};
+use crate::plan::{PoolRules, thresholds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 struct Scene {
-    fleet: Arc<Fleet>,
+    pool: Arc<Pool>,
     registry: Registry,
     backends: Vec<Arc<Backend>>,
     now: Moment,
@@ -23,8 +24,9 @@ fn scene(count: u16, max_ejected_percent: u32) -> Scene {
 }
 
 fn scene_of(count: u16, config: &Config) -> Scene {
-    let fleet = Arc::new(Fleet::new(Policy::of(Strategy::RoundRobin)).0);
-    let registry = Registry::new(Arc::clone(&fleet), config, 1);
+    let pool = Arc::new(Pool::new(1, "pool", 1).0);
+    let rules = PoolRules::new(config, Arc::new(Policy::of(Strategy::RoundRobin)));
+    let registry = Registry::new(Arc::clone(&pool), rules, 1);
     let now = Moment { instant: Instant::now(), wall: SystemTime::UNIX_EPOCH };
     let add = |port: u16| {
         let url = BackendUrl::parse(&format!("http://127.0.0.1:{}", port + 1)).unwrap();
@@ -32,14 +34,16 @@ fn scene_of(count: u16, config: &Config) -> Scene {
         registry.add(config, Vec::new(), Source::Config, now.wall).unwrap().backend
     };
     let backends = (0..count).map(add).collect();
-    Scene { fleet, registry, backends, now }
+    Scene { pool, registry, backends, now }
 }
 
 impl Scene {
     /// A request to that backend, and what came of it.
-    fn request(&self, index: usize, seen: Seen) -> Option<Turn> {
+    fn request(&self, index: usize, seen: Seen) -> Option<Transition> {
         let mut told = None;
-        InFlight::begin(&*self.backends[index]).unwrap().observe(0, seen, || 0, |turn| told.replace(turn).is_none());
+        let request = InFlight::begin(&*self.backends[index]).unwrap();
+        let thresholds = thresholds(&CircuitBreaker::default());
+        request.observe(&thresholds, 0, seen, 0, |turn| told.replace(turn).is_none());
         told
     }
 
@@ -58,7 +62,7 @@ impl Scene {
     }
 
     fn eligible(&self) -> Vec<u64> {
-        self.fleet.snapshot.load().eligible().map(|backend| backend.id - 1).collect()
+        self.pool.snapshot.load().eligible().map(|backend| backend.id - 1).collect()
     }
 
     fn standings(&self) -> Vec<Standing> {
@@ -137,7 +141,7 @@ fn when_too_many_have_tripped_all_get_traffic_and_are_tried_with_all_of_it() {
     scene.pass(5 * SECOND);
     assert_eq!(scene.standings()[..3], [Standing::Trial, Standing::Trial, Standing::Tolerated]);
     assert!((0..1000).all(|_| scene.backends[0].admit()), "the others can't bear what it doesn't take");
-    assert!(scene.registry.is_in_panic_mode(), "who is tried hasn't recovered");
+    assert!(scene.registry.is_in_panic_mode(), "one that is tried hasn't recovered");
     scene.turn(0, Seen::Bad);
     assert_eq!(scene.standings()[0], Standing::Tolerated);
     scene.turn(1, Seen::Good);
@@ -205,7 +209,7 @@ fn an_operator_is_heard_in_every_state() {
     scene.set_state(0, BackendState::Ready);
     heard(&scene, true);
     scene.registry.remove(Which::Name("0"));
-    assert_eq!(scene.turn(0, Seen::Good), None, "nobody knows it any more");
+    assert_eq!(scene.turn(0, Seen::Good), None, "it isn't known any more");
     assert_eq!(scene.eligible(), [1, 2]);
 }
 
@@ -246,4 +250,27 @@ fn those_that_are_tried_although_they_are_down_can_be_ejected_but_not_too_many()
     assert_eq!(scene.eligible(), [1]);
     scene.trip(1);
     assert_eq!(scene.eligible(), [0, 1]);
+}
+
+#[test]
+fn without_breakers_from_now_on_nothing_is_held_against_a_backend_and_with_them_again_it_begins_anew() {
+    let mut scene = scene(2, 100);
+    scene.trip(0);
+    assert_eq!((scene.eligible(), scene.standings()[0]), (vec![1], Standing::Avoided));
+    let go_by = |scene: &Scene, circuit_breaker| {
+        let config = Config { circuit_breaker, ..Config::default() };
+        let rules = PoolRules::new(&config, Arc::new(Policy::of(Strategy::RoundRobin)));
+        scene.registry.go_by(rules, scene.now.wall);
+    };
+    go_by(&scene, None);
+    assert_eq!((scene.eligible(), scene.standings()[0]), (vec![0, 1], Standing::Closed));
+    assert!(scene.entry(0).circuit.is_none() && scene.pass(3600 * SECOND).is_none());
+    // One that began under the old rules fails under them.
+    let turn = (0..5).find_map(|_| scene.request(0, Seen::Bad)).unwrap();
+    assert_eq!(scene.registry.turned(&scene.backends[0], turn, scene.now, 0.0), None);
+    assert_eq!(scene.standings()[0], Standing::Closed);
+    go_by(&scene, Some(CircuitBreaker::default()));
+    assert_eq!(scene.state(0), CircuitState::Closed);
+    scene.trip(0);
+    assert_eq!(scene.state(0), CircuitState::Open);
 }

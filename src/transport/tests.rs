@@ -1,0 +1,539 @@
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use rustls::{ClientConnection, SupportedProtocolVersion};
+
+pub(super) use self::certificate::Certificate;
+use super::certificate::Certificate as Certified;
+use super::handshake::{Handshake, Handshakes, TlsRules};
+use super::server::{Greeter, TlsServer};
+use super::session::{Session, Shelves};
+use super::tls::Tls;
+use crate::observe::HandshakeCounts;
+use crate::runtime::world::{Arrival, Instant, Need, PeerState, Pipe, Stream, Wake, Watch, World};
+
+#[path = "../../tests/support/certificate.rs"]
+mod certificate;
+mod greeter;
+
+/// A socket in memory, whose other end is the test's.
+#[derive(Clone)]
+pub(super) struct Wire(Rc<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    to_server: RefCell<VecDeque<u8>>,
+    to_client: RefCell<VecDeque<u8>>,
+    /// The client has sent FIN.
+    has_ended: Cell<bool>,
+    /// Bytes that the server may still write, and read at once.
+    room: Cell<usize>,
+    piece: Cell<usize>,
+    /// What the server has done to its sending side.
+    fin: Cell<bool>,
+    reset: Cell<bool>,
+}
+
+pub(super) enum NoPipe {}
+
+impl Pipe for NoPipe {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn pour(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+}
+
+impl Wire {
+    /// One with room for anything.
+    pub(super) fn open() -> Self {
+        let wire = Self(Rc::default());
+        wire.0.room.set(usize::MAX);
+        wire.0.piece.set(usize::MAX);
+        wire
+    }
+
+    /// Takes what was written to it.
+    pub(super) fn take_written(&self) -> Vec<u8> {
+        self.0.to_client.borrow_mut().drain(..).collect()
+    }
+
+    /// Has bytes come.
+    pub(super) fn come(&self, bytes: &[u8]) {
+        self.0.to_server.borrow_mut().extend(bytes);
+    }
+
+    /// Has the other side's FIN come.
+    pub(super) fn end(&self) {
+        self.0.has_ended.set(true);
+    }
+}
+
+impl Stream for Wire {
+    type Pipe = NoPipe;
+
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut from = self.0.to_server.borrow_mut();
+        let n = into.len().min(from.len()).min(self.0.piece.get());
+        if n == 0 && !self.0.has_ended.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        from.drain(..n).zip(into).for_each(|(byte, into)| *into = byte);
+        Ok(n)
+    }
+
+    fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        assert!(!self.0.fin.get(), "written behind FIN");
+        let bytes: Vec<u8> = from.iter().flat_map(|slice| slice.iter().copied()).take(self.0.room.get()).collect();
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.room.set(self.0.room.get() - bytes.len());
+        self.0.to_client.borrow_mut().extend(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn is_readable(&self) -> bool {
+        !self.0.to_server.borrow().is_empty()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.0.room.get() > 0
+    }
+
+    fn peer_state(&self) -> PeerState {
+        if self.0.has_ended.get() { PeerState::HalfClosed } else { PeerState::Open }
+    }
+
+    fn is_quiet(&self, _: bool) -> bool {
+        self.0.to_server.borrow().is_empty() && !self.0.has_ended.get()
+    }
+
+    fn take_connect_error(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn pipe(&self, _: u64) -> Option<NoPipe> {
+        None
+    }
+
+    fn try_fill(&self, _: &mut NoPipe, _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn try_drain(&self, _: &mut NoPipe) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn shutdown_write(&self) {
+        self.0.fin.set(true);
+    }
+
+    fn reset_on_close(&self) {
+        self.0.reset.set(true);
+    }
+}
+
+/// A TLS stream and its client.
+struct Scene {
+    client: ClientConnection,
+    wire: Wire,
+    tls: Tls<Wire>,
+    shelves: Rc<Shelves>,
+    server: Arc<TlsServer>,
+}
+
+static TLS12_ALONE: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+impl Scene {
+    fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let certificate = Certificate::new();
+        let shown = Certified::of(certificate.chain.clone(), certificate.key.clone(), None).expect("they fit");
+        let server = Arc::new(TlsServer::showing(shown).expect("a server"));
+        let greeter = Greeter::new(Arc::clone(&server));
+        let client = certificate.client(versions);
+        let wire = Wire::open();
+        let shelves = Rc::new(Shelves::default());
+        let tls = Tls::new(wire.clone(), Session::new(greeter.config(), &shelves).expect("a session"));
+        Self { client, wire, tls, shelves, server }
+    }
+
+    /// One whose handshake is over.
+    fn open(versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let mut scene = Self::new(versions);
+        while scene.client.is_handshaking() || scene.tls.is_handshaking() {
+            scene.send();
+            while scene.tls.receive().is_ok() {
+                scene.tls.shake().expect("a sound handshake");
+            }
+            scene.take_all();
+        }
+        assert!(!scene.tls.is_fresh());
+        assert_eq!(scene.shelves.in_use(), 0, "nothing is on its way");
+        scene
+    }
+
+    /// Has the client's bytes on their way.
+    fn send(&mut self) {
+        while self.client.wants_write() {
+            let mut bytes = Vec::new();
+            self.client.write_tls(&mut bytes).expect("memory");
+            self.wire.0.to_server.borrow_mut().extend(&bytes);
+        }
+    }
+
+    fn client_says(&mut self, bytes: &[u8]) {
+        self.client.set_buffer_limit(None);
+        self.client.writer().write_all(bytes).expect("memory");
+        self.send();
+    }
+
+    /// Hands the server's bytes to the client, which says what they hold.
+    fn take_all(&mut self) -> Vec<u8> {
+        let bytes: Vec<u8> = self.wire.0.to_client.borrow_mut().drain(..).collect();
+        let (mut rest, mut plain) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            self.client.read_tls(&mut rest).expect("memory");
+            let state = self.client.process_new_packets().expect("sound records");
+            let mut piece = vec![0; state.plaintext_bytes_to_read()];
+            self.client.reader().read_exact(&mut piece).expect("they are there");
+            plain.extend(piece);
+        }
+        plain
+    }
+
+    /// All that the server can read, by pieces of so many bytes.
+    fn read_all(&self, piece: usize) -> (Vec<u8>, io::Result<()>) {
+        let (mut all, mut into) = (Vec::new(), vec![0; piece]);
+        loop {
+            match self.tls.try_read(&mut into) {
+                Ok(0) => return (all, Ok(())),
+                Ok(n) => all.extend(&into[..n]),
+                Err(error) => return (all, Err(error)),
+            }
+        }
+    }
+
+    /// The client has been told that there is nothing more.
+    fn is_ended(&mut self) -> bool {
+        self.take_all();
+        match self.client.reader().read(&mut [0]) {
+            Ok(0) => true,
+            Ok(_) => panic!("more than the end"),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                false
+            }
+        }
+    }
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|n| (n * 7 + n / 251) as u8).collect()
+}
+
+fn kind(result: io::Result<()>) -> io::ErrorKind {
+    result.expect_err("an error").kind()
+}
+
+#[test]
+fn bytes_go_both_ways_in_pieces_of_any_size_and_nothing_is_held_without_any() {
+    for versions in [rustls::ALL_VERSIONS, TLS12_ALONE] {
+        for (piece, into) in [(usize::MAX, 16_384), (1, 100), (7, 1), (4_096, 100_000)] {
+            let mut scene = Scene::open(versions);
+            scene.wire.0.piece.set(piece);
+            let sent = pattern(50_000);
+            scene.client_says(&sent);
+            let (read, end) = scene.read_all(into);
+            assert!(read == sent, "{piece} {into}");
+            assert_eq!(kind(end), io::ErrorKind::WouldBlock);
+            let halves = sent.split_at(20_001);
+            let written = scene.tls.try_write(&[IoSlice::new(halves.0), IoSlice::new(halves.1)]).expect("room");
+            assert_eq!(written, sent.len());
+            assert!(scene.take_all() == sent, "{piece} {into}");
+            assert_eq!(scene.shelves.in_use(), 0);
+            assert!(scene.tls.is_quiet(true));
+        }
+    }
+}
+
+#[test]
+fn what_a_reader_has_no_room_for_is_readable_without_an_event() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    scene.client_says(b"abcdef");
+    let mut into = [0; 4];
+    assert_eq!(scene.tls.try_read(&mut into).expect("bytes"), 4);
+    assert!(!scene.wire.is_readable() && scene.tls.is_readable() && scene.tls.has_news() && !scene.tls.is_quiet(false));
+    let (socket, kept) = scene.tls.part();
+    scene.tls = Tls::join(socket, kept);
+    assert_eq!(scene.read_all(4).0, b"ef");
+    assert!(!scene.tls.is_readable());
+}
+
+#[test]
+fn half_a_record_stays_while_it_is_parked_in_no_more_than_its_bytes() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    scene.client_says(b"abcdef");
+    let rest = scene.wire.0.to_server.borrow_mut().split_off(10);
+    assert_eq!(kind(scene.read_all(10).1), io::ErrorKind::WouldBlock);
+    assert!(!scene.tls.is_readable() && !scene.tls.is_quiet(true));
+    assert_eq!(scene.shelves.in_use(), 1);
+    let (socket, kept) = scene.tls.part();
+    assert_eq!(scene.shelves.in_use(), 0);
+    scene.tls = Tls::join(socket, kept);
+    scene.wire.0.to_server.borrow_mut().extend(rest);
+    assert_eq!(scene.read_all(10).0, b"abcdef");
+}
+
+#[test]
+fn one_batch_is_taken_where_there_is_no_room_and_the_next_waits_for_it() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    let sent = pattern(200_000);
+    scene.wire.0.room.set(1_000);
+    let first = scene.tls.try_write(&[IoSlice::new(&sent)]).expect("a batch");
+    assert_eq!(first, 64 * 1024);
+    assert_eq!(kind(scene.tls.try_write(&[IoSlice::new(&sent[first..])]).map(|_| ())), io::ErrorKind::WouldBlock);
+    assert!(scene.tls.has_outbound() && scene.tls.unsent() > 60_000 && !scene.tls.is_quiet(false));
+    let mut taken = scene.take_all();
+    let mut written = first;
+    while taken.len() < sent.len() {
+        scene.wire.0.room.set(30_000);
+        scene.tls.settle();
+        while let Ok(n @ 1..) = scene.tls.try_write(&[IoSlice::new(&sent[written..])]) {
+            written += n;
+        }
+        taken.extend(scene.take_all());
+    }
+    assert!(taken == sent);
+    assert_eq!(scene.shelves.in_use(), 0);
+}
+
+#[test]
+fn an_end_is_one_that_was_announced() {
+    for announced in [true, false] {
+        let mut scene = Scene::open(rustls::ALL_VERSIONS);
+        scene.client_says(b"all");
+        if announced {
+            scene.client.send_close_notify();
+            scene.send();
+        }
+        scene.wire.0.has_ended.set(true);
+        let (read, end) = scene.read_all(10);
+        assert_eq!(read, b"all");
+        match end {
+            Ok(()) => assert!(announced && scene.tls.is_readable()),
+            Err(error) => assert!(!announced && error.kind() == io::ErrorKind::UnexpectedEof),
+        }
+        assert_eq!(scene.tls.peer_state(), PeerState::HalfClosed);
+    }
+}
+
+#[test]
+fn the_end_is_announced_before_fin_and_behind_all_that_was_written() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    scene.wire.0.room.set(5);
+    assert_eq!(scene.tls.try_write(&[IoSlice::new(b"all of it")]).expect("a batch"), 9);
+    // What is parked has no room to spare.
+    let (socket, kept) = scene.tls.part();
+    scene.tls = Tls::join(socket, kept);
+    scene.tls.shutdown_write();
+    assert!(!scene.wire.0.fin.get() && scene.tls.is_ending());
+    assert_eq!(kind(scene.tls.try_write(&[IoSlice::new(b"more")]).map(|_| ())), io::ErrorKind::BrokenPipe);
+    scene.wire.0.room.set(usize::MAX);
+    scene.tls.settle();
+    assert!(scene.wire.0.fin.get() && !scene.tls.is_ending());
+    assert_eq!(scene.take_all(), b"all of it");
+    assert!(scene.is_ended());
+    drop(scene.tls);
+}
+
+#[test]
+fn one_that_is_closed_says_so_and_one_that_is_cut_or_panics_does_not() {
+    for (how, ended) in [("dropped", true), ("cut", false), ("panicked", false)] {
+        let mut scene = Scene::open(rustls::ALL_VERSIONS);
+        scene.tls.try_write(&[IoSlice::new(b"half")]).expect("room");
+        assert_eq!(scene.take_all(), b"half");
+        let fresh = Scene::new(rustls::ALL_VERSIONS).tls;
+        let tls = std::mem::replace(&mut scene.tls, fresh);
+        match how {
+            "cut" => tls.reset_on_close(),
+            "panicked" => {
+                let panicked = catch_unwind(AssertUnwindSafe(move || {
+                    let _tls = tls;
+                    std::panic::resume_unwind(Box::new(()));
+                }));
+                assert!(panicked.is_err());
+            }
+            _ => drop(tls),
+        }
+        assert_eq!((scene.is_ended(), scene.wire.0.reset.get()), (ended, how == "cut"), "{how}");
+    }
+}
+
+#[test]
+fn what_is_no_handshake_gets_an_alert() {
+    let long = vec![0xff; 40_000];
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[22, 3, 1, 0, 4, 1, 0, 0, 0], &long] {
+        let scene = Scene::new(rustls::ALL_VERSIONS);
+        scene.wire.0.to_server.borrow_mut().extend(bytes);
+        let shaken = loop {
+            match scene.tls.receive().and_then(|()| scene.tls.shake()) {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(shaken.kind(), io::ErrorKind::InvalidData);
+        scene.tls.shutdown_write();
+        let said: Vec<u8> = scene.wire.0.to_client.borrow().iter().copied().collect();
+        assert_eq!((said[0], said[5], said.len()), (21, 2, 7), "a fatal alert, and nothing more: {said:?}");
+        assert!(scene.wire.0.fin.get());
+    }
+}
+
+/// A world whose turns are counted, and in whose other turns something is done.
+#[derive(Clone)]
+struct Turns(Rc<Cell<u32>>, Rc<dyn Fn()>);
+
+impl World for Turns {
+    type Stream = Wire;
+    type Parked = ();
+
+    fn yield_now(&self, _: &Wire) {
+        self.0.set(self.0.get() + 1);
+        (self.1)();
+    }
+
+    fn now(&self) -> Instant {
+        Instant(0)
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        0
+    }
+
+    fn random(&self) -> u64 {
+        0
+    }
+
+    fn worker(&self) -> usize {
+        0
+    }
+
+    fn connect(&self, _: SocketAddr) -> io::Result<Wire> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn wait(&self, _: &Wire, _: Option<(&Wire, Watch)>, _: Instant) -> Wake {
+        Wake::Deadline
+    }
+
+    fn take_turns(&self, _: &Wire) {}
+
+    fn waker(&self, _: &Wire) -> Waker {
+        Waker::noop().clone()
+    }
+
+    fn park(&self, _: Wire, (): (), _: Instant) {}
+
+    fn park_for(&self, _: Need, _: Wire, (): (), _: Instant) {}
+
+    fn tie(&self, _: &Wire, _: &Wire) -> bool {
+        true
+    }
+
+    fn resume_parked(&self) {}
+}
+
+#[test]
+fn a_turn_is_for_eight_handshakes_and_a_bound_for_all() {
+    let scene = Scene::new(rustls::ALL_VERSIONS);
+    let rules = TlsRules {
+        listeners: vec![0],
+        server: scene.server,
+        handshake_timeout: Duration::from_secs(1),
+        handshakes_max: 2,
+        counts: Arc::new(HandshakeCounts::new(1)),
+        in_clear: |_| Vec::new(),
+    };
+    let handshakes = Rc::new(Handshakes::new(rules));
+    let turns = Rc::new(Cell::new(0));
+    let alone = Turns(Rc::clone(&turns), Rc::new(|| {}));
+    for nth in 0..100 {
+        handshakes.take_turn(&alone, &scene.wire);
+        assert_eq!(turns.get(), nth / 8);
+    }
+    // Where others take the places of a new turn first, it waits for one more.
+    let (others, wire) = (Rc::clone(&handshakes), scene.wire.clone());
+    let crowd = Rc::new(Cell::new(20));
+    let left = Rc::clone(&crowd);
+    let world = alone.clone();
+    let in_between = move || {
+        for _ in 0..left.get().min(8) {
+            left.set(left.get() - 1);
+            others.take_turn(&world, &wire);
+        }
+    };
+    let crowded = Turns(Rc::clone(&turns), Rc::new(in_between));
+    let before = turns.get();
+    for _ in 0..20 {
+        handshakes.take_turn(&crowded, &scene.wire);
+    }
+    assert_eq!(crowd.get(), 0);
+    assert!(turns.get() - before >= (20 + 20) / 8, "{} turns", turns.get() - before);
+
+    let arrival = Arrival { peer: SocketAddr::from(([127, 0, 0, 1], 1)), listener: 0 };
+    let mut begun = [(); 4].map(|()| handshakes.begin(arrival, Instant(0)));
+    assert_eq!(begun.each_ref().map(Handshake::has_lost_place), [true, true, false, false], "the oldest go");
+    assert_eq!(handshakes.in_progress(), 2);
+    begun[3] = handshakes.begin(arrival, Instant(0));
+    assert_eq!(begun.each_ref().map(Handshake::has_lost_place), [true, true, true, false]);
+    // One that is parked is brought back for it.
+    let woken = Arc::new(Woken::default());
+    begun[3].parks(|| Waker::from(Arc::clone(&woken)));
+    let [other, another] = [(); 2].map(|()| handshakes.begin(arrival, Instant(0)));
+    assert!(begun[3].has_lost_place() && woken.0.load(Ordering::SeqCst) && !another.has_lost_place());
+    drop((begun, other));
+    assert_eq!(handshakes.in_progress(), 1);
+    drop(another);
+    assert_eq!(handshakes.in_progress(), 0);
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn floods_of_what_costs_the_client_nothing_end_its_connection() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    let end = (0..1_000).find_map(|_| {
+        scene.client.refresh_traffic_keys().expect("TLS 1.3");
+        scene.send();
+        let (read, end) = scene.read_all(10);
+        assert_eq!(read, b"");
+        scene.take_all_leniently();
+        Some(kind(end)).filter(|kind| *kind != io::ErrorKind::WouldBlock)
+    });
+    assert_eq!(end, Some(io::ErrorKind::InvalidData));
+}
+
+impl Scene {
+    /// Drops what the server has said.
+    fn take_all_leniently(&self) {
+        self.wire.0.to_client.borrow_mut().clear();
+    }
+}

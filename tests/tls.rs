@@ -1,0 +1,334 @@
+//! TLS towards clients, of the real binary, with the openssl client and curl.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
+use support::proxy::empty_folder;
+use support::{Origin, Proxy, eventually, free_port};
+
+/// Certificates and keys in files, and an authority that vouches for clients.
+struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self { folder: empty_folder() };
+        for name in ["a.example", "b.example"] {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+            files.write(&format!("{name}.pem"), &pem("CERTIFICATE", made.cert.der()));
+            files.write(&format!("{name}.key"), &pem("PRIVATE KEY", &made.signing_key.serialize_der()));
+        }
+        for name in ["club", "others"] {
+            files.found(name);
+        }
+        files
+    }
+
+    /// An authority, and a client of it.
+    fn found(&self, name: &str) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("a key");
+        let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("member of {name}"));
+        let key = KeyPair::generate().expect("a key");
+        let member = params.signed_by(&key, &authority).expect("a certificate");
+        self.write(&format!("{name}.ca"), &pem("CERTIFICATE", authority.der()));
+        self.write(&format!("{name}.member.pem"), &pem("CERTIFICATE", member.der()));
+        self.write(&format!("{name}.member.key"), &pem("PRIVATE KEY", &key.serialize_der()));
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.join(name), text).expect("writable");
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// A file of keys of tickets that its owner alone can read.
+    fn ticket_keys(&self) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.join("tickets");
+        std::fs::write(&path, [5; 80]).expect("writable");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("ours");
+        self.path("tickets")
+    }
+
+    fn certificates(&self) -> Value {
+        let of =
+            |name: &str| json!({"cert": self.path(&format!("{name}.pem")), "key": self.path(&format!("{name}.key"))});
+        json!([of("a.example"), of("b.example")])
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in der.chunks(48) {
+        for three in line.chunks(3) {
+            let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+            for nth in 0..4 {
+                let digit = usize::try_from(bits >> (18 - 6 * nth) & 63).expect("six bits");
+                text.push(if nth <= three.len() { char::from(ALPHABET[digit]) } else { '=' });
+            }
+        }
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+/// A proxy with a TLS port, these settings on top.
+struct Scene {
+    proxy: Proxy,
+    port: u16,
+}
+
+impl Scene {
+    fn new(origin: &Origin, files: &Files, on_top: &Value) -> Self {
+        let port = free_port();
+        let mut tls = json!({"port": port, "bind": "127.0.0.1", "certificates": files.certificates()});
+        for (name, value) in on_top.as_object().expect("settings") {
+            tls[name] = value.clone();
+        }
+        let proxy = Proxy::with(&[origin], json!({ "tls": tls }));
+        eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { proxy, port }
+    }
+
+    /// What the openssl client says of a handshake with these arguments, and of what follows on these lines.
+    fn openssl(&self, arguments: &[&str], lines: &str) -> String {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &format!("127.0.0.1:{}", self.port)]).args(arguments);
+        if lines.starts_with("GET") {
+            // It waits for the answer; else a line may be a command to it.
+            command.arg("-ign_eof");
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl runs: `./x test` installs it");
+        let mut stdin = child.stdin.take().expect("piped");
+        // It may have ended before it has read them.
+        let _ = std::io::Write::write_all(&mut stdin, lines.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ran");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// What curl answers with these arguments, for a request to `host` by TLS.
+    fn curl(&self, host: &str, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-k", "--max-time", "10", "-o", "-", "-D", "-"]);
+        command.args(["--resolve", &format!("{host}:{}:127.0.0.1", self.port)]).args(arguments);
+        let output = command.arg(format!("https://{host}:{}/", self.port)).output().expect("curl runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn origin() -> Origin {
+    Origin::start(|exchange| exchange.answer(200, "ok"))
+}
+
+const ASK: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+/// What the answer to it begins with.
+const ANSWERED: &str = "HTTP/1.1 200";
+
+#[test]
+fn versions_and_ciphers_are_those_of_today_and_the_older_one_can_be_left_out() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({}));
+    for (version, cipher) in [("-tls1_2", "ECDHE-ECDSA-AES"), ("-tls1_3", "TLS_AES_")] {
+        let said = scene.openssl(&[version, "-servername", "a.example"], ASK);
+        assert!(said.contains(ANSWERED) && said.contains(&format!("Cipher is {cipher}")), "{said}");
+    }
+    let old = ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"];
+    assert!(!scene.openssl(&old, ASK).contains(ANSWERED));
+    for weak in ["AES128-SHA", "ECDHE-ECDSA-AES128-SHA", "DHE-RSA-AES128-GCM-SHA256"] {
+        let said = scene.openssl(&["-tls1_2", "-cipher", &format!("{weak}:@SECLEVEL=0")], ASK);
+        assert!(said.contains("handshake failure") && !said.contains(ANSWERED), "{weak}: {said}");
+    }
+    for group in ["X25519", "P-256", "P-384"] {
+        let said = scene.openssl(&["-groups", group, "-servername", "a.example"], ASK);
+        assert!(said.contains(ANSWERED), "{group}: {said}");
+    }
+    let scene = Scene::new(&origin, &files, &json!({"min_version": "1.3"}));
+    assert!(scene.openssl(&["-tls1_2"], ASK).contains("protocol version"));
+    assert!(scene.openssl(&["-tls1_3"], ASK).contains(ANSWERED));
+}
+
+#[test]
+fn a_name_picks_its_certificate_and_alpn_is_http_1_1_or_an_alert() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({}));
+    for (name, want) in [("a.example", "a.example"), ("b.example", "b.example"), ("c.example", "a.example")] {
+        let trusted = files.path(&format!("{want}.pem"));
+        let arguments = ["-servername", name, "-CAfile", &trusted, "-verify_hostname", want, "-verify_return_error"];
+        let ask = ASK.replace("a.example", name);
+        let said = scene.openssl(&[&arguments[..], &["-alpn", "h2,http/1.1"]].concat(), &ask);
+        assert!(said.contains(ANSWERED) && said.contains("ALPN protocol: http/1.1"), "{name}: {said}");
+    }
+    let said = scene.openssl(&["-servername", "a.example", "-alpn", "h2"], ASK);
+    assert!(said.contains("no application protocol"), "{said}");
+    let (_, answer) = scene.curl("a.example", &["-H", "Host: b.example"]);
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    let scene = Scene::new(&origin, &files, &json!({"strict_sni": true}));
+    let said = scene.openssl(&["-servername", "c.example"], ASK);
+    assert!(said.contains("unrecognized name"), "{said}");
+    let (_, answer) = scene.curl("a.example", &["-H", "Host: c.example"]);
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    assert!(scene.curl("b.example", &[]).1.starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_session_is_resumed_over_workers_and_with_a_key_file_over_a_restart() {
+    let (origin, files) = (origin(), Files::new());
+    let (kept, keys) = (files.path("session"), files.ticket_keys());
+    for version in ["-tls1_2", "-tls1_3"] {
+        let scene = Scene::new(&origin, &files, &json!({"ticket_keys": &keys}));
+        let asks = |scene: &Scene, how: &str| {
+            let said = scene.openssl(&[version, "-servername", "a.example", how, &kept], ASK);
+            assert!(said.contains(ANSWERED), "{said}");
+            said.contains("\nReused, ")
+        };
+        assert!(!asks(&scene, "-sess_out"));
+        // The kernel deals these connections out over both workers.
+        assert!((0..8).all(|_| asks(&scene, "-sess_in")), "{version}");
+        drop(scene);
+        let scene = Scene::new(&origin, &files, &json!({"ticket_keys": &keys}));
+        assert!(asks(&scene, "-sess_in"), "{version}: after a restart");
+        drop(scene);
+        let scene = Scene::new(&origin, &files, &json!({}));
+        assert!(!asks(&scene, "-sess_in"), "{version}: without the file");
+    }
+}
+
+#[test]
+fn a_key_file_that_others_can_read_or_that_is_no_key_is_refused_with_its_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let (origin, files) = (origin(), Files::new());
+    let path = files.ticket_keys();
+    let start = |want: &str| {
+        let config = {
+            let mut config = support::proxy::settings(&[origin.url()]);
+            let tls = json!({"port": free_port(), "certificates": files.certificates(), "ticket_keys": &path});
+            config["tls"] = tls;
+            config
+        };
+        files.write("maypole.json", &config.to_string());
+        let mut program = support::Program::start(&["--config", &files.path("maypole.json")]);
+        assert_eq!(program.wait_for_exit(support::PATIENCE).code(), Some(2));
+        let said = program.stderr();
+        assert!(said.contains("tls.ticket_keys") && said.contains(&path) && said.contains(want), "{said}");
+    };
+    std::fs::set_permissions(Path::new(&path), PermissionsExt::from_mode(0o640)).expect("ours");
+    start("found mode 0640, wanted 0600");
+    std::fs::set_permissions(Path::new(&path), PermissionsExt::from_mode(0o600)).expect("ours");
+    std::fs::write(&path, [5; 48]).expect("writable");
+    start("found 48 bytes, wanted whole keys of 80 bytes each");
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_closed_in_time() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({"handshake_timeout": "200ms"}));
+    for begun in [&b""[..], &[22, 3, 1, 0, 200, 1, 0]] {
+        let mut client = support::Client::connect(scene.port);
+        client.send(begun);
+        assert_eq!(client.rest(), b"", "{begun:?}");
+    }
+}
+
+#[test]
+fn renegotiation_is_refused() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({}));
+    // A line of `R` has the client ask for it.
+    let said = scene.openssl(&["-tls1_2", "-servername", "a.example"], "R\n");
+    assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+    assert!(scene.openssl(&["-tls1_2"], ASK).contains(ANSWERED), "and others are served");
+}
+
+#[test]
+fn a_client_is_refused_by_its_alert_and_backends_are_told_who_it_is() {
+    let (origin, files) = (origin(), Files::new());
+    let clients = json!({"client_ca": files.path("club.ca"), "client_header": "X-Client"});
+    let scene = Scene::new(&origin, &files, &clients);
+    let member = |of: &str| (files.path(&format!("{of}.member.pem")), files.path(&format!("{of}.member.key")));
+    let (cert, key) = member("club");
+    let (_, answer) = scene.curl("a.example", &["--cert", &cert, "--key", &key, "-H", "X-Client: root"]);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let told = origin.requests()[0].field("x-client").map(str::to_owned);
+    assert_eq!(told.as_deref(), Some(r#"verified;subject="CN=member of club""#));
+    // What comes in clear can't say it either.
+    let mut plain = scene.proxy.client();
+    plain.send("GET / HTTP/1.1\r\nHost: a\r\nX-Client: root\r\n\r\n");
+    assert_eq!(plain.answer_to("GET").status(), 200);
+    assert_eq!(origin.requests()[1].field("x-client"), None);
+
+    let (cert, key) = member("others");
+    for (version, without) in [("-tls1_2", "handshake failure"), ("-tls1_3", "certificate required")] {
+        let said = scene.openssl(&[version, "-cert", &cert, "-key", &key], ASK);
+        assert!(said.contains("unknown ca") && !said.contains(ANSWERED), "{said}");
+        let said = scene.openssl(&[version], ASK);
+        let refused =
+            said.contains(without) || said.contains("certificate required") || said.contains("alert number 116");
+        assert!(refused && !said.contains(ANSWERED), "{said}");
+    }
+}
+
+#[test]
+fn an_ocsp_staple_goes_out_as_it_is_in_its_file() {
+    let (origin, files) = (origin(), Files::new());
+    // An answer that says no more than that it is one.
+    std::fs::write(files.folder.join("a.ocsp"), [0x30, 3, 0x0a, 1, 0]).expect("writable");
+    let mut certificates = files.certificates();
+    certificates[0]["ocsp"] = json!(files.path("a.ocsp"));
+    let scene = Scene::new(&origin, &files, &json!({ "certificates": certificates }));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = scene.openssl(&[version, "-servername", "a.example", "-status"], ASK);
+        assert!(said.contains("OCSP response") && !said.contains("no response sent"), "{said}");
+        let said = scene.openssl(&[version, "-servername", "b.example", "-status"], ASK);
+        assert!(said.contains("no response sent"), "{said}");
+    }
+}
+
+#[test]
+fn http_in_clear_is_told_where_it_is_and_sent_on_from_the_plain_port() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({"redirect_http": true, "hsts": {"max_age": "1h"}}));
+    let mut client = support::Client::connect(scene.port);
+    client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let answer = client.answer_to("GET");
+    assert_eq!((answer.status(), answer.field("connection")), (400, Some("close")), "{answer:?}");
+    assert!(answer.text().contains("https://"), "{answer:?}");
+    let mut client = scene.proxy.client();
+    client.send("GET /x?y HTTP/1.1\r\nHost: a.example:1\r\n\r\n");
+    let answer = client.answer_to("GET");
+    let place = format!("https://a.example:{}/x?y", scene.port);
+    assert_eq!((answer.status(), answer.field("location")), (308, Some(place.as_str())), "{answer:?}");
+    let (_, answer) = scene.curl("a.example", &[]);
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("Strict-Transport-Security: max-age=3600"),
+        "{answer}"
+    );
+    assert_eq!(scene.proxy.admin("GET", "/healthz", "").status(), 200, "the admin API isn't sent anywhere");
+}
