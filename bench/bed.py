@@ -11,15 +11,18 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAYPOLE = os.path.join(ROOT, "target/release/maypole")
 ORIGIN = os.path.join(ROOT, "bench/origin/target/release/origin")
 PACE = os.path.join(ROOT, "bench/pace/target/release/pace")
+HANDSHAKES = os.path.join(ROOT, "bench/handshakes/target/release/handshakes")
 FLOOR = os.path.join(ROOT, "bench/floor/target/release/floor")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = 0, 1
@@ -48,11 +51,20 @@ def lift_descriptor_limit():
 def build(binary=None):
     """Builds the tools, and the proxy unless its binary is given; returns the proxy's path."""
     cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path"]
-    for tool in ("origin", "floor", "pace", "pump"):
+    for tool in ("origin", "floor", "handshakes", "pace", "pump"):
         subprocess.run([*cargo, os.path.join(ROOT, f"bench/{tool}/Cargo.toml")], check=True)
     if not binary:
         subprocess.run([*cargo, os.path.join(ROOT, "Cargo.toml")], check=True)
     return os.path.abspath(binary or MAYPOLE)
+
+
+class Certificate(NamedTuple):
+    """Paths of PEM files. The pair is the certificate and its key in one."""
+
+    authority: str
+    cert: str
+    key: str
+    pair: str
 
 
 class Bed:
@@ -111,6 +123,19 @@ class Bed:
         wait_until("the admin API answers", lambda: answers(admin), process)
         return process, port, admin
 
+    def certificate(self, key_type):
+        """A certificate for localhost by an authority of its own, with an "ecdsa" or "rsa" key."""
+        path = {part: os.path.join(self.folder, f"{key_type}-{part}") for part in ("ca", "ca-key", "cert", "key", "pair")}
+        kind = {"ecdsa": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], "rsa": ["rsa:2048"]}[key_type]
+        request = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", *kind]
+        leaf = ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+        signed = ["-CA", path["ca"], "-CAkey", path["ca-key"], *leaf]
+        for name, key, cert, more in (("bench", "ca-key", "ca", []), ("localhost", "key", "cert", signed)):
+            command = [*request, "-subj", f"/CN={name}", "-keyout", path[key], "-out", path[cert], *more]
+            subprocess.run(command, check=True, capture_output=True)
+        self.write(path["pair"], open(path["cert"]).read() + open(path["key"]).read())
+        return Certificate(path["ca"], path["cert"], path["key"], path["pair"])
+
     def write(self, path, text):
         with open(path, "w") as file:
             file.write(text)
@@ -132,6 +157,10 @@ def maypole_config(port, admin, backends, **settings):
     """The backends are ports of loopback, or what a configuration takes."""
     urls = [f"http://127.0.0.1:{backend}" if isinstance(backend, int) else backend for backend in backends]
     return {"port": port, "bind": "127.0.0.1", "admin_port": admin, "backends": urls, **settings}
+
+
+def connect(port, timeout=10):
+    return socket.create_connection(("127.0.0.1", port), timeout)
 
 
 def listens(port):
@@ -158,9 +187,13 @@ def wait_until(what, holds, process=None, seconds=10, pause=0.01):
     return time.monotonic()
 
 
-def ask(port, method, path, body=None, timeout=10):
-    """One request on a connection of its own: the status and the body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+def ask(port, method, path, body=None, timeout=10, authority=None):
+    """One request on a connection of its own, over TLS where there is an authority: the status and the body."""
+    if authority:
+        context = ssl.create_default_context(cafile=authority)
+        connection = http.client.HTTPSConnection("localhost", port, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -213,12 +246,12 @@ class Load:
         return f"{self.requests} requests, {self.not_ok} not answered with 2xx, {self.broken} socket errors"
 
 
-def wrk_command(port, path="/", connections=64, seconds=600, script=None, close=False):
+def wrk_command(port, path="/", connections=64, seconds=600, script=None, close=False, scheme="http"):
     # Thousands of connections that open at once wait for the SYN to be sent again.
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     options += ["-s", script] if script else []
     options += ["-H", "Connection: close"] if close else []
-    return ["wrk", *options, f"http://127.0.0.1:{port}{path}"]
+    return ["wrk", *options, f"{scheme}://127.0.0.1:{port}{path}"]
 
 
 def finish(wrk):

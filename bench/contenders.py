@@ -17,8 +17,8 @@ ENVOY = os.path.join(CACHE, "envoy/envoy/_bin/envoy")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of proxy. `command` and the configuration may name $port, $first, $second, $threads, $folder, $config, and
-    $buffers."""
+    """A kind of proxy. `command` and the configuration may name $port, $first, $second, $threads, $folder, $config,
+    $buffers and $tls."""
 
     title: str
     command: str
@@ -27,6 +27,7 @@ class Kind:
     build: Callable[[], None] | None = None
     version: str = ""  # A command that prints it.
     buffers: str = ""  # What makes it faster with bodies, and costs memory.
+    tls: str = ""  # What stands behind the address that it listens on, to have TLS there; names $cert, $key, $pair.
 
     def prepare(self):
         """Installs and builds what is missing."""
@@ -43,6 +44,11 @@ class Contender:
     title: str
     port: int
     pid: int
+    authority: str | None = None  # What it is verified by, where it is spoken to over TLS.
+
+    @property
+    def scheme(self):
+        return "https" if self.authority else "http"
 
 
 def cargo_peer(name):
@@ -67,10 +73,11 @@ def go_peer():
 
 
 KINDS = {
-    "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", ("haproxy",), version="haproxy -v"),
+    "haproxy": Kind("HAProxy", "haproxy -f $config", "haproxy.cfg", ("haproxy",), version="haproxy -v", tls=" ssl crt $pair"),
     "nginx": Kind(
         "nginx", "nginx -p $folder -c $config", "nginx.conf", ("nginx",), version="nginx -v",
         buffers="client_body_buffer_size 64k; proxy_buffer_size 16k; proxy_buffers 16 16k;",
+        tls=" ssl; ssl_certificate $cert; ssl_certificate_key $key; ssl_protocols TLSv1.2 TLSv1.3",
     ),
     "caddy": Kind(
         "Caddy", "env GOMAXPROCS=$threads caddy run --adapter caddyfile --config $config", "caddy.conf", ("caddy",),
@@ -99,11 +106,13 @@ KINDS = {
 }
 
 
-def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU, tuned=True):
+def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU, tuned=True, certificate=None):
     """Starts the proxy that `spec` names: maypole, a kind from above, or NAME=COMMAND. One that isn't tuned has the
-    buffers of its defaults."""
+    buffers of its defaults. With a certificate it is spoken to over TLS."""
     name, _, command = spec.partition("=")
     if name == "maypole" and not command:
+        if certificate:
+            return encrypted_maypole(test_bed, origins, binary, cpu, threads, certificate)[0]
         process, port, _ = test_bed.maypole(origins, binary, cpu, threads)
         return Contender(name, name, port, process.pid)
     kind = Kind(name, command) if command else KINDS.get(name)
@@ -112,12 +121,22 @@ def start(test_bed, spec, binary, origins, threads=1, cpu=bed.PROXY_CPU, tuned=T
     port = test_bed.port()
     fill = dict(port=port, first=origins[0], second=origins[1], threads=threads, folder=test_bed.folder)
     fill["buffers"] = kind.buffers if tuned else ""
+    fill["tls"] = string.Template(kind.tls).substitute(certificate._asdict()) if certificate else ""
     if kind.config:
         fill["config"] = os.path.join(test_bed.folder, f"{port}-{kind.config}")
         text = open(os.path.join(PEERS, kind.config)).read()
         test_bed.write(fill["config"], string.Template(text).substitute(fill))
     process = test_bed.start(string.Template(kind.command).substitute(fill), cpu, port)
-    return Contender(name, kind.title, port, process.pid)
+    return Contender(name, kind.title, port, process.pid, certificate and certificate.authority)
+
+
+def encrypted_maypole(test_bed, origins, binary, cpu, threads, certificate):
+    """A maypole that is spoken to over TLS, and the port where it is spoken to in clear."""
+    port = test_bed.port()
+    served = {"cert": certificate.cert, "key": certificate.key}
+    tls = {"port": port, "bind": "127.0.0.1", "certificates": [served]}
+    process, plain, _ = test_bed.maypole(origins, binary, cpu, threads, tls=tls)
+    return Contender("maypole", "maypole", port, process.pid, certificate.authority), plain
 
 
 def version(name, binary):

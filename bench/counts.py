@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import time
+from functools import partial
 
 import bed
 
@@ -30,11 +32,14 @@ CONNECTIONS = 8
 
 
 class Client:
-    """One connection that sends one request at a time."""
+    """One connection that sends one request at a time, over TLS where there is an authority."""
 
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), 30)
+    def __init__(self, port, authority=None):
+        self.socket = bed.connect(port, 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if authority:
+            context = ssl.create_default_context(cafile=authority)
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
 
     def ask(self):
         self.socket.sendall(HEAD)
@@ -51,13 +56,14 @@ class Client:
             time.sleep(pause)
 
 
-def callgrind(test_bed, binary, origin, requests, pause):
-    """Instructions and allocations of a maypole that starts, answers so many requests, and stops."""
+def callgrind(test_bed, binary, origin, requests, pause, authority=None, **settings):
+    """Instructions and allocations of a maypole that starts, answers so many requests, and stops; over TLS where there is an
+    authority."""
     out = os.path.join(test_bed.folder, "callgrind")
     # Coroutines are stacks that valgrind can't know.
     tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--max-stackframe=100000000"]
-    process, port, _ = test_bed.maypole([origin], [*tool, binary], cpu=None, health_check_frequency="1h")
-    Client(port).send(requests, pause)
+    process, port, _ = test_bed.maypole([origin], [*tool, binary], cpu=None, health_check_frequency="1h", **settings)
+    Client(settings["tls"]["port"] if authority else port, authority).send(requests, pause)
     process.send_signal(signal.SIGTERM)
     process.wait(60)
     names, calls, callee = {}, collections.Counter(), None
@@ -108,6 +114,26 @@ def measure(binary):
                 "syscalls": {name: round(each, 2) for name, each in calls.items() if each >= 0.02},
             }
     return figures
+
+
+def encrypted(binary):
+    """Instructions and allocations a request over TLS, by side, those of a request in clear beside them."""
+    with bed.Bed() as test_bed:
+        certificate = test_bed.certificate("ecdsa")
+        _, origin = test_bed.origin(cpu=None)
+        pair = [{"cert": certificate.cert, "key": certificate.key}]
+        listening = [{"port": test_bed.port(), "bind": "127.0.0.1", "certificates": pair} for _ in range(2)]
+        # What has the backend speak TLS is another maypole, which isn't counted.
+        test_bed.maypole([origin], binary, cpu=None, tls=listening[1])
+        backend = {"url": f"https://localhost:{listening[1]['port']}"}
+        # Under callgrind, on a busy machine, the handshake of the first probe takes seconds.
+        patient = {"timeout": "30s"}
+        sides = {
+            "neither": (origin, callgrind),
+            "client's": (origin, partial(callgrind, authority=certificate.authority, tls=listening[0])),
+            "backend's": (backend, partial(callgrind, upstream_tls={"ca": certificate.authority}, health_check=patient)),
+        }
+        return {side: per_request(count, test_bed, binary, to, "at once") for side, (to, count) in sides.items()}
 
 
 def migrations(test_bed, one, pace):

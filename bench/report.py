@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import bed
 import counts
+import encrypted
 import plot
 import rounds
 
@@ -35,6 +36,11 @@ def kept():
 
 def title(results, name):
     return results["titles"].get(name, name)
+
+
+def over_tls(results):
+    """The same shape as the results in clear have, of what TLS costs."""
+    return {**results, **results["encrypted"]}
 
 
 def samples_of(results, scenario, name):
@@ -201,7 +207,24 @@ def tables(results):
     ])]
     head = ["requests come", "instructions", "allocations", "migrations", "of hyper + tokio", "system calls"]
     parts += ["## Counts, a request", table(head, count_rows(results))]
+    if "encrypted" in results:
+        parts += encrypted_tables(over_tls(results))
     return "\n\n".join(parts)
+
+
+def encrypted_tables(results):
+    head = ["", "µs each", "user", "system", "to HAProxy", "a second", "to HAProxy", "cores used"]
+    for key in results["costs"]:
+        heading = encrypted.SHAKEN[key][0] if key in encrypted.SHAKEN else rounds.SCENARIOS[key].title
+        yield from (f"## Over TLS: {heading}", table(head, cost_rows(results, key)))
+    rows = [[title(results, name), number(kib)] for name, kib in results["idle_kib"].items()]
+    yield from ("## Over TLS: idle connections", table(["", "KiB each"], rows))
+    rows = [[f"TLS on {side} side", number(each["instructions"], 0), number(each["allocations"])]
+            for side, each in results["counted"].items()]
+    yield from ("## Over TLS: counts, a request", table(["", "instructions", "allocations"], rows))
+    beside = results["bystander"]
+    rows = [[how, *(number(beside[how][quantile], 0) for quantile in QUANTILES)] for how in ("alone", "beside")]
+    yield from ("## Requests in clear, alone and beside full handshakes, RSA 2048", table(["µs", *QUANTILES], rows))
 
 
 def picture(name):

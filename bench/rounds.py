@@ -68,7 +68,7 @@ class Sample:
 def check(one, scenario):
     """A proxy that answers wrongly isn't fast."""
     for _ in range(4):
-        status, body = bed.ask(one.port, scenario.method, scenario.path, scenario.body)
+        status, body = bed.ask(one.port, scenario.method, scenario.path, scenario.body, authority=one.authority)
         if status != 200 or body != scenario.answer:
             sys.exit(f"{one.name} answers {scenario.method} {scenario.path} with {status}, {len(body)} bytes: {body[:80]!r}")
 
@@ -81,7 +81,7 @@ def load(test_bed, one, scenario, seconds):
         test_bed.write(script, scenario.script)
     members = bed.family(one.pid)
     seconds += scenario.opening_seconds
-    command = bed.wrk_command(one.port, scenario.path, scenario.connections, seconds, script, scenario.close)
+    command = bed.wrk_command(one.port, scenario.path, scenario.connections, seconds, script, scenario.close, one.scheme)
     # Two threads of a proxy leave no core for the load alone.
     pin = ["taskset", "-c", str(bed.LOAD_CPU)] if scenario.threads == 1 else []
     before = bed.cpu_seconds(members)
@@ -96,7 +96,7 @@ def load(test_bed, one, scenario, seconds):
     return Sample(user_us, system_us, result.requests / seconds)
 
 
-def run(test_bed, contenders, scenario, rounds, seconds, warm_up_seconds=1):
+def run(test_bed, contenders, scenario, rounds, seconds, warm_up_seconds=1, load=load):
     """Loads all in turn, round by round; each one's samples by its name, in which a spoilt round is None."""
     for one in contenders:
         check(one, scenario)
