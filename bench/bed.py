@@ -26,6 +26,8 @@ HANDSHAKES = os.path.join(ROOT, "bench/handshakes/target/release/handshakes")
 FLOOR = os.path.join(ROOT, "bench/floor/target/release/floor")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PROXY_CPU, LOAD_CPU = 0, 1
+# Past the linger after which a connection is parked, and what Go's collector waits for.
+SETTLE_SECONDS = 1
 # The Debian packages of programs that aren't called the same.
 PACKAGES = {"c++": "g++", "go": "golang-go", "pip3": "python3-pip", "protoc": "protobuf-compiler", "strip": "binutils"}
 
@@ -159,8 +161,28 @@ def maypole_config(port, admin, backends, **settings):
     return {"port": port, "bind": "127.0.0.1", "admin_port": admin, "backends": urls, **settings}
 
 
-def connect(port, timeout=10):
-    return socket.create_connection(("127.0.0.1", port), timeout)
+def connect(port, timeout=10, authority=None):
+    """A connection, over TLS where there is an authority."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout)
+    if not authority:
+        return plain
+    return ssl.create_default_context(cafile=authority).wrap_socket(plain, server_hostname="localhost")
+
+
+def open_idle(sockets, port, count, authority=None):
+    """Opens connections that each have an answer and ask no more, and waits until they count as idle; they close with
+    `sockets`."""
+    for _ in range(count):
+        client = sockets.enter_context(connect(port, authority=authority))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        if not client.recv(65536).startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError("an idle connection had no answer")
+    time.sleep(SETTLE_SECONDS)
+
+
+def resident_kib(pid):
+    """Of the process and all that descend from it."""
+    return sum(map(memory_kib, family(pid)))
 
 
 def listens(port):

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-import ssl
 import sys
 import time
 from functools import partial
@@ -35,11 +34,8 @@ class Client:
     """One connection that sends one request at a time, over TLS where there is an authority."""
 
     def __init__(self, port, authority=None):
-        self.socket = bed.connect(port, 30)
+        self.socket = bed.connect(port, 30, authority)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if authority:
-            context = ssl.create_default_context(cafile=authority)
-            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
 
     def ask(self):
         self.socket.sendall(HEAD)

@@ -2,8 +2,6 @@
 request of somebody else's waits for beside handshakes. A part of `bench/run`."""
 import contextlib
 import json
-import os
-import ssl
 import subprocess
 
 import bed
@@ -71,17 +69,7 @@ def costs(arguments, binary):
     return found
 
 
-def open_idle(sockets, one, count):
-    """Opens connections that each have an answer and ask no more; they close with `sockets`."""
-    context = ssl.create_default_context(cafile=one.authority)
-    for _ in range(count):
-        client = sockets.enter_context(context.wrap_socket(bed.connect(one.port), server_hostname="localhost"))
-        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        if not client.recv(65536).startswith(b"HTTP/1.1 200 "):
-            raise ConnectionError("an idle connection had no answer")
-
-
-def idle_kib(arguments, binary, count, settle):
+def idle_kib(arguments, binary, count):
     """By name: resident KiB for each of so many idle connections."""
     found = {}
     for name in peers(arguments):
@@ -89,11 +77,10 @@ def idle_kib(arguments, binary, count, settle):
             certificate = test_bed.certificate("ecdsa")
             origins = [test_bed.origin()[1] for _ in range(2)]
             one = contenders.start(test_bed, name, binary, origins, certificate=certificate)
-            open_idle(sockets, one, 16)
-            before = sum(map(bed.memory_kib, bed.family(one.pid)))
-            open_idle(sockets, one, count)
-            settle()
-            found[name] = (sum(map(bed.memory_kib, bed.family(one.pid))) - before) / count
+            bed.open_idle(sockets, one.port, 16, one.authority)
+            before = bed.resident_kib(one.pid)
+            bed.open_idle(sockets, one.port, count, one.authority)
+            found[name] = (bed.resident_kib(one.pid) - before) / count
         print(f"over TLS: {name} holds {found[name]:.2f} KiB for each idle connection", flush=True)
     return found
 

@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "support/any_certificate.rs"]
+mod any_certificate;
 #[path = "support/authority.rs"]
 mod authority;
 

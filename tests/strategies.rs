@@ -36,14 +36,14 @@ fn counts(origins: &[Origin]) -> Vec<usize> {
     origins.iter().map(Origin::count).collect()
 }
 
-/// Sends that many requests over each of that many connections at once.
+/// Sends that many requests over each of that many connections at once, no two with the same `n`.
 fn load(proxy: &Proxy, connections: usize, requests: usize) {
     thread::scope(|scope| {
-        for _ in 0..connections {
-            scope.spawn(|| {
+        for connection in 0..connections {
+            scope.spawn(move || {
                 let mut client = proxy.client();
-                for _ in 0..requests {
-                    assert_eq!(client.get("/").status(), 200);
+                for n in 0..requests {
+                    assert_eq!(client.get(&format!("/?n={connection}-{n}")).status(), 200);
                 }
             });
         }
@@ -97,25 +97,11 @@ fn a_backend_that_is_added_brings_its_weight_and_one_of_weight_nothing_gets_noth
     assert_eq!(shown[2]["ineligible_reason"], "its weight is 0");
 }
 
-/// Sends 50 requests over each of four connections at once, no two to the same target.
-fn ask_for_all(proxy: &Proxy) {
-    thread::scope(|scope| {
-        for connection in 0..4 {
-            let mut client = proxy.client();
-            scope.spawn(move || {
-                for n in 0..50 {
-                    assert_eq!(client.get(&format!("/?n={connection}-{n}")).status(), 200);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn every_strategy_that_knows_nothing_of_load_uses_every_backend() {
     for strategy in ["round-robin", "random", "hash"] {
         let origins = lettered(3);
-        ask_for_all(&weighted(&origins, &[1, 1, 1], json!({ "strategy": strategy, "hash_key": "query:n" })));
+        load(&weighted(&origins, &[1, 1, 1], json!({ "strategy": strategy, "hash_key": "query:n" })), 4, 50);
         let counts = counts(&origins);
         assert_eq!(counts.iter().sum::<usize>(), 200);
         assert!(counts.iter().all(|count| *count >= 10), "{strategy}: {counts:?}");
@@ -129,7 +115,7 @@ fn every_strategy_that_goes_by_load_comes_to_use_every_backend() {
         let origins = lettered(3);
         let proxy = weighted(&origins, &[1, 1, 1], json!({ "strategy": strategy }));
         eventually("each backend has had its requests", || {
-            ask_for_all(&proxy);
+            load(&proxy, 4, 50);
             counts(&origins).iter().all(|count| *count >= least)
         });
     }

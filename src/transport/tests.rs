@@ -20,6 +20,8 @@ use super::tls::Tls;
 use crate::observe::HandshakeCounts;
 use crate::runtime::world::{Arrival, Instant, Need, PeerState, Pipe, Stream, Wake, Watch, World};
 
+#[path = "../../tests/support/any_certificate.rs"]
+mod any_certificate;
 #[path = "../../tests/support/certificate.rs"]
 mod certificate;
 mod greeter;

@@ -7,6 +7,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, Error, HandshakeKind, NamedGroup, RootCertStore};
 
+use super::any_certificate::AnyCertificate;
 use super::*;
 use crate::observe::HandshakeEnd;
 use crate::transport::greeting::greet;
@@ -129,7 +130,7 @@ fn a_client_is_shown_the_certificate_for_its_name_and_the_first_if_there_is_none
     for (name, which) in [("a.example", 0), ("b.example", 1), ("B.EXAMPLE", 1), ("c.example", 2), ("other", 0)] {
         let mut config = town.client(rustls::ALL_VERSIONS);
         // What is shown is looked at here.
-        config.dangerous().set_certificate_verifier(Arc::new(Anything));
+        config.dangerous().set_certificate_verifier(AnyCertificate::new());
         let met = meet(&greeter, to(&config, name));
         assert_eq!((met.disliked, met.refused), (None, None), "{name}");
         assert_eq!(met.client.peer_certificates().expect("one")[0].as_ref(), town.shown[which], "{name}");
@@ -194,7 +195,7 @@ fn an_authority_that_asks_by_tls_alpn_01_is_shown_its_certificate_and_nothing_mo
     let shown = Certified::of(made.chain.clone(), made.key.clone(), None).expect("they fit");
     town.store.set_challenge("a.example", Arc::new(shown));
     let mut config = town.client(rustls::ALL_VERSIONS);
-    config.dangerous().set_certificate_verifier(Arc::new(Anything));
+    config.dangerous().set_certificate_verifier(AnyCertificate::new());
     config.alpn_protocols = vec![ACME_TLS_ALPN.to_vec()];
     let met = meet(&greeter, to(&config, "a.example"));
     assert_eq!(met.client.peer_certificates().expect("one")[0].as_ref(), made.chain[0]);
@@ -208,10 +209,10 @@ fn a_staple_goes_with_the_certificate() {
     let town = Town::of(&["a.example"]);
     for versions in [rustls::ALL_VERSIONS, TLS12_ALONE] {
         let mut config = town.client(versions);
-        let seen = Arc::new(Stapled::default());
+        let seen = AnyCertificate::new();
         config.dangerous().set_certificate_verifier(Arc::clone(&seen) as _);
         meet(&town.plain_server(), to(&config, "a.example"));
-        assert_eq!(*seen.0.lock(), b"a staple of a.example");
+        assert_eq!(*seen.staple.lock(), b"a staple of a.example");
     }
 }
 
@@ -400,65 +401,4 @@ fn a_record_that_is_too_long_is_refused() {
     scene.wire.0.to_server.borrow_mut().extend([23, 3, 3, 0x50, 0]);
     scene.wire.0.to_server.borrow_mut().extend([0; 100]);
     assert_eq!(kind(scene.read_all(10).1), io::ErrorKind::InvalidData);
-}
-
-/// Takes whatever it is shown.
-#[derive(Debug)]
-struct Anything;
-
-/// The same, and keeps the staple.
-#[derive(Debug, Default)]
-struct Stapled(parking_lot::Mutex<Vec<u8>>);
-
-mod verifiers {
-    use rustls::DigitallySignedStruct;
-    use rustls::SignatureScheme;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::UnixTime;
-
-    use super::*;
-
-    macro_rules! takes_all {
-        ($verifier:ty, $note:expr) => {
-            impl ServerCertVerifier for $verifier {
-                fn verify_server_cert(
-                    &self,
-                    _: &CertificateDer<'_>,
-                    _: &[CertificateDer<'_>],
-                    _: &ServerName<'_>,
-                    staple: &[u8],
-                    _: UnixTime,
-                ) -> Result<ServerCertVerified, Error> {
-                    $note(self, staple);
-                    Ok(ServerCertVerified::assertion())
-                }
-
-                fn verify_tls12_signature(
-                    &self,
-                    _: &[u8],
-                    _: &CertificateDer<'_>,
-                    _: &DigitallySignedStruct,
-                ) -> Result<HandshakeSignatureValid, Error> {
-                    Ok(HandshakeSignatureValid::assertion())
-                }
-
-                fn verify_tls13_signature(
-                    &self,
-                    _: &[u8],
-                    _: &CertificateDer<'_>,
-                    _: &DigitallySignedStruct,
-                ) -> Result<HandshakeSignatureValid, Error> {
-                    Ok(HandshakeSignatureValid::assertion())
-                }
-
-                fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-                    let provider = rustls::crypto::aws_lc_rs::default_provider();
-                    provider.signature_verification_algorithms.supported_schemes()
-                }
-            }
-        };
-    }
-
-    takes_all!(Anything, |_: &Anything, _: &[u8]| ());
-    takes_all!(Stapled, |stapled: &Stapled, staple: &[u8]| *stapled.0.lock() = staple.to_vec());
 }
