@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -140,9 +142,12 @@ fn a_put_whose_body_is_not_whole_in_hand_is_never_sent_twice() {
 
 #[test]
 fn a_connection_that_the_backend_closed_while_idle_is_not_handed_out() {
-    let origin = Origin::start(|exchange| {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&closed);
+    let origin = Origin::start(move |exchange| {
         exchange.answer(200, "ok");
         exchange.close();
+        count.fetch_add(1, Ordering::SeqCst);
     });
     let proxy = with_one_worker(&origin);
     let mut client = proxy.client();
@@ -150,7 +155,7 @@ fn a_connection_that_the_backend_closed_while_idle_is_not_handed_out() {
         // Even a POST: the close was there to be seen before it was sent.
         let answer = client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").answer();
         assert_eq!(answer.status(), 200, "request {n}: {answer:?}");
-        eventually("the request is over", || proxy.in_flight(&origin) == 0);
+        eventually("the request is over", || proxy.in_flight(&origin) == 0 && closed.load(Ordering::SeqCst) == n);
     }
     assert_eq!(origin.count(), 20);
 }

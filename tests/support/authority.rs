@@ -164,9 +164,9 @@ pub fn see(port: u16, name: &str) -> Option<Seen> {
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
     let mut stream = StreamOwned::new(session, socket);
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
+    let answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
+    answered.inspect_err(|error| println!("{name} at {port}: {error}")).ok()?;
     let chain: Vec<CertificateDer<'static>> =
         stream.conn.peer_certificates()?.iter().map(|certificate| certificate.clone().into_owned()).collect();
     Some(Seen { leaf: chain.first()?.to_vec(), chain, answer: String::from_utf8_lossy(&answer).into_owned() })
