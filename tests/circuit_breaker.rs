@@ -188,6 +188,23 @@ fn a_kept_connection_that_was_closed_meanwhile_is_no_failure() {
 }
 
 #[test]
+fn a_kept_connection_on_which_nothing_is_answered_is_a_failure() {
+    let origin =
+        Origin::start(
+            |exchange| {
+                if exchange.on_connection == 0 { exchange.answer(200, "once") } else { exchange.wait_for_end() }
+            },
+        );
+    let on_top = json!({
+        "workers": 1,
+        "request_timeout": "100ms",
+        "circuit_breaker": {"open": "1h", "max_open": "1h", "consecutive_failures": 1, "max_ejected_percent": 100},
+    });
+    let proxy = Proxy::with(&[&origin], on_top);
+    get_until(&proxy, &origin, "open");
+}
+
+#[test]
 fn when_all_fail_answers_go_on_and_status_says_so() {
     let ((one, mood), (two, _)) = (Mood::origin(500), Mood::origin(500));
     let proxy = with_breaker(&[&one, &two], json!({ "open": "200ms", "max_open": "200ms" }));

@@ -128,6 +128,16 @@ fn half_a_head_gets_408_in_time_however_it_trickles() {
 }
 
 #[test]
+fn half_a_head_gets_408_in_time_behind_a_long_rest_too() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::with(&[&origin], json!({ "timeouts": {"head": "300ms", "keep_alive": "1h"} }));
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    eventually("it rests", || proxy.parked() == 1);
+    assert_eq!(client.send("GET / HTTP/1.1\r\n").answer().status(), 408);
+}
+
+#[test]
 fn half_a_body_then_silence_gets_408_in_time() {
     let origin = Origin::answering("ok");
     let proxy = Proxy::with(&[&origin], json!({ "timeouts": {"body_idle": "400ms"} }));

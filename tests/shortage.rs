@@ -205,6 +205,20 @@ fn a_shortage_of_descriptors_takes_no_healthy_backend_out() {
     eventually("it is probed again", || origin.probes() > before);
 }
 
+#[test]
+fn the_admin_api_is_there_again_when_descriptors_are() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::over(&[&origin]);
+    let descriptors_max = limit_descriptors(&proxy, "3");
+    // It has a descriptor for the next connection already, and none for the one behind it.
+    let knock = || TcpStream::connect(("127.0.0.1", proxy.admin_port)).expect("the backlog takes it");
+    let knocking = [knock(), knock()];
+    eventually("it is told of", || proxy.program.stderr().contains("can't accept on"));
+    limit_descriptors(&proxy, &descriptors_max);
+    drop(knocking);
+    assert_eq!(proxy.admin("GET", "/status", "").status(), 200);
+}
+
 /// The numbers of the proxy's open descriptors.
 fn descriptors(proxy: &Proxy) -> BTreeSet<u32> {
     let folder = std::fs::read_dir(format!("/proc/{}/fd", proxy.program.pid())).expect("it runs");

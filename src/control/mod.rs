@@ -49,9 +49,10 @@ use crate::transport::client::BackendTls;
 /// How long a start waits for the names of all backends, and how long an admin call waits for the one it adds. What
 /// takes longer goes on in the background.
 const NAMES_WAIT: Duration = Duration::from_secs(2);
-/// From one look whether a backend has drained to the next, at first and at last.
-const DRAIN_POLL_MIN: Duration = Duration::from_millis(1);
-const DRAIN_POLL_MAX: Duration = Duration::from_millis(20);
+/// How long a call that reads the set waits for what has changed to be in force. Publishing never takes as long.
+const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
+/// From one look whether a backend has drained to the next.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// How long an admin call waits for a worker to pass its mailbox unless it is told; one that takes longer is stuck.
 const BARRIER_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -297,21 +298,19 @@ impl ControlPlane {
     /// Waits until nothing is in flight to a backend that gets no new requests, at most for `wait`; what is left.
     pub fn wait_for_drain(backend: &Backend, wait: Duration) -> usize {
         let deadline = Instant::now() + wait;
-        let mut pause = DRAIN_POLL_MIN;
         loop {
             let left = backend.in_flight();
             let time = deadline.saturating_duration_since(Instant::now());
             if left == 0 || time.is_zero() {
                 return left;
             }
-            thread::sleep(pause.min(time));
-            pause = (pause * 2).min(DRAIN_POLL_MAX);
+            thread::sleep(DRAIN_POLL.min(time));
         }
     }
 
     /// The set of backends, to look at: what it says is in force at the workers.
     pub fn registry(&self) -> &Registry {
-        self.registry.wait_until_published();
+        self.registry.wait_until_published(PUBLISHED_WAIT);
         &self.registry
     }
 

@@ -32,9 +32,6 @@ const DEFAULT: usize = 0;
 /// How many lines for the log are kept until they are told, at once after each change.
 const UNTOLD_MAX: usize = 1024;
 
-/// How long a call that reads the set waits for what has changed to be in force. Publishing never takes as long.
-const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
-
 /// The set, pool by pool, and where it is published. Its changes return without waiting for the workers.
 #[derive(Debug)]
 pub struct Registry {
@@ -315,14 +312,14 @@ impl Registry {
         self.publishes.notify_all();
     }
 
-    /// Waits until the workers have been told of all changes so far, for [`PUBLISHED_WAIT`] at most.
-    pub(super) fn wait_until_published(&self) {
+    /// Waits until the workers have been told of all changes so far; false where they haven't in this time.
+    pub(super) fn wait_until_published(&self, for_at_most: Duration) -> bool {
         let made = |members: &Members| (members.pool.id, members.version);
         let versions: Vec<_> = self.inner.lock().pools.iter().map(made).collect();
         let is_behind = |published: &mut BTreeMap<u64, u64>| {
             versions.iter().any(|(id, version)| published.get(id).copied().unwrap_or_default() < *version)
         };
-        self.publishes.wait_while_for(&mut self.published.lock(), is_behind, PUBLISHED_WAIT);
+        !self.publishes.wait_while_for(&mut self.published.lock(), is_behind, for_at_most).timed_out()
     }
 }
 

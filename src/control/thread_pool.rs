@@ -107,6 +107,21 @@ mod tests {
     }
 
     #[test]
+    fn without_another_thread_a_job_waits_for_one_there_is_and_without_any_it_fails() {
+        const TOO_MUCH: usize = 1 << 60;
+        let mut pool = ThreadPool::new("test-pool", 2, TOO_MUCH);
+        pool.submit(|| unreachable!("there is no thread")).unwrap_err();
+        pool.stack_bytes = 64 * 1024;
+        let (go, gate) = unbounded::<()>();
+        pool.submit(move || assert!(gate.recv().is_err())).unwrap();
+        pool.stack_bytes = TOO_MUCH;
+        let (done, ends) = unbounded();
+        pool.submit(move || done.send(()).unwrap()).unwrap();
+        drop(go);
+        ends.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
     fn a_job_that_panics_takes_no_thread_with_it() {
         let mut pool = ThreadPool::new("test-pool", 1, 64 * 1024);
         let (done, ends) = unbounded();

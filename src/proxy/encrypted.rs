@@ -92,7 +92,7 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
             Fate::Stays(Version::Http11) => {}
         }
         write_line(out, &[]);
-        self.stand.record.down_bytes += self.head.bytes.len() as u64;
+        self.stand.record.is_answered_here(self.head.bytes.len());
         Ended::Refused { last }
     }
 }

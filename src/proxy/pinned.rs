@@ -82,6 +82,11 @@ impl PinnedConnections {
         }
     }
 
+    /// Slots that parked clients have.
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     pub(super) fn keep(&self, pinned: Pinned) -> PinnedSlot {
         let key = self.0.borrow_mut().insert(Some(pinned));
         PinnedSlot { all: Rc::clone(&self.0), key }

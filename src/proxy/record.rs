@@ -123,6 +123,12 @@ impl Record {
         (self.status, self.answered) = (Some(status), Some(at));
     }
 
+    /// An answer of the proxy's own is to be sent.
+    #[cold]
+    pub(super) fn is_answered_here(&mut self, bytes: usize) {
+        self.down_bytes += bytes as u64;
+    }
+
     /// The next pick may have the same backend as the last try.
     #[cold]
     pub(super) fn spare_last(&mut self) {

@@ -41,7 +41,7 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
         };
         self.head.bytes.clear();
         answer.write(&mut self.head.bytes);
-        self.stand.record.down_bytes += self.head.bytes.len() as u64;
+        self.stand.record.is_answered_here(self.head.bytes.len());
         Ended::Refused { last: closes || view.must_close }
     }
 
@@ -59,7 +59,7 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
         };
         self.head.bytes.clear();
         answer.write(&mut self.head.bytes);
-        self.stand.record.down_bytes += self.head.bytes.len() as u64;
+        self.stand.record.is_answered_here(self.head.bytes.len());
         Ended::Refused { last: closes }
     }
 

@@ -72,9 +72,9 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         Self { book: Book::read_by(reader), ..self }
     }
 
-    /// Idle connections to backends that this worker keeps.
+    /// Idle connections to backends that this worker keeps, for anyone or for a parked client that logged in.
     pub fn idle_upstream_connections(&self) -> usize {
-        self.idle.idle()
+        self.idle.idle() + self.pinned.len()
     }
 
     /// Buffers and scratches that something of this worker holds now.

@@ -317,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn an_account_that_can_not_be_forgotten_is_told_of_and_one_that_is_not_there_is_not() {
+        let folder = Folder::new();
+        let cache = opened(&folder);
+        cache.forget_account().unwrap();
+        fs::create_dir(cache.folder.join("account.json")).unwrap();
+        let error = cache.forget_account().unwrap_err();
+        assert!(error.to_string().contains("account.json"), "{error}");
+    }
+
+    #[test]
     fn what_is_kept_is_there_for_its_owner_alone_and_nothing_else_is_left() {
         let folder = Folder::new();
         let cache = opened(&folder);

@@ -143,8 +143,7 @@ impl Keeper {
                     Err(Stopped) => return,
                 }
             }
-            let sleep = Duration::from_secs((next - now).unsigned_abs()).min(SLEEP_MAX);
-            if stop.recv_timeout(sleep) != Err(RecvTimeoutError::Timeout) {
+            if stop.recv_timeout(sleep_until(next, now)) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
@@ -331,6 +330,11 @@ impl Domain {
     }
 }
 
+/// Until something is due that isn't yet.
+fn sleep_until(due: i64, now: i64) -> Duration {
+    Duration::from_secs((due - now).unsigned_abs()).min(SLEEP_MAX)
+}
+
 impl Held {
     /// Asks the authority when the certificate should be renewed. What doesn't work is no failure: it is renewed without advice.
     fn ask(&mut self, directory: &str, name: &str, now: i64) {
@@ -393,4 +397,15 @@ fn at(seconds: i64) -> SystemTime {
 
 fn seconds(fraction: f64) -> i64 {
     fraction as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_slept_for_and_the_clock_looked_at_now_and_then() {
+        assert_eq!(sleep_until(1_000_030, 1_000_000), Duration::from_secs(30));
+        assert_eq!(sleep_until(2_000_000, 1_000_000), SLEEP_MAX);
+    }
 }

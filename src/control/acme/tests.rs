@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use self::authority::{Authority, Manners};
-use super::cache::Cache;
+use super::cache::{Cache, DomainState};
 use super::keeper::renewal_id;
-use super::{Keeper, Keeping, Site};
+use super::{Keeper, Keeping, Site, renewal};
 use crate::config::{Acme as Settings, AcmeChallenge};
 use crate::transport::{Certificate, Source, pem};
 
@@ -181,6 +181,15 @@ fn what_the_authority_refuses_is_of_its_domain_and_a_restart_does_not_have_it_tr
 }
 
 #[test]
+fn a_clock_that_was_set_back_is_not_waited_for() {
+    let scene = Scene::new(Manners::default());
+    let not_before = now() + renewal::WAIT_MAX + 3600;
+    scene.cache().keep_domain_state("a.example", DomainState { failures: 1, not_before }).unwrap();
+    assert!(scene.open().attends(0));
+    assert_eq!(scene.authority.asked("POST /new-order"), 1);
+}
+
+#[test]
 fn a_challenge_that_fails_is_of_its_domain() {
     let (site, folder) = (Site::default(), Folder::new());
     let authority = Authority::start(Manners::default(), |_, _| None);
@@ -272,6 +281,16 @@ fn a_certificate_is_renewed_when_the_authority_says_and_says_what_it_replaces() 
         assert_eq!(scene.authority.replaced(), [None, want]);
         assert_eq!(scene.authority.asked("POST /new-order"), if dislikes_replacing { 3 } else { 2 });
     }
+}
+
+#[test]
+fn advice_is_asked_for_now_and_then() {
+    let scene = Scene::new(Manners::default());
+    let mut keeper = scene.open();
+    assert!(keeper.attends(0));
+    keeper.asks_for_advice_at_once();
+    assert!(keeper.attends(0));
+    assert!(keeper.next(0) > now());
 }
 
 #[test]

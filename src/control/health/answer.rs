@@ -229,3 +229,14 @@ impl<In: Transport> fmt::Debug for AnswerConnection<In> {
         f.debug_struct("AnswerConnection").field("answer", &self.answer).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_leaves_is_told_of_in_few_words() {
+        assert_eq!(left(&io::ErrorKind::UnexpectedEof.into()), "connection closed");
+        assert_eq!(left(&io::Error::from_raw_os_error(libc::ECONNRESET)), "connection reset");
+    }
+}

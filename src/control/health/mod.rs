@@ -30,8 +30,6 @@ use crate::transport::client::BackendTls;
 
 /// `ureq` needs about 20 KiB in release builds; debug builds are hungrier.
 const PROBER_STACK_BYTES: usize = 256 * 1024;
-/// When a probe is tried again for which this machine lacked something.
-const PUT_OFF: Duration = Duration::from_secs(1);
 /// Lateness that is worth a line in the log (at most one a minute).
 const LATE_WARNED: Duration = Duration::from_secs(1);
 const WARN_GAP: Duration = Duration::from_secs(60);
@@ -346,7 +344,7 @@ impl Thread {
             });
             if let Err(error) = submitted {
                 log::warn!("no thread for health checks, will try again in a second: {error}");
-                self.schedule.put_off(id, now + PUT_OFF);
+                self.schedule.put_off(id, now);
             }
         }
     }
@@ -356,7 +354,7 @@ impl Thread {
         let outcome = if of_shortage && self.schedule.is_up(id) {
             // Taking healthy backends out would turn a shortage here into an outage. One that was never reached is
             // judged: where no local address fits its own, that is how it stays.
-            self.schedule.put_off(id, Instant::now() + PUT_OFF);
+            self.schedule.put_off(id, Instant::now());
             Some(Outcome { changed: None, late: Duration::ZERO })
         } else {
             self.schedule.finish(id, probed, &self.settings.rules, self.random.fraction())

@@ -18,6 +18,8 @@ pub(super) const PROBERS_MAX: usize = 64;
 const SLOW_MAX: usize = 48;
 /// A probe that took more than its timeout divided by this was slow.
 const SLOW_PART: u32 = 4;
+/// When a probe is tried again for which this machine lacked something.
+const PUT_OFF: Duration = Duration::from_secs(1);
 
 /// Everything that is probed. What decides is handed in, and may be other rules each time.
 #[derive(Debug, Default)]
@@ -175,14 +177,14 @@ impl Schedule {
         self.entries.get(&id).is_some_and(|entry| entry.rise_fall.is_up())
     }
 
-    /// Puts a probe off that this machine lacked something for: a thread, a descriptor.
-    pub(super) fn put_off(&mut self, id: u64, until: Instant) {
+    /// Puts a probe off that this machine lacked something for: a thread, a descriptor. It comes again in [`PUT_OFF`].
+    pub(super) fn put_off(&mut self, id: u64, now: Instant) {
         let Some(slow) = self.running.remove(&id) else { return };
         self.running_slow -= usize::from(slow);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.phase = Phase::Timed;
-            entry.due = until;
-            self.timed.insert((until, id));
+            entry.due = now + PUT_OFF;
+            self.timed.insert((entry.due, id));
         }
     }
 
@@ -326,9 +328,9 @@ mod tests {
         let mut schedule = schedule();
         schedule.add(1, now, now);
         assert_eq!(schedule.start(now), Some(1));
-        schedule.put_off(1, now + SECOND);
-        assert!(started(&mut schedule, now).is_empty());
-        assert_eq!(started(&mut schedule, now + SECOND), [1]);
+        schedule.put_off(1, now);
+        assert!(started(&mut schedule, now + PUT_OFF / 2).is_empty());
+        assert_eq!(started(&mut schedule, now + PUT_OFF), [1]);
     }
 
     /// Runs `hanging` backends that answer never and `prompt` ones that answer in 1 ms over a virtual clock, at an

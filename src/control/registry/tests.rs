@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
@@ -122,6 +123,40 @@ fn what_was_seen_is_published_in_one_snapshot_and_what_an_operator_says_at_once_
     scene.registry.refused(backends[2].id, scene.now);
     scene.remove(4);
     assert!(scene.eligible().is_empty(), "a removal waits for nothing, and takes along what has been seen");
+}
+
+#[test]
+fn of_each_address_it_is_known_since_when_it_is_as_it_is() {
+    let scene = scene();
+    let addresses = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 1)));
+    let added = scene.registry.add(config(1), addresses.to_vec(), Source::Admin, scene.now).unwrap();
+    let probed = |nth: usize, seconds| {
+        let at = scene.now + Duration::from_secs(seconds);
+        let probe = LastProbe { at, passed: true, reason: String::new(), took: Duration::ZERO, late: Duration::ZERO };
+        scene.registry.address_probed(added.backend.id, addresses[nth], Health::Up, &probe);
+    };
+    for (nth, seconds) in [(0, 1), (1, 2), (0, 60), (1, 60)] {
+        probed(nth, seconds);
+    }
+    let entry = scene.registry.find(Which::Name("127.0.0.1:1")).unwrap();
+    let since = |address| entry.addresses_seen.iter().find(|seen| seen.address == address).map(|seen| seen.since);
+    let at = |seconds| Some(scene.now + Duration::from_secs(seconds));
+    assert_eq!(addresses.map(since), [at(1), at(2)]);
+}
+
+#[test]
+fn what_has_changed_is_known_to_be_published_or_not() {
+    let Scene { pool, registry, now } = scene();
+    let (publish, changes) = crossbeam::channel::bounded(1);
+    let scene = Scene { pool, registry: registry.published_by(publish), now };
+    let one = scene.add(1);
+    let is_published = || scene.registry.wait_until_published(Duration::ZERO);
+    assert!(is_published());
+    scene.probe(one.id, Some(Health::Down));
+    assert_eq!(changes.len(), 1);
+    assert!(!is_published());
+    scene.registry.publish();
+    assert!(is_published());
 }
 
 #[test]
