@@ -58,15 +58,16 @@ fn said_by(request: &support::Message, user: &str) -> bool {
     request.field("authorization").is_some_and(|said| said.contains(user))
 }
 
-/// Whether the proxy's end of a connection is open, by its port.
-fn is_open(port: u16) -> bool {
+/// Whether the proxy's end of a connection to this origin is open, by its port, which others may have too that lead elsewhere.
+fn is_open(origin: &Origin, port: u16) -> bool {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("readable");
     sockets.lines().any(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        let local = columns.next().unwrap_or_default();
-        local.ends_with(&format!(":{port:04X}")) && matches!(columns.nth(1), Some(ESTABLISHED | CLOSE_WAIT))
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let leads =
+            columns[1].ends_with(&format!(":{port:04X}")) && columns[2].ends_with(&format!(":{:04X}", origin.port()));
+        leads && matches!(columns[3], ESTABLISHED | CLOSE_WAIT)
     })
 }
 
@@ -161,9 +162,9 @@ fn a_parked_client_keeps_its_connection_until_one_of_the_two_ends() {
         assert_eq!(alice.get("/").text(), greeting);
     }
     let port: u16 = greeting.trim_start_matches("alice ").parse().expect("a port");
-    assert!(is_open(port));
+    assert!(is_open(&origin, port));
     drop(alice);
-    eventually("it is closed with its client", || !is_open(port));
+    eventually("it is closed with its client", || !is_open(&origin, port));
 }
 
 #[test]
@@ -181,9 +182,9 @@ fn a_parked_clients_connection_to_a_backend_that_is_removed_is_closed_without_wa
     eventually("both are parked", || proxy.parked() == 2);
     let removed = proxy.admin("DELETE", &home.url().replace("http://", "/backends/"), "");
     assert!(removed.status() < 300, "{removed:?}");
-    eventually("it is closed", || !is_open(port(&of_alice)));
+    eventually("it is closed", || !is_open(home, port(&of_alice)));
     assert_eq!(proxy.parked(), 2, "its client stays where it is");
-    assert!(is_open(port(&of_bob)));
+    assert!(origins.iter().any(|origin| is_open(origin, port(&of_bob))));
     assert_eq!(alice.get("/").status(), 401, "she begins anew elsewhere");
     assert!(log_in(&mut alice, "alice").starts_with("alice "));
     assert_eq!(bob.get("/").text(), of_bob);
@@ -206,7 +207,7 @@ fn when_the_backend_ends_the_connection_its_client_begins_anew() {
     eventually("the client is parked", || proxy.parked() > 0);
     close_it.send(()).expect("it waits");
     let port: u16 = first.parse().expect("a port");
-    eventually("the proxy hears of it and closes its end", || !is_open(port));
+    eventually("the proxy hears of it and closes its end", || !is_open(&origin, port));
     let again = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
     let answer = alice.send(again).answer();
     assert_eq!(answer.status(), 401, "{answer:?}");
