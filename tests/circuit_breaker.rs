@@ -92,7 +92,9 @@ fn a_backend_that_answers_500_to_everything_is_out_at_once_and_comes_back_once_i
 #[test]
 fn many_connections_at_once_see_no_more_failures_than_are_allowed_in_a_row() {
     let ((bad, _), good) = (Mood::origin(500), Origin::answering("fine"));
-    let proxy = with_breaker(&[&bad, &good], json!({}));
+    // As many as are under way when it trips are tried again, however many that are.
+    let long = json!({"open": "1h", "max_open": "1h"});
+    let proxy = Proxy::with(&[&bad, &good], json!({"circuit_breaker": long, "retries": {"budget_percent": 100}}));
     let failed = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..64 {
