@@ -282,3 +282,36 @@ fn where_its_backend_stays_full_a_client_that_logged_in_begins_anew_elsewhere() 
     gate.open();
     assert_eq!(slow.answer().status(), 200);
 }
+
+#[test]
+fn where_nobody_may_wait_a_client_that_logged_in_begins_anew_elsewhere_or_stays() {
+    for has_other in [true, false] {
+        let gate = Arc::new(support::Gate::default());
+        let full = Origin::holding("here", &gate);
+        let other = Origin::answering("elsewhere");
+        let mut backends = vec![json!({"url": full.url(), "max_connections": 1})];
+        if has_other {
+            backends.push(json!({"url": other.url(), "backup": true}));
+        }
+        let proxy = Proxy::with(&[], json!({"workers": 1, "backends": backends, "queue": {"size": 0}}));
+        let mut alice = proxy.client();
+        assert_eq!(get_saying(&mut alice, "Negotiate alice").text(), "here");
+        eventually("its place is free", || proxy.in_flight(&full) == 0);
+        let mut slow = proxy.client();
+        slow.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("it is full", || full.count() == 2);
+        let connections = full.connections();
+        if has_other {
+            assert_eq!(alice.get("/").text(), "elsewhere");
+        } else {
+            assert_eq!(alice.get("/").status(), 503);
+        }
+        gate.open();
+        assert_eq!(slow.answer().status(), 200);
+        eventually("its place is free", || proxy.in_flight(&full) == 0);
+        if !has_other {
+            assert_eq!(alice.get("/").text(), "here");
+            assert_eq!(full.connections(), connections, "it is logged in still");
+        }
+    }
+}

@@ -56,9 +56,10 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
 
     fn join_queue(&mut self) -> Result<InLine, Failure> {
         let home = self.client.pinned.as_ref().map(|pinned| pinned.backend_id);
-        // One that can't even wait for the backend that it logged in at begins anew where there is room.
+        // One that can't even wait for the backend that it logged in at begins anew where there is room; where there is none
+        // either it keeps its connection.
         let ticket = match self.join(home) {
-            Err(_) if self.client.pinned.take().is_some() => self.join(None)?,
+            Err(_) if home.is_some() => self.join(None)?,
             joined => joined?,
         };
         let timeout = (self.proxy.world.now() + self.facts.rules().timeouts.queue, Failure::QueueTimeout);
