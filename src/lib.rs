@@ -21,6 +21,7 @@
         feature = "sabotage-spread-crowding",
         feature = "sabotage-spread-absence",
         feature = "sabotage-spread-delay",
+        feature = "sabotage-fin-is-the-end",
     )
 ))]
 compile_error!("a build that is broken on purpose serves no traffic: the sabotage features are for ./x sabotage alone");

@@ -97,6 +97,11 @@ impl<W: World<Parked = Parked>> Proxy<W> {
         let mut read_bytes = 0;
         while read_bytes < TURN_BYTES {
             match stream.try_read(buffer.spare()) {
+                // It has said its last, and not taken ours yet.
+                Ok(0) if !stream.ends_at_once() => {
+                    let until = closing.until;
+                    return self.world.park_for(Need::Write, stream, Parked(Stage::Closing(closing)), until);
+                }
                 Ok(0) => return,
                 Ok(n) => read_bytes += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -47,7 +47,7 @@ impl<W: World<Parked = Parked>> Proxy<W> {
                     self.world.take_turns(stream);
                 }
                 Ended::Answered { last: true, unread: false } | Ended::BrokenOff { shown: true }
-                    if stream.is_quiet(false) =>
+                    if stream.is_quiet(false) && stream.ends_at_once() =>
                 {
                     return;
                 }

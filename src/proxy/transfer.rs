@@ -368,6 +368,10 @@ impl<W: World<Parked = Parked>> Transfer<'_, '_, W> {
             record.moved = Some(self.course.down.since());
             // A tunnel takes its pump along.
             record.down_bytes += if tunnels { 0 } else { body.pump.written() };
+            if body.status == 101 && !tunnels {
+                // What its backend has of the client is cut.
+                self.course.lease.stream.end_unsaid();
+            }
         }
     }
 }

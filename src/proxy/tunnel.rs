@@ -40,6 +40,9 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
                 record.up_bytes += tunnel.up.written();
                 record.down_bytes += tunnel.down.written();
                 record.moved = Some(tunnel.stillness.since());
+                if !tunnel.client_ended {
+                    tunnel.lease.stream.end_unsaid();
+                }
                 ended
             }
             Err((need, deadline)) => self.lay_aside(Work::Tunnel(tunnel), need, deadline),
@@ -112,6 +115,7 @@ impl<W: World<Parked = Parked>> Exchange<'_, W> {
                 }
                 if let Some(failure) = failure {
                     stand.record.end = End::Failed(failure.view().reason);
+                    client.stream.end_unsaid();
                 }
                 return Ok(Ended::Answered { last: true, unread: false });
             }

@@ -181,6 +181,15 @@ pub trait Stream: 'static {
     /// Closes the sending side (FIN); errors are ignored.
     fn shutdown_write(&self);
 
+    /// Says what is to be said before it is closed in good order. False where there is no room for it yet: closed now, it would look
+    /// cut.
+    fn ends_at_once(&self) -> bool {
+        true
+    }
+
+    /// Has the coming close not look like an end in good order, where one can tell: what was written isn't all there was to be.
+    fn end_unsaid(&self) {}
+
     /// Makes the coming close a reset (RST) that discards what is unsent.
     fn reset_on_close(&self);
 }

@@ -155,6 +155,20 @@ impl<S: Stream> Stream for Layer<S> {
         }
     }
 
+    fn ends_at_once(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.ends_at_once(),
+            Self::Tls(tls) => tls.ends_at_once(),
+        }
+    }
+
+    fn end_unsaid(&self) {
+        match self {
+            Self::Plain(socket) => socket.end_unsaid(),
+            Self::Tls(tls) => tls.end_unsaid(),
+        }
+    }
+
     fn reset_on_close(&self) {
         match self {
             Self::Plain(socket) => socket.reset_on_close(),

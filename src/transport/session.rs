@@ -216,7 +216,7 @@ impl Session {
     }
 
     /// Takes in every whole record that has come: plaintext goes into `into`, and what finds no room there is kept. Says how
-    /// many bytes are in `into`. A client's first flight comes of it too.
+    /// many bytes are in `into`. A client's first flight comes of it too. A failure behind plaintext is told the next time.
     pub(super) fn digest(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.failure.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
@@ -228,7 +228,7 @@ impl Session {
                 Side::Server(tls) => self.on_the_way.take_step(tls.process_tls_records(inbound), &mut into[read..]),
                 Side::Client(tls) => self.on_the_way.take_step(tls.process_tls_records(inbound), &mut into[read..]),
             };
-            let (n, step) = step?;
+            let (n, step) = step.map_err(|error| self.fail(Error::General(error.to_string())))?;
             read += n;
             if n > 0 || self.has_plain() {
                 self.barren_bytes = 0;
@@ -247,7 +247,10 @@ impl Session {
                     // What comes behind the end is nothing.
                     self.inbound = None;
                 }
-                Step::Failed(error) => return Err(self.fail(error)),
+                Step::Failed(error) => {
+                    let error = self.fail(error);
+                    return if read > 0 { Ok(read) } else { Err(error) };
+                }
             }
         }
     }

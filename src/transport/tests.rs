@@ -303,7 +303,7 @@ fn one_batch_is_taken_where_there_is_no_room_and_the_next_waits_for_it() {
     let sent = pattern(200_000);
     scene.wire.0.room.set(1_000);
     let first = scene.tls.try_write(&[IoSlice::new(&sent)]).expect("a batch");
-    assert_eq!(first, 64 * 1024);
+    assert_eq!(first, 64 * 1024 - 1, "the last byte isn't said to be taken");
     assert_eq!(kind(scene.tls.try_write(&[IoSlice::new(&sent[first..])]).map(|_| ())), io::ErrorKind::WouldBlock);
     assert!(scene.tls.has_outbound() && scene.tls.unsent() > 60_000 && !scene.tls.is_quiet(false));
     let mut taken = scene.take_all();
@@ -359,15 +359,41 @@ fn the_end_is_announced_before_fin_and_behind_all_that_was_written() {
     drop(scene.tls);
 }
 
+/// Nothing told of it any more, and the next read waited for bytes.
+#[test]
+fn what_has_failed_stays_so_and_says_so_without_an_event_behind_what_came_before_it() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    scene.client_says(b"sound");
+    scene.wire.come(&[23, 3, 3, 0, 20]);
+    scene.wire.come(&[7; 20]);
+    for read in [&b"sound"[..], b""] {
+        let (all, end) = scene.read_all(100);
+        assert_eq!((all.as_slice(), kind(end)), (read, io::ErrorKind::InvalidData));
+        assert!(scene.tls.is_readable() && !scene.tls.is_quiet(false));
+    }
+}
+
+#[test]
+fn an_end_that_finds_no_room_has_to_be_waited_for() {
+    let mut scene = Scene::open(rustls::ALL_VERSIONS);
+    scene.wire.0.room.set(10);
+    assert!(!scene.tls.ends_at_once() && scene.tls.has_outbound() && !scene.wire.0.fin.get());
+    scene.tls.shutdown_write();
+    scene.wire.0.room.set(usize::MAX);
+    scene.tls.settle();
+    assert!(scene.tls.ends_at_once() && scene.wire.0.fin.get() && scene.is_ended());
+}
+
 #[test]
 fn one_that_is_closed_says_so_and_one_that_is_cut_or_panics_does_not() {
-    for (how, ended) in [("dropped", true), ("cut", false), ("panicked", false)] {
+    for (how, ended) in [("dropped", true), ("left unsaid", false), ("cut", false), ("panicked", false)] {
         let mut scene = Scene::open(rustls::ALL_VERSIONS);
         scene.tls.try_write(&[IoSlice::new(b"half")]).expect("room");
         assert_eq!(scene.take_all(), b"half");
         let fresh = Scene::new(rustls::ALL_VERSIONS).tls;
         let tls = std::mem::replace(&mut scene.tls, fresh);
         match how {
+            "left unsaid" => tls.end_unsaid(),
             "cut" => tls.reset_on_close(),
             "panicked" => {
                 let panicked = catch_unwind(AssertUnwindSafe(move || {

@@ -2,7 +2,8 @@
 //!
 //! Readiness is the socket's, and that of what the session holds: a read takes every whole record that has come, since no
 //! event tells of one that is left, and keeps what its caller has no room for. A write takes one batch although the socket
-//! may not; the next one waits until that is gone. What is left of it goes when the world beneath comes back from a wait.
+//! may not; the next one waits until that is gone. What is left of it goes when the world beneath comes back from a wait, and until
+//! then the batch's last byte isn't said to be taken: who has written all may close.
 //!
 //! Its calls are kept out of line: a plain stream's share the code around them.
 //!
@@ -39,9 +40,11 @@ pub(super) struct Kept {
     session: RefCell<Session>,
     /// Of the handshake that this side began.
     progress: RefCell<Progress>,
+    /// A byte that is on its way isn't said to be taken yet, and will be written again.
+    owes: Cell<bool>,
     /// FIN is to follow what is still to be sent.
     fin_due: Cell<bool>,
-    /// The connection is to be cut.
+    /// The connection is to be cut: nothing says that this is its end.
     is_cut: Cell<bool>,
     /// Of a client's, once its hello was read.
     facts: OnceCell<Facts>,
@@ -69,6 +72,7 @@ impl<S: Stream> Tls<S> {
         let kept = Kept {
             session: RefCell::new(session),
             progress: RefCell::new(progress),
+            owes: Cell::new(false),
             fin_due: Cell::new(false),
             is_cut: Cell::new(false),
             facts: OnceCell::new(),
@@ -262,7 +266,7 @@ impl<S: Stream> Tls<S> {
     #[inline(never)]
     pub(super) fn has_news(&self) -> bool {
         let session = self.session();
-        session.has_plain() || session.has_ended()
+        session.has_plain() || session.has_ended() || session.failure().is_some()
     }
 
     /// The end was said, and isn't sent yet.
@@ -291,7 +295,9 @@ impl<S: Stream> Tls<S> {
             self.socket().shutdown_write();
         }
         if sent.is_err() && !blocked {
+            // Behind what is lost nothing may follow.
             session.forget_outbound();
+            self.end_unsaid();
         }
         sent
     }
@@ -307,8 +313,13 @@ impl<S: Stream> Tls<S> {
             if session.has_ended() {
                 return Ok(0);
             }
-            if session.fill(|into| self.socket().try_read(into))? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            // What has failed stays so: of its socket nothing more is to be had.
+            let is_sound = session.failure().is_none();
+            if is_sound && session.fill(|into| self.socket().try_read(into))? == 0 {
+                let end = Err(io::ErrorKind::UnexpectedEof.into());
+                #[cfg(feature = "sabotage-fin-is-the-end")] // Broken on purpose: ./x sabotage
+                let end = Ok(0);
+                return end;
             }
             let digested = session.digest(into);
             if session.outbound_bytes() > 0 {
@@ -330,9 +341,17 @@ impl<S: Stream> Tls<S> {
         if session.outbound_bytes() > 0 {
             self.flush(&mut session)?;
         }
+        let owes = &self.parts().1.owes;
+        if owes.take() {
+            return Ok(1);
+        }
         let taken = session.encrypt(from)?;
         self.flush(&mut session).or_else(unless_blocked)?;
-        Ok(taken)
+        owes.set(session.outbound_bytes() > 0);
+        match taken - usize::from(owes.get()) {
+            0 if taken > 0 => Err(io::ErrorKind::WouldBlock.into()),
+            taken => Ok(taken),
+        }
     }
 
     pub(super) fn is_readable(&self) -> bool {
@@ -380,10 +399,29 @@ impl<S: Stream> Tls<S> {
 
     #[inline(never)]
     pub(super) fn shutdown_write(&self) {
-        let mut session = self.session();
-        session.say_end();
         self.parts().1.fin_due.set(true);
-        let _ = self.flush(&mut session);
+        self.say_end(&mut self.session());
+    }
+
+    /// Says that nothing more is said, if it may; false where the socket doesn't take all of what is to go.
+    #[inline(never)]
+    pub(super) fn ends_at_once(&self) -> bool {
+        let mut session = self.session();
+        self.say_end(&mut session);
+        session.outbound_bytes() == 0
+    }
+
+    /// What was written is all, unless the connection is to be cut.
+    fn say_end(&self, session: &mut Session) {
+        if !self.parts().1.is_cut.get() {
+            session.say_end();
+        }
+        let _ = self.flush(session);
+    }
+
+    #[inline(never)]
+    pub(super) fn end_unsaid(&self) {
+        self.parts().1.is_cut.set(true);
     }
 
     #[inline(never)]
@@ -398,9 +436,7 @@ impl<S: Stream> Drop for Tls<S> {
     fn drop(&mut self) {
         // One that a panic ends isn't ended in good order.
         if self.parts.is_some() && !self.parts().1.is_cut.get() && !std::thread::panicking() {
-            let mut session = self.session();
-            session.say_end();
-            let _ = self.flush(&mut session);
+            self.say_end(&mut self.session());
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn judge_failures(judge: &mut Judge<'_>, circumstances: &Circumstances<'_>, 
 /// What its origin or the network did to it came before anything that its client made them do.
 fn is_at_fault(tried: &Try) -> bool {
     let mut met = tried.met.iter().filter(|met| !matches!(met, Met::NoPort | Met::NoDescriptor));
-    matches!(met.next(), Some(Met::NoWay | Met::Silence | Met::Departure | Met::Babble))
+    met.next().is_some_and(|met| *met != Met::Impatience)
 }
 
 /// The tries for each client's connection, in order.

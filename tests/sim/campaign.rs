@@ -106,7 +106,7 @@ const SABOTAGED: Option<Promise> = if cfg!(feature = "sabotage-retry-post") {
     Some(Promise::SubmittedOnce)
 } else if cfg!(feature = "sabotage-forget-decrement") {
     Some(Promise::InFlight)
-} else if cfg!(feature = "sabotage-end-cut-body") {
+} else if cfg!(any(feature = "sabotage-end-cut-body", feature = "sabotage-fin-is-the-end")) {
     Some(Promise::CutAnswers)
 } else if cfg!(feature = "sabotage-blame-backend") {
     Some(Promise::ClientsBlamed)

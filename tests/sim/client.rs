@@ -2,9 +2,10 @@
 //! all that comes back.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::door::Door;
 use crate::net::SocketId;
 use crate::origin::chunk;
 use crate::peer::{Peer, Unsent};
@@ -19,7 +20,7 @@ const TRICKLES: usize = 6;
 /// One connection of a client.
 pub struct Client {
     pub from: IpAddr,
-    pub to: SocketAddr,
+    pub to: Door,
     pub exchanges: Vec<Rc<Exchange>>,
     /// Sends requests without waiting for answers.
     pub pipelines: bool,
@@ -47,6 +48,8 @@ pub struct Log {
     pub started: Cell<Time>,
     /// Its end of the connection.
     pub socket: Cell<Option<SocketId>>,
+    /// Its handshake came to nothing.
+    pub shut_out: Cell<bool>,
     /// How the connection ended, and when.
     pub end: RefCell<Option<(Cut, Time)>>,
     /// What came where nothing was due.
@@ -70,7 +73,7 @@ pub struct Answer {
 }
 
 impl Client {
-    pub fn brisk(from: IpAddr, to: SocketAddr, exchanges: Vec<Rc<Exchange>>) -> Self {
+    pub fn brisk(from: IpAddr, to: Door, exchanges: Vec<Rc<Exchange>>) -> Self {
         Self {
             from,
             to,
@@ -97,11 +100,16 @@ impl Client {
         };
         let sim = sim.clone();
         sim.clone().spawn("client", move || {
-            let peer = Peer::dial(&sim, session.client.from, session.client.to);
+            let peer = session.client.to.approach(&sim, session.client.from);
             let Ok(peer) = peer else {
                 return sim.wrong(Promise::Answered, "a client couldn't connect at all");
             };
             session.log.socket.set(Some(peer.id()));
+            if let Some(Err(cut)) = Door::enter(&peer).err().map(Cut::unless_bytes) {
+                session.log.shut_out.set(true);
+                *session.log.end.borrow_mut() = Some((cut, sim.now()));
+                return;
+            }
             let (peer, session) = (Rc::new(peer), Rc::new(session));
             let (writer, line) = (session.clone(), peer.clone());
             sim.spawn("client's writer", move || writer.write(&line));
@@ -161,8 +169,7 @@ impl Session {
             self.news.wait(&peer.sim, deadline);
         }
         if self.switched.get() && self.write_all(peer, bytes, ClientMisdeed::Nothing).is_ok() {
-            peer.sim.struck(Fault::TunnelHalfCloses);
-            peer.finish();
+            end_tunnel(peer, self.client.exchanges[number].misdeed);
         }
     }
 
@@ -212,6 +219,7 @@ impl Session {
             ClientMisdeed::FinishesAfter(bytes) => (bytes, Fault::ClientHalfCloses),
             ClientMisdeed::LeavesAfter(bytes) => (bytes, Fault::ClientLeaves),
             ClientMisdeed::ResetsAfter(bytes) => (bytes, Fault::ClientResets),
+            ClientMisdeed::CorruptsAfter(bytes) => (bytes, Fault::ClientCorrupts),
             _ => return self.write_all(peer, bytes, exchange.misdeed),
         };
         let last = last.saturating_sub(before);
@@ -225,11 +233,16 @@ impl Session {
         }
         peer.sim.struck(fault);
         match exchange.misdeed {
-            ClientMisdeed::FinishesAfter(_) => peer.finish(),
+            ClientMisdeed::FinishesAfter(_) => {
+                tears(peer);
+                peer.finish();
+            }
             ClientMisdeed::LeavesAfter(_) => {
                 self.gone.set(true);
+                tears(peer);
                 peer.close();
             }
+            ClientMisdeed::CorruptsAfter(_) => peer.corrupt(peer.sim.now() + 300 * SECOND),
             ClientMisdeed::ResetsAfter(_) => {
                 self.gone.set(true);
                 peer.reset_on_close();
@@ -361,7 +374,7 @@ impl Session {
     /// Sends the exchange's body through the tunnel, closes its side, and reads to the end.
     fn tunnel(&self, wire: &mut Wire, exchange: &Exchange, body: &mut Vec<u8>) -> Result<(), Cut> {
         let (peer, piece, bytes) = (wire.peer.clone(), self.client.piece, exchange.body.clone());
-        let stays = matches!(exchange.misdeed, ClientMisdeed::StallsAfter(_));
+        let misdeed = exchange.misdeed;
         // Where there is a body too, its writer goes on when that has left.
         if exchange.tunnel.is_none() {
             peer.sim.clone().spawn("client's tunnel", move || {
@@ -370,17 +383,46 @@ impl Session {
                         return;
                     }
                 }
-                if stays {
-                    peer.sim.struck(Fault::TunnelStalls);
-                } else {
-                    peer.sim.struck(Fault::TunnelHalfCloses);
-                    peer.finish();
-                }
+                end_tunnel(&peer, misdeed);
             });
         }
         match wire.until_end(body) {
             Cut::End => Ok(()),
             cut => Err(cut),
         }
+    }
+}
+
+/// What a client does once it has sent all that goes through its tunnel.
+fn end_tunnel(peer: &Peer, misdeed: ClientMisdeed) {
+    let sim = &peer.sim;
+    match misdeed {
+        ClientMisdeed::StallsAfter(_) => sim.struck(Fault::TunnelStalls),
+        ClientMisdeed::CutsTunnel => {
+            sim.struck(Fault::TunnelIsCut);
+            match if peer.is_encrypted() { sim.chance.below(3) } else { 0 } {
+                0 => {
+                    peer.reset_on_close();
+                    peer.close();
+                }
+                1 => {
+                    peer.tear();
+                    peer.finish();
+                }
+                _ => peer.corrupt(sim.now() + 300 * SECOND),
+            }
+        }
+        _ => {
+            sim.struck(Fault::TunnelHalfCloses);
+            peer.finish();
+        }
+    }
+}
+
+/// Some end without a word of it, where one is due.
+fn tears(peer: &Peer) {
+    if peer.is_encrypted() && peer.sim.chance.percent(40) {
+        peer.sim.struck(Fault::ClientTears);
+        peer.tear();
     }
 }

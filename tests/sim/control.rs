@@ -111,10 +111,11 @@ impl Control {
     }
 
     /// A backend by name, with the addresses that it resolves to.
-    pub fn add(&self, sim: &Sim, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
+    pub fn add(&self, sim: &Sim, encrypted: bool, addresses: Vec<SocketAddr>, site: &Rc<Site>) {
         let number = self.members.borrow().len();
         let name = format!("origin{number}");
-        let url = BackendUrl::parse(&format!("http://{name}.example:8000")).expect("a URL");
+        let scheme = if encrypted { "https" } else { "http" };
+        let url = BackendUrl::parse(&format!("{scheme}://{name}.example:8000")).expect("a URL");
         let member = Member {
             number,
             config: BackendConfig { name, max_connections: site.bound(), ..BackendConfig::at(url) },

@@ -10,9 +10,11 @@ use crate::net::Connecting;
 use crate::origin::Origin;
 use crate::plan::{Afterwards, AnswerFraming, Answering, ClientMisdeed, Exchange, OriginMisdeed, RequestFraming};
 use crate::scenario::Trouble;
+use crate::secrecy::Secrecy;
 use crate::sim::{MILLISECOND, SECOND};
 use crate::spoilt::Spoilt;
 use crate::temper::Temper;
+use crate::welcome::Manners;
 use crate::wire::Pace;
 
 /// An origin, and what may become of attempts to connect to each of its addresses.
@@ -26,6 +28,7 @@ pub fn any_origin(chance: &Chance, number: usize, temper: &Temper, trouble: Trou
         // Longer than the slowest of networks takes, and than a client here rests between two pieces.
         origin.gives_up = chance.pick(&[8 * SECOND, 20 * SECOND, 300 * SECOND]);
     }
+    origin.manners = Manners { rude: trouble.leaving, silent: trouble.stalling };
     if trouble.leaving {
         origin.keeps_idle = chance.pick(&[*temper.latency.end(), 100 * MILLISECOND, 3 * SECOND, 300 * SECOND]);
     }
@@ -136,6 +139,28 @@ fn may_switch(exchange: &mut Exchange, trouble: Trouble) {
     }
 }
 
+/// Has some of what goes wrong go wrong as it does over TLS. Its draws are its own, so that no other depends on them.
+pub fn encrypt(chance: &Chance, exchange: &mut Exchange, secrecy: Secrecy, trouble: Trouble) {
+    use ClientMisdeed::{CorruptsAfter, CutsTunnel, LeavesAfter, Nothing, ResetsAfter, StallsAfter};
+    exchange.misdeed = match exchange.misdeed {
+        StallsAfter(usize::MAX) if chance.percent(50) => CutsTunnel,
+        Nothing if exchange.tunnel.is_some() && trouble.clients && chance.percent(30) => CutsTunnel,
+        LeavesAfter(after) | ResetsAfter(after) | StallsAfter(after) if secrecy.clients && chance.percent(30) => {
+            CorruptsAfter(after)
+        }
+        misdeed => misdeed,
+    };
+    if secrecy.clients && trouble.clients && exchange.misdeed == Nothing && chance.percent(5) {
+        spoil(exchange, Spoilt::OtherHost);
+    }
+    for answering in exchange.answers.iter_mut().filter(|_| secrecy.backends) {
+        // A FIN alone tells too that a body is cut which lasts until the close.
+        if let OriginMisdeed::LeavesInBody { rudely, .. } = &mut answering.misdeed {
+            *rudely &= chance.percent(50);
+        }
+    }
+}
+
 fn misbehave(chance: &Chance, exchange: &mut Exchange, limits: &Limits) {
     let bytes = exchange.head_bytes().len() + exchange.body.len();
     let after = 1 + chance.index(bytes + 10);
@@ -168,7 +193,7 @@ fn any_spoilt(chance: &Chance, limits: &Limits) -> Spoilt {
 }
 
 /// Makes of an exchange one whose only fault is this one.
-fn spoil(exchange: &mut Exchange, spoilt: Spoilt) {
+pub fn spoil(exchange: &mut Exchange, spoilt: Spoilt) {
     exchange.misdeed = ClientMisdeed::Sends(spoilt);
     exchange.framing = RequestFraming::NoBody;
     exchange.body.clear();

@@ -8,6 +8,7 @@ use crate::client::Answer;
 use crate::plan::{ClientMisdeed, Exchange, RequestFraming};
 use crate::promptness::{AWAY_MAX, Pauses};
 use crate::quotas::Quotas;
+use crate::secrecy::Secrecy;
 use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Met, Stories, Story};
@@ -21,6 +22,7 @@ pub struct Circumstances<'r> {
     pub config: &'r Config,
     /// Client connections that are served at once, of all clients.
     pub connections_max: usize,
+    pub secrecy: Secrecy,
     pub stories: Stories<'r>,
     pub pauses: Pauses,
     /// Where clients' rates are limited.
@@ -52,10 +54,17 @@ impl Circumstances<'_> {
             ),
             413 => case.exchange.too_large,
             429 => self.quotas.as_ref().is_some_and(|quotas| quotas.may_be_used_up(case.line, case.exchange.id)),
-            502 => {
-                let fails = |met: &Met| matches!(met, Met::NoWay | Met::NoPort | Met::Departure | Met::Babble);
-                last.iter().any(fails) || self.was_called(case, |roll| roll.unresolved)
-            }
+            502 => match case.details() {
+                "backend certificate is not accepted" => last.contains(&Met::Distrust),
+                "backend refused the TLS handshake" => last.contains(&Met::Refusal),
+                "TLS handshake with the backend failed" => {
+                    last.iter().any(|met| matches!(met, Met::Breach | Met::Departure))
+                }
+                _ => {
+                    let fails = |met: &Met| matches!(met, Met::NoWay | Met::NoPort | Met::Departure | Met::Babble);
+                    last.iter().any(fails) || self.was_called(case, |roll| roll.unresolved)
+                }
+            },
             503 => match case.details() {
                 "no healthy backend" => self.lacks_backends(case),
                 "no backend takes connections" => {

@@ -1,11 +1,12 @@
 //! A client that pipelines requests without end, which the proxy answers itself once their rate is reached: work that never
 //! waits for anybody.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::door::Door;
 use crate::mutant::{OwnAnswers, count_own};
-use crate::peer::{Got, Peer};
+use crate::peer::Got;
 use crate::sim::{SECOND, Sim};
 use crate::tally::{Fault, Promise};
 
@@ -15,12 +16,15 @@ const REQUEST: &[u8] = b"GET /flood HTTP/1.1\r\nHost: front.example\r\n\r\n";
 const REQUESTS: usize = 400;
 
 /// Sends all its requests, and reads the answers meanwhile.
-pub fn start(sim: &Sim, from: IpAddr, to: SocketAddr, counted: OwnAnswers) {
+pub fn start(sim: &Sim, from: IpAddr, to: Door, counted: OwnAnswers) {
     let sim = sim.clone();
     sim.clone().spawn("flood", move || {
-        let Ok(peer) = Peer::dial(&sim, from, to) else {
+        let Ok(peer) = to.approach(&sim, from) else {
             return sim.wrong(Promise::Answered, "a client couldn't connect at all");
         };
+        if Door::enter(&peer).is_err() {
+            return;
+        }
         sim.struck(Fault::ClientFloods);
         let peer = Rc::new(peer);
         let writer = Rc::clone(&peer);

@@ -9,38 +9,38 @@ use maypole::balance::Report;
 use maypole::config::Config;
 use maypole::control::registry::Registry;
 use maypole::plan::{Kept, Plan, PoolRules, Room};
-use maypole::proxy::{Parked, Proxy, Record, Shared};
+use maypole::proxy::{Proxy, Record, Shared};
 use maypole::runtime::world::World;
-use maypole::transport::{Layered, LayeredService, Stored};
+use maypole::transport::LayeredService;
 
 use crate::blame;
 use crate::breakers;
 use crate::chance::Chance;
 use crate::client::{Client, Log};
 use crate::control::{Control, Upset};
+use crate::door::Door;
 use crate::excuse::Circumstances;
 use crate::flood;
 use crate::logins;
 use crate::mutant::{self, OwnAnswers};
 use crate::net::{Connecting, Tap};
+use crate::noting::{Beneath, Hearing, Noting, Served};
 use crate::origin::Origin;
 use crate::plan::{Book, Exchange};
 use crate::promptness::Pauses;
 use crate::quotas::Quotas;
 use crate::records::{self, Records};
+use crate::secrecy::{self, Ciphers, Secrecy};
 use crate::sessions;
 use crate::sim::{MILLISECOND, SECOND, Sim, Time};
 use crate::story::Stories;
+use crate::stranger::Stranger;
 use crate::swaps::{self, Swaps};
 use crate::tally::{Fault, Promise, Tally, Wrong};
 use crate::temper::Temper;
 use crate::trail::State;
 use crate::verdict::{Judge, Played};
 use crate::world::SimWorld;
-
-/// What lies beneath the proxy: the layer that lies there in earnest, over a simulated network.
-type Beneath = SimWorld<Stored<Parked>>;
-type Served = LayeredService<Beneath, Proxy<Layered<Beneath>>>;
 
 /// Where clients connect.
 pub const FRONT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 80);
@@ -57,6 +57,7 @@ pub struct House {
     pub control: Rc<Control>,
     pub worlds: Vec<Beneath>,
     proxies: Vec<Rc<Served>>,
+    pub ciphers: Ciphers,
     records: Records,
     origins: u8,
     /// The longest that an origin rests between two pieces.
@@ -92,7 +93,17 @@ impl House {
         workers: usize,
         connections_max: usize,
     ) -> Self {
-        let sim = Sim::new(seed, temper);
+        Self::build(Sim::new(seed, temper), config, workers, connections_max, Ciphers::new(Secrecy::default(), seed, workers))
+    }
+
+    /// One with a worker, to whom and from whom all is sent by TLS.
+    pub fn over_tls(seed: u64, temper: impl FnOnce(&Chance) -> Temper, config: Config) -> Self {
+        let ciphers = Ciphers::new(Secrecy { clients: true, backends: true }, seed, 1);
+        Self::build(Sim::new(seed, temper), config, 1, 10_000, ciphers)
+    }
+
+    /// The same, where TLS is spoken by these.
+    pub fn build(sim: Sim, config: Config, workers: usize, connections_max: usize, ciphers: Ciphers) -> Self {
         let config = Config { workers, ..config };
         let (kept, reports) = Kept::new(Room::of(workers, connections_max));
         let plan = Plan::build(&config, &kept);
@@ -107,8 +118,9 @@ impl House {
         let serve = |world: &Beneath| {
             let into = records.clone();
             let reader = move |record: &Record| into.borrow_mut().push(record.clone());
-            let serve = |world| Proxy::new(world, Arc::clone(&shared)).read_by(reader);
-            Rc::new(LayeredService::over(world.clone(), serve))
+            let proxy = |world| Proxy::new(world, Arc::clone(&shared)).read_by(reader);
+            let hearing = |layered| Hearing::new(proxy(Noting::new(layered, &sim)), &sim);
+            Rc::new(ciphers.arm(LayeredService::over(world.clone(), hearing)))
         };
         let proxies: Vec<_> = worlds.iter().map(serve).collect();
         for (world, proxy) in worlds.iter().zip(&proxies) {
@@ -134,6 +146,7 @@ impl House {
             control,
             worlds,
             proxies,
+            ciphers,
             records,
             origins: 0,
             played: RefCell::default(),
@@ -141,6 +154,7 @@ impl House {
             next_client: Cell::new(0),
             origins_behave: Cell::new(false),
         };
+        house.ciphers.note(&house.sim);
         house.open_front();
         house
     }
@@ -170,16 +184,21 @@ impl House {
         let mut addresses = Vec::new();
         for (number, outcome) in (1..).zip(outcomes) {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, number, self.origins)), 8_000);
-            self.sim.listen(address, origin.clone().listener(&self.sim, &self.book, move || outcome()));
+            let origin = Origin { tls: self.ciphers.origin(), ..origin.clone() };
+            self.sim.listen(address, origin.listener(&self.sim, &self.book, move || outcome()));
             addresses.push(address);
         }
-        self.control.add(&self.sim, addresses, &origin.site);
+        self.control.add(&self.sim, self.ciphers.secrecy.backends, addresses, &origin.site);
     }
 
     /// A client's connection with these exchanges, all plain until the caller says otherwise.
     pub fn client(&self, exchanges: Vec<Exchange>) -> Client {
         let exchanges = exchanges.into_iter().map(|exchange| self.book.add(exchange)).collect();
-        Client::brisk(self.next_address(), FRONT, exchanges)
+        Client::brisk(self.next_address(), self.door(), exchanges)
+    }
+
+    fn door(&self) -> Door {
+        Door { address: FRONT, tls: self.ciphers.client() }
     }
 
     fn next_address(&self) -> IpAddr {
@@ -192,8 +211,8 @@ impl House {
         self.book.mutants.set(true);
         let from = self.next_address();
         let own = OwnAnswers::default();
-        let counted = own.clone();
-        self.sim.after(delay, move |sim| mutant::start(sim, from, FRONT, bytes, counted));
+        let (door, counted) = (self.door(), own.clone());
+        self.sim.after(delay, move |sim| mutant::start(sim, from, door, bytes, counted));
         self.mutants.borrow_mut().push(own);
     }
 
@@ -202,9 +221,15 @@ impl House {
         self.book.mutants.set(true);
         let from = self.next_address();
         let own = OwnAnswers::default();
-        let counted = own.clone();
-        self.sim.after(delay, move |sim| flood::start(sim, from, FRONT, counted));
+        let (door, counted) = (self.door(), own.clone());
+        self.sim.after(delay, move |sim| flood::start(sim, from, door, counted));
         self.mutants.borrow_mut().push(own);
+    }
+
+    /// Starts a client after `delay` that never gets through its handshake.
+    pub fn play_stranger(&self, stranger: Stranger, delay: Time) {
+        let (from, door) = (self.next_address(), self.door());
+        self.sim.after(delay, move |sim| stranger.start(sim, from, &door));
     }
 
     /// Starts a client after `delay`.
@@ -283,6 +308,7 @@ impl House {
         let circumstances = Circumstances {
             config: &self.config,
             connections_max: self.connections_max,
+            secrecy: self.ciphers.secrecy,
             quotas: limit.map(|limit| Quotas::of(limit, &stories, &self.played.borrow())),
             stories,
             pauses: Pauses::new(&self.sim.temper, self.origins_rest, are_bounded),
@@ -295,6 +321,7 @@ impl House {
         logins::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow());
         swaps::judge(&mut judge, &self.config, &self.swaps, &self.book, &self.played.borrow());
         records::judge(&mut judge, &self.records.borrow(), &self.shared.failures, &self.book, &self.played.borrow());
+        secrecy::judge(&mut judge, &self.ciphers, &self.sim.trail);
         self.judge_what_is_left(&mut judge);
         let reports = self.control.take_reports();
         blame::judge_failures(&mut judge, &circumstances, &self.played.borrow());
@@ -319,7 +346,11 @@ impl House {
     fn judge_what_is_left(&self, judge: &mut Judge<'_>) {
         let waiting = self.sim.unfinished_tasks();
         judge.expect(Promise::Coroutines, waiting.is_empty(), || format!("'{}' still waits", waiting.join("', '")));
-        let of_proxies = |count: fn(&Proxy<_>) -> usize| self.proxies.iter().map(|proxy| count(proxy.service())).sum();
+        let of_proxies = |count: fn(&Proxy<_>) -> usize| -> usize {
+            self.proxies.iter().map(|proxy| count(proxy.service().proxy())).sum()
+        };
+        let (layers_buffers, handshakes) =
+            self.proxies.iter().map(|proxy| proxy.in_use()).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         for (promise, left) in [
             (Promise::Parked, self.worlds.iter().map(SimWorld::parked).sum()),
             (Promise::TakenUp, self.worlds.iter().map(|world| world.runners().waiting()).sum()),
@@ -329,7 +360,8 @@ impl House {
             (Promise::Queued, self.shared.kept.pool.line.waiting()),
             (Promise::Timers, self.sim.timers()),
             (Promise::Pools, of_proxies(Proxy::idle_upstream_connections)),
-            (Promise::Buffers, of_proxies(Proxy::buffers_in_use)),
+            (Promise::Buffers, of_proxies(Proxy::buffers_in_use) + layers_buffers),
+            (Promise::Handshakes, handshakes),
             (Promise::Pipes, self.sim.pipes.get()),
         ] {
             judge.expect(promise, left == 0, || format!("{left} are left"));

@@ -2,11 +2,12 @@
 //! said is that it gets well-formed HTTP or nothing, that its connection ends, and that an origin sees nothing malformed.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::chance::Chance;
-use crate::peer::{Got, Peer};
+use crate::door::Door;
+use crate::peer::Got;
 use crate::sim::{SECOND, Sim};
 use crate::tally::{Fault, Promise};
 
@@ -41,12 +42,15 @@ pub fn mutate(chance: &Chance) -> Vec<u8> {
 }
 
 /// Sends `bytes`, and reads what comes until the connection ends.
-pub fn start(sim: &Sim, from: IpAddr, to: SocketAddr, bytes: Vec<u8>, counted: OwnAnswers) {
+pub fn start(sim: &Sim, from: IpAddr, to: Door, bytes: Vec<u8>, counted: OwnAnswers) {
     let sim = sim.clone();
     sim.clone().spawn("mutant", move || {
-        let Ok(peer) = Peer::dial(&sim, from, to) else {
+        let Ok(peer) = to.approach(&sim, from) else {
             return sim.wrong(Promise::Answered, "a client couldn't connect at all");
         };
+        if Door::enter(&peer).is_err() {
+            return;
+        }
         sim.struck(Fault::ClientMutates);
         if peer.send(&bytes, sim.now() + PATIENCE).is_err() {
             return;

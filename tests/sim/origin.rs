@@ -2,16 +2,20 @@
 
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
 
 use crate::chance::Chance;
 use crate::control::Site;
 use crate::logins::Login;
 use crate::net::{Connecting, Holder, Listener};
-use crate::peer::{Peer, Unsent};
+use crate::peer::{Got, Peer, Unsent};
 use crate::plan::{Afterwards, AnswerFraming, Answering, Book, Exchange, OriginMisdeed, Seen};
 use crate::sim::{SECOND, Sim, Time};
 use crate::tally::{Fault, Promise};
 use crate::trail::Deed;
+use crate::welcome::{Manners, Welcome};
 use crate::wire::{Cut, Head, Pace, Wire};
 
 /// How one origin behaves apart from what exchanges ask of it.
@@ -27,6 +31,10 @@ pub struct Origin {
     /// How long it waits for a client that neither sends nor reads.
     pub gives_up: Time,
     pub site: Rc<Site>,
+    /// None: it speaks in clear.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What it does wrong where it speaks TLS.
+    pub manners: Manners,
 }
 
 impl Origin {
@@ -39,6 +47,8 @@ impl Origin {
             rest: 0,
             gives_up: 300 * SECOND,
             site: Rc::default(),
+            tls: None,
+            manners: Manners::default(),
         }
     }
 
@@ -47,13 +57,19 @@ impl Origin {
         let (sim, book, site, origin) = (sim.clone(), book.clone(), self.site.clone(), Rc::new(self));
         let outcome = move || if site.is_down() { Connecting::Refused(0) } else { outcome() };
         let accept = move |id, _| {
-            let peer = Rc::new(Peer::new(&sim, id));
+            let welcome = origin.tls.as_ref().map(|_| Welcome::any(&sim.chance, origin.manners));
+            let cipher = origin.tls.as_ref().zip(welcome).and_then(|(config, welcome)| welcome.cipher(config));
+            let peer = Rc::new(Peer::new(&sim, id, cipher));
             if origin.site.is_down() {
                 return peer.reset_on_close();
             }
             origin.site.hold(&peer);
             let connection = Connection { origin: origin.clone(), book: book.clone(), peer };
-            sim.spawn("origin", move || connection.serve());
+            sim.spawn("origin", move || {
+                if welcome.is_none_or(|welcome| welcome.greet(&connection.peer)) {
+                    connection.serve();
+                }
+            });
         };
         Listener { outcome: Rc::new(outcome), accept: Rc::new(accept), holder: Holder::Actor }
     }
@@ -78,6 +94,27 @@ impl Connection {
     fn serve(self) {
         let mut wire = Wire::new(self.peer.clone(), self.origin.pace);
         while self.exchange(&mut wire).is_ok() {}
+        self.end();
+    }
+
+    /// Says that nothing more is said, where there is a way to say it, and then may wait for the other side's end.
+    fn end(&self) {
+        let (peer, sim) = (&self.peer, &self.peer.sim);
+        match peer.say_end(self.origin.gives_up) {
+            Ok(true) => {
+                peer.note(Deed::Closes);
+                if sim.chance.percent(20) {
+                    sim.struck(Fault::BackendEndsAndStays);
+                    let until = sim.now() + 5 * SECOND;
+                    while let Got::Bytes(_) = peer.receive(&mut Vec::new(), 4_096, until) {}
+                }
+            }
+            Err(Unsent::Late) => {
+                peer.note(Deed::GivesUp);
+                peer.reset_on_close();
+            }
+            Ok(false) | Err(Unsent::Gone) => {}
+        }
     }
 
     fn exchange(&self, wire: &mut Wire) -> Result<(), Over> {
@@ -115,7 +152,7 @@ impl Connection {
         };
         let mut busy = (!ends_early).then(|| self.book.places.take(&self.origin.site, &self.peer));
         if let OriginMisdeed::LeavesBeforeAnswer { rudely } = answering.misdeed {
-            return self.leave(rudely);
+            return self.leave(rudely, false);
         }
         if answering.early {
             let switches = answering.status == 101;
@@ -172,6 +209,7 @@ impl Connection {
             body: Vec::new(),
             trailers: Vec::new(),
             body_end: None,
+            said_end: false,
             at: self.peer.sim.now(),
         });
         seen.len() - 1
@@ -266,7 +304,7 @@ impl Connection {
         self.spoil(answering.misdeed, &mut head);
         if let OriginMisdeed::LeavesInHead { after, rudely } = answering.misdeed {
             self.send(&head[..after.min(head.len() - 1)])?;
-            return self.leave(rudely);
+            return self.leave(rudely, false);
         }
         if answering.status == 101 {
             // The tunnel's first bytes, while the rest of the request may still be under way.
@@ -299,7 +337,7 @@ impl Connection {
         match answering.misdeed {
             OriginMisdeed::LeavesInBody { after, rudely } => {
                 self.send(&bytes[..cut_at(after)])?;
-                self.leave(rudely)
+                self.leave(rudely, answering.framing == AnswerFraming::UntilClose)
             }
             OriginMisdeed::StallsInBody { after } => {
                 self.send(&bytes[..cut_at(after)])?;
@@ -375,10 +413,27 @@ impl Connection {
         Ok(())
     }
 
-    fn leave(&self, rudely: bool) -> Result<(), Over> {
-        self.peer.sim.struck(if rudely { Fault::BackendResets } else { Fault::BackendCloses });
+    /// Goes in the middle of what is `unframed` or not: its end in good order would end that too.
+    fn leave(&self, rudely: bool, unframed: bool) -> Result<(), Over> {
+        let (peer, sim) = (&self.peer, &self.peer.sim);
+        sim.struck(if rudely { Fault::BackendResets } else { Fault::BackendCloses });
         if rudely {
-            self.peer.reset_on_close();
+            peer.reset_on_close();
+        }
+        if !peer.is_encrypted() {
+            return Err(Over);
+        }
+        let until = sim.now() + self.origin.gives_up;
+        if !rudely && (unframed || sim.chance.percent(50)) {
+            sim.struck(Fault::BackendTears);
+            peer.tear();
+        } else if rudely && sim.chance.percent(30) {
+            sim.struck(Fault::BackendCorrupts);
+            peer.note(Deed::Babbles);
+            peer.corrupt(until);
+        } else if rudely && sim.chance.percent(30) && peer.refuse(until) {
+            sim.struck(Fault::BackendRefusesLate);
+            peer.note(Deed::Refuses);
         }
         Err(Over)
     }
@@ -390,7 +445,7 @@ impl Connection {
         self.peer.note(Deed::Stalls);
         let until = sim.now() + 300 * SECOND;
         let mut rest = Vec::new();
-        while let crate::peer::Got::Bytes(_) = self.peer.receive(&mut rest, 4_096, until) {
+        while let Got::Bytes(_) = self.peer.receive(&mut rest, 4_096, until) {
             rest.clear();
         }
         Err(Over)
@@ -406,13 +461,14 @@ impl Connection {
             {
                 self.peer.sim.struck(Fault::TunnelEndsAtBackend);
                 self.send(&bytes[..after - echoed])?;
-                return self.leave(rudely);
+                return self.leave(rudely, false);
             }
             echoed += bytes.len();
             self.send(&bytes)?;
             self.book.seen.borrow_mut()[place].body.append(&mut bytes);
             let got = self.peer.receive(&mut bytes, self.origin.pace.piece, self.peer.sim.now() + 300 * SECOND);
-            if !matches!(got, crate::peer::Got::Bytes(_)) {
+            if !matches!(got, Got::Bytes(_)) {
+                self.book.seen.borrow_mut()[place].said_end = self.peer.is_encrypted() && got == Got::End;
                 return Err(Over);
             }
         }

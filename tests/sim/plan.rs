@@ -64,6 +64,10 @@ pub enum ClientMisdeed {
     ReadsLate(Time),
     /// Sends what must be refused.
     Sends(Spoilt),
+    /// Sends a record that nobody can have sealed, and no more.
+    CorruptsAfter(usize),
+    /// Cuts its tunnel behind all that goes through it.
+    CutsTunnel,
 }
 
 /// How an origin answers.
@@ -285,6 +289,8 @@ pub struct Seen {
     pub trailers: Vec<(String, String)>,
     /// None while the body is still coming.
     pub body_end: Option<Result<(), crate::wire::Cut>>,
+    /// What came through its tunnel was said to be all, as TLS has it.
+    pub said_end: bool,
     pub at: Time,
 }
 

@@ -112,3 +112,72 @@ fn an_answer_that_waits_for_a_request_that_never_comes_is_no_failure_of_its_back
     house.finish().expect_fine();
     assert_eq!(shared.failures.of(Reason::ResponseBodyTimeout), 1);
 }
+
+/// A house whose streams are all encrypted, and whose network is narrow.
+fn house_over_tls(seed: u64, window: usize) -> House {
+    let mut house = House::over_tls(seed, |_| Temper { window, ..Temper::calm() }, Config::default());
+    house.add_origin(Origin::brisk(0), || Connecting::Accepted(0));
+    house
+}
+
+fn tunnel(id: u64, bytes: usize) -> Exchange {
+    let answer = Answering { status: 101, ..Answering::plain("") };
+    Exchange { framing: RequestFraming::Upgrade, body: vec![7; bytes], ..Exchange::get(id, answer) }
+}
+
+/// Its backend was told that this was all.
+#[test]
+fn a_tunnel_that_its_client_cuts_does_not_look_whole_to_its_backend() {
+    for seed in 0..WORLDS {
+        let _tells = Tells(seed);
+        let house = house_over_tls(seed, 65_536);
+        house.play(house.client(vec![Exchange { misdeed: ClientMisdeed::CutsTunnel, ..tunnel(1, 500) }]), 0);
+        let seen = house.book.seen.clone();
+        house.finish().expect_fine();
+        assert!(!seen.borrow()[0].said_end);
+    }
+}
+
+/// What the layer held back was lost with the connection, since its client had said its last.
+#[test]
+fn a_slow_reader_that_has_said_its_last_gets_all_of_an_encrypted_tunnel() {
+    for seed in 0..WORLDS {
+        let _tells = Tells(seed);
+        let house = house_over_tls(seed, 1_460);
+        let mut client = house.client(vec![tunnel(1, 30_000)]);
+        client.pace.piece = 2_000;
+        client.pace.rest = 20 * MILLISECOND;
+        let log = house.play(client, 0);
+        house.finish().expect_fine();
+        let answers = log.answers.borrow();
+        assert_eq!((answers[0].body.len(), &answers[0].end), (30_000, &Ok(())));
+    }
+}
+
+/// The stream waited for what its session would never have taken in.
+#[test]
+fn a_record_that_cannot_be_opened_ends_its_connection_at_once() {
+    for seed in 0..WORLDS {
+        let _tells = Tells(seed);
+        let house = house_over_tls(seed, 65_536);
+        let post = Exchange::post(1, vec![7; 2_000], RequestFraming::Length, Answering::plain("never"));
+        let misdeed = ClientMisdeed::CorruptsAfter(post.head_bytes().len() + 1_000);
+        let log = house.play(house.client(vec![Exchange { misdeed, ..post }]), 0);
+        house.finish().expect_fine();
+        let (_, at) = log.end.take().expect("an end");
+        assert!(at < log.started.get() + 5 * SECOND, "{at}");
+    }
+}
+
+/// A part of the record that says that nothing follows was lost.
+#[test]
+fn an_answer_that_ends_with_its_encrypted_connection_ends_in_good_order_through_a_narrow_window() {
+    for window in 61..160 {
+        let house = house_over_tls(window as u64, window);
+        let old = Exchange { old: true, closes: true, ..Exchange::get(1, until_close(vec![7; 400])) };
+        let log = house.play(house.client(vec![old]), 0);
+        house.finish().expect_fine();
+        let answers = log.answers.borrow();
+        assert_eq!((answers[0].body.len(), &answers[0].end), (400, &Ok(())), "{window}");
+    }
+}

@@ -8,13 +8,15 @@ use maypole::config::{CircuitBreaker, Config, HashKey, RateKey, RateLimit, Strat
 
 use crate::chance::Chance;
 use crate::control::Upset;
-use crate::draw::{any_exchange, any_origin};
+use crate::draw::{any_exchange, any_origin, encrypt};
 use crate::house::{Finished, House};
 use crate::mutant;
 use crate::net::Connecting;
 use crate::plan::{ClientMisdeed, RequestFraming};
+use crate::secrecy::{Ciphers, Secrecy};
 use crate::sessions::{any_claim, any_sticky};
-use crate::sim::{MILLISECOND, SECOND};
+use crate::sim::{MILLISECOND, SECOND, Sim};
+use crate::stranger::Stranger;
 use crate::swaps::swap_now_and_then;
 use crate::temper::Temper;
 
@@ -33,6 +35,8 @@ const CROWD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 1, 1));
 const FEW_CONNECTIONS: usize = 2;
 /// Bytes a second that even the slowest of networks here carries many times over.
 const SLOWEST_BODY: u64 = 20;
+/// Longer than a handshake with a backend takes, by the slowest of networks.
+const HANDSHAKES_TAKE: Duration = Duration::from_secs(20);
 /// Upsets of backends happen within this time.
 const UPSETS_END: u64 = 4 * SECOND;
 
@@ -111,11 +115,16 @@ pub fn run(seed: u64) -> Finished {
     let trouble = Trouble::any(&chance);
     // Requests wait now and then even where every one of them must succeed.
     let patient = trouble == Trouble::default() && chance.percent(30);
-    let config = any_config(&chance, trouble, patient);
+    let mut config = any_config(&chance, trouble, patient);
     let workers = chance.pick(&[1, 1, 2]);
     let by_client = config.limits.connections_per_client > 0;
     let connections_max = if trouble.crowd && !by_client { FEW_CONNECTIONS } else { 10_000 };
-    let mut house = House::with_limit(seed, |chance| trouble.temper(chance), config, workers, connections_max);
+    let secrecy = Secrecy::any(seed);
+    if secrecy.backends {
+        config.timeouts.connect = HANDSHAKES_TAKE;
+    }
+    let sim = Sim::new(seed, |chance| trouble.temper(chance));
+    let mut house = House::build(sim, config, workers, connections_max, Ciphers::new(secrecy, seed, workers));
     let origins = chance.pick(&[1, 2, 3]);
     for number in 0..origins {
         let (origin, outcomes) = any_origin(&chance, number, &house.sim.temper, trouble);
@@ -130,6 +139,7 @@ pub fn run(seed: u64) -> Finished {
         house.add_origin_at(&origin, outcomes);
     }
     play_clients(&chance, &house, trouble, origins);
+    play_strangers(&house, trouble);
     if trouble.rush && chance.percent(50) {
         house.upset_after(chance.below(UPSETS_END), Upset::Widen(chance.index(origins)));
     }
@@ -219,6 +229,7 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize
             id += 1;
             let mut exchange = any_exchange(chance, id, &mut budget, trouble, &limits);
             exchange.claim = any_claim(chance, &house.config, origins);
+            encrypt(&house.ciphers.chance, &mut exchange, house.ciphers.secrecy, trouble);
             let last = exchange.misdeed != ClientMisdeed::Nothing
                 || exchange.closes
                 || exchange.too_large
@@ -248,6 +259,16 @@ fn play_clients(chance: &Chance, house: &House, trouble: Trouble, origins: usize
     if trouble.mutants {
         for _ in 0..=chance.below(3) {
             house.play_mutant(mutant::mutate(chance), chance.pick(&[0, MILLISECOND, SECOND]));
+        }
+    }
+}
+
+/// Has clients come that never get through their handshake.
+fn play_strangers(house: &House, trouble: Trouble) {
+    let Ciphers { chance, secrecy, .. } = &house.ciphers;
+    if secrecy.clients && (trouble.mutants || trouble.clients) {
+        for _ in 0..=chance.below(2) {
+            house.play_stranger(Stranger::any(chance), chance.pick(&[0, MILLISECOND, SECOND]));
         }
     }
 }

@@ -131,7 +131,7 @@ pub fn judge(
     // A client that has logged in on a connection stays there, whatever its cookie says.
     let logs_in = |connection: &&Played| connection.exchanges.iter().any(|exchange| exchange.login.is_some());
     for connection in played.iter().filter(|connection| !logs_in(connection)) {
-        judge_what_is_told(judge, config, may_wait, connection, &seen);
+        judge_what_is_told(judge, circumstances, may_wait, connection, &seen);
         for exchange in connection.exchanges.iter().filter(|_| undisturbed) {
             let Some(first) = seen.iter().find(|seen| seen.id == exchange.id) else { continue };
             let at = first.origin;
@@ -155,18 +155,25 @@ pub fn judge(
 }
 
 /// An answer sets the cookie if it comes from another origin than its client believes, and not otherwise.
-fn judge_what_is_told(judge: &mut Judge<'_>, config: &Config, may_wait: bool, connection: &Played, seen: &[Seen]) {
+fn judge_what_is_told(
+    judge: &mut Judge<'_>,
+    circumstances: &Circumstances<'_>,
+    may_wait: bool,
+    connection: &Played,
+    seen: &[Seen],
+) {
     let answers = connection.log.answers.borrow();
     for (exchange, answer) in connection.exchanges.iter().zip(answers.iter()) {
         let told: Vec<_> = answer.head.values("Set-Cookie").collect();
         let attempt = answer.head.field("x-sim-try").and_then(|attempt| attempt.parse::<usize>().ok());
-        let want = match (&config.sticky, attempt) {
+        let want = match (&circumstances.config.sticky, attempt) {
             _ if exchange.is_answered_mutated() => continue,
             (Some(Sticky::Cookie(_)), Some(attempt)) if !is_own(answer) => {
                 let mut tries = seen.iter().filter(|seen| seen.id == exchange.id);
                 let Some(answered) = tries.nth(attempt) else { continue };
                 let is_known = exchange.claim == Some(Claim::At(answered.origin));
-                (!is_known).then(|| format!("{}; Path=/; HttpOnly; SameSite=Lax", cookie_of(answered.origin)))
+                let secure = if circumstances.secrecy.clients { "; Secure" } else { "" };
+                (!is_known).then(|| format!("{}; Path=/; HttpOnly; SameSite=Lax{secure}", cookie_of(answered.origin)))
             }
             _ => None,
         };

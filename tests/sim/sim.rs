@@ -333,6 +333,11 @@ impl Sim {
         }
     }
 
+    /// The running task does housekeeping.
+    pub fn is_hurried(&self) -> bool {
+        self.running.get().is_some_and(|id| self.tasks.borrow()[id.0].hurried)
+    }
+
     /// Counts a piece of work; true when others should get a turn.
     pub fn has_had_its_turn(&self) -> bool {
         let mut effort = self.effort.get();

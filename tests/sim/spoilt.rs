@@ -1,5 +1,6 @@
 //! Requests that a proxy must refuse, each with the status that says so.
 
+use crate::secrecy::{FRONT_HOST, OTHER_HOST};
 use crate::sim::Sim;
 use crate::tally::Fault;
 
@@ -28,6 +29,8 @@ pub enum Spoilt {
     Coding,
     /// It has come by so many times already.
     Loop(usize),
+    /// Its host is another than that of its connection's certificate.
+    OtherHost,
 }
 
 /// Lines that spoil a head when they stand in it.
@@ -60,6 +63,7 @@ impl Spoilt {
             Self::LongField(_) | Self::ManyFields(_) => 431,
             Self::LongTarget(_) => 414,
             Self::Loop(_) => 508,
+            Self::OtherHost => 421,
             Self::Version => 505,
             Self::Connect | Self::Coding => 501,
         }
@@ -85,6 +89,7 @@ impl Spoilt {
             Self::Connect => format!("CONNECT{}", &sound[sound.find(' ').unwrap_or(0)..]),
             Self::Coding => fields("Transfer-Encoding: gzip, chunked\r\n"),
             Self::Loop(hops) => fields(&format!("Via: 1.0 before{}\r\n", ", 1.1 maypole".repeat(hops))),
+            Self::OtherHost => sound.replacen(FRONT_HOST, OTHER_HOST, 1),
         };
         head.into_bytes()
     }
@@ -98,6 +103,7 @@ impl Spoilt {
             Self::LongField(_) | Self::ManyFields(_) | Self::LongTarget(_) => Fault::ClientOverdoesHead,
             Self::Version | Self::Connect | Self::Coding => Fault::ClientAsksTooMuch,
             Self::Loop(_) => Fault::ClientLoops,
+            Self::OtherHost => Fault::ClientMistakesHost,
         });
     }
 }

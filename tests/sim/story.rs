@@ -22,6 +22,12 @@ pub enum Met {
     Departure,
     /// Its origin sent what no answer may be.
     Babble,
+    /// Its origin isn't to be trusted.
+    Distrust,
+    /// Its origin refused the session.
+    Refusal,
+    /// Its origin took part in no handshake.
+    Breach,
     /// Its origin had enough of its client.
     Impatience,
 }
@@ -203,6 +209,7 @@ impl<'r> Stories<'r> {
                 // Whoever asks there all the same has nobody else to blame.
                 Deed::SaysClose if before => return Vec::new(),
                 Deed::Babbles if counts => met.push(Met::Babble),
+                Deed::Refuses if counts => met.push(Met::Refusal),
                 Deed::Closes if counts => met.push(Met::Departure),
                 Deed::GivesUp => met.push(Met::Impatience),
                 // It may overtake a whole answer.
@@ -229,7 +236,7 @@ impl<'r> Stories<'r> {
     /// Whether an origin, or the way there, did anything that a failure may be counted for.
     pub fn did_any_wrong(&self, origin: usize) -> bool {
         let wrong = |(_, deed): &(Moment, Deed)| {
-            matches!(deed, Deed::Babbles | Deed::Stalls | Deed::Closes | Deed::Resets | Deed::SaysClose)
+            !matches!(deed, Deed::Answers | Deed::GivesUp)
         };
         self.ways.iter().any(|way| {
             origin_at(way.address) == origin && (met_in_dialling(way).is_some() || way.deeds.iter().any(wrong))
@@ -281,8 +288,19 @@ fn met_in_dialling(way: &Way) -> Option<Met> {
     let ended = way.deeds.iter().any(|(moment, deed)| {
         matches!(deed, Deed::Closes | Deed::Resets) && way.closed.is_none_or(|closed| *moment < closed)
     });
+    let in_handshake = |(_, deed): &(Moment, Deed)| match deed {
+        Deed::ShowsBadCertificate => Some(Met::Distrust),
+        Deed::Refuses => Some(Met::Refusal),
+        Deed::BreaksHandshake => Some(Met::Breach),
+        Deed::Stalls => Some(Met::Silence),
+        _ => None,
+    };
     match way.outcome {
-        Connecting::Accepted(_) if way.offers.is_empty() && ended => Some(Met::Departure),
+        Connecting::Accepted(_) if !way.offers.is_empty() => None,
+        Connecting::Accepted(_) if way.deeds.iter().any(|deed| in_handshake(deed).is_some()) => {
+            way.deeds.iter().find_map(in_handshake)
+        }
+        Connecting::Accepted(_) if ended => Some(Met::Departure),
         Connecting::Accepted(_) => None,
         Connecting::BlackHole => Some(Met::Silence),
         Connecting::Impossible(libc::EMFILE | libc::ENFILE) => Some(Met::NoDescriptor),

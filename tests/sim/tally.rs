@@ -5,9 +5,6 @@ use std::fmt;
 
 use maypole::observe::Reason;
 
-/// What can't happen here as long as neither side speaks TLS: `tests/tls.rs` and `tests/upstream_tls.rs` have them happen.
-const OVER_TLS: [Reason; 4] = [Reason::Misdirected, Reason::TlsCertificate, Reason::TlsAlert, Reason::TlsProtocol];
-
 /// Defines an enum whose every variant is counted, from its variants and what the report calls them, so that no list of
 /// them can fall behind.
 macro_rules! counted {
@@ -53,7 +50,19 @@ counted! {
         ClientAsksTooMuch = "client asks for what isn't served",
         ClientLoops = "client sends a request that has come by too often",
         ClientMutates = "client sends a request with bytes changed",
+        ClientResumes = "client resumes a session",
+        ClientSealsSmall = "clients' records are small",
+        ClientCorrupts = "client sends a record that can't be opened",
+        ClientTears = "client closes without close_notify",
+        ClientEndsAndStays = "client says close_notify and stays",
+        ClientSpeaksClear = "client speaks in clear where TLS is spoken",
+        ClientBreaksHandshake = "client sends what is no handshake",
+        ClientStallsHandshake = "client stalls in its handshake",
+        ClientLeavesHandshake = "client leaves in its handshake",
+        ClientDistrusts = "client doesn't trust the certificate",
+        ClientMistakesHost = "client asks for another certificate's host",
         TunnelStalls = "tunnel falls silent",
+        TunnelIsCut = "tunnel is cut by its client",
         TunnelHalfCloses = "tunnel is half-closed by its client",
         TunnelEndsAtBackend = "tunnel is ended by its backend",
         BackendSplits = "backend answers in pieces",
@@ -72,6 +81,17 @@ counted! {
         BackendFloods = "backend sends interim answers without end",
         BackendSwitches = "backend switches protocols unasked",
         BackendAddsBytes = "backend sends bytes behind its answer",
+        BackendSealsSmall = "backends' records are small",
+        BackendCorrupts = "backend sends a record that can't be opened",
+        BackendTears = "backend closes without close_notify",
+        BackendEndsAndStays = "backend says close_notify and stays",
+        BackendUntrusted = "backend shows a certificate that isn't trusted",
+        BackendRefuses = "backend refuses a handshake",
+        BackendRefusesLate = "backend refuses a session behind its handshake",
+        BackendSpeaksClear = "backend answers a handshake in clear",
+        BackendLeavesHandshake = "backend leaves in a handshake",
+        BackendStallsHandshake = "backend stalls in a handshake",
+        BackendResumes = "a session with a backend is resumed",
         BackendMutates = "backend sends an answer with bytes changed",
         BackendCrashes = "backend crashes",
         BackendRestarts = "backend restarts",
@@ -140,6 +160,9 @@ counted! {
         Streams = "open sockets return to zero",
         Bounded = "no backend has more requests at once than it may",
         Queued = "requests that wait return to zero",
+        HandshakesCounted = "each handshake is counted once",
+        TlsEnds = "a stream ends by close_notify unless it is cut",
+        Handshakes = "handshakes in progress return to zero",
         Pools = "pooled connections return to zero",
         Buffers = "buffers return to their free lists",
         Pipes = "pipes return to their worker",
@@ -237,12 +260,7 @@ impl Tally {
     /// What never happened, of all that should have.
     pub fn missing(&self) -> Vec<&'static str> {
         let faults = Fault::ALL.iter().zip(&self.faults).map(|(fault, times)| (fault.words(), times));
-        let here = |reason: &Reason| !OVER_TLS.contains(reason);
-        let failures = Reason::ALL
-            .iter()
-            .zip(&self.failures)
-            .filter(|(reason, _)| here(reason))
-            .map(|(reason, times)| (reason.label(), times));
+        let failures = Reason::ALL.iter().zip(&self.failures).map(|(reason, times)| (reason.label(), times));
         let checks = Promise::ALL.iter().zip(&self.checks).map(|(promise, times)| (promise.words(), times));
         faults.chain(failures).chain(checks).filter(|(_, times)| **times == 0).map(|(words, _)| words).collect()
     }
@@ -285,7 +303,7 @@ mod tests {
     #[test]
     fn what_never_happened_is_missing_until_it_has() {
         let mut tally = Tally::new();
-        let all = Fault::ALL.len() + Reason::ALL.len() - OVER_TLS.len() + Promise::ALL.len();
+        let all = Fault::ALL.len() + Reason::ALL.len() + Promise::ALL.len();
         assert_eq!(tally.missing().len(), all);
         let mut run = Tally::new();
         run.struck(Fault::ClientResets);

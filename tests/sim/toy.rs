@@ -173,7 +173,7 @@ fn send_and_collect(sim: &Sim, length: usize) -> (Vec<u8>, Rc<RefCell<(Vec<u8>, 
     let bytes = sim.chance.bytes(length);
     let (own, sent, into) = (sim.clone(), bytes.clone(), collected.clone());
     sim.spawn("client", move || {
-        let Ok(peer) = Peer::dial(&own, CLIENT, FRONT) else { return };
+        let Ok(peer) = Peer::dial(&own, CLIENT, FRONT, None) else { return };
         let peer = Rc::new(peer);
         let writer = peer.clone();
         own.spawn("client's writer", move || {
@@ -209,7 +209,7 @@ fn run_pump(seed: u64) -> (Vec<u8>, Outcome) {
     sim.listen(FRONT, world.listener(|| Connecting::Accepted(0)));
     let upstream = sim.clone();
     let accept = move |id, _| {
-        let peer = Peer::new(&upstream, id);
+        let peer = Peer::new(&upstream, id, None);
         upstream.spawn("upstream", move || {
             let mut bytes = Vec::new();
             while let Got::Bytes(_) = peer.receive(&mut bytes, 500, peer.sim.now() + 60 * SECOND) {
@@ -269,7 +269,7 @@ fn a_parked_stream_comes_back_at_its_deadline_or_when_recalled() {
         let at = ended.clone();
         sim.spawn("client", move || {
             let start = own.now();
-            let peer = Peer::dial(&own, CLIENT, FRONT).expect("the simulated system never runs out of ports");
+            let peer = Peer::dial(&own, CLIENT, FRONT, None).expect("the simulated system never runs out of ports");
             assert_eq!(peer.receive(&mut Vec::new(), 10, start + 60 * SECOND), Got::End);
             at.set((own.now() - start) / SECOND);
         });

@@ -73,6 +73,12 @@ pub enum Deed {
     SaysClose,
     /// It sent what no answer may be or have.
     Babbles,
+    /// It showed a certificate that isn't to be trusted.
+    ShowsBadCertificate,
+    /// It refused the session by an alert.
+    Refuses,
+    /// It answered a handshake with none, or left.
+    BreaksHandshake,
     /// It fell silent.
     Stalls,
     /// It had enough of a client that neither sent nor read.
@@ -152,7 +158,8 @@ impl Trail {
         self.serving.borrow_mut().insert(task, line);
     }
 
-    fn served_by(&self, task: Option<TaskId>) -> Option<SocketId> {
+    /// The proxy's end of the connection that `task` serves.
+    pub fn served_by(&self, task: Option<TaskId>) -> Option<SocketId> {
         self.serving.borrow().get(&task?).copied()
     }
 
@@ -187,6 +194,12 @@ impl Trail {
         self.ways.borrow_mut()[way].socket = Some(socket);
         self.ways_of.borrow_mut().insert(socket, way);
         self.moved.borrow_mut().insert(socket, Vec::new());
+    }
+
+    /// The proxy's end of the last attempt to connect.
+    pub fn last_dialled(&self) -> SocketId {
+        let ways = self.ways.borrow();
+        ways.last().and_then(|way| way.socket).expect("it has just been dialled")
     }
 
     /// The running task wants to write `bytes`, of which `taken` are taken.
@@ -261,6 +274,13 @@ impl Trail {
     /// The proxy was told to stop.
     pub fn drained(&self, now: Time) {
         self.drained.set(Some(self.now(now)));
+    }
+
+    /// How many of clients' connections the proxy has taken, and whether nothing ended any of them in its midst.
+    pub fn accepted_in_order(&self) -> (u64, bool) {
+        let lines = self.lines.borrow();
+        let in_order = self.drained.get().is_none() && lines.values().all(|line| line.panicked.is_none());
+        (lines.len() as u64, in_order)
     }
 
     /// The proxy's end of a client's connection.

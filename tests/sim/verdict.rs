@@ -14,7 +14,7 @@ use crate::sim::Time;
 use crate::spoilt::Spoilt;
 use crate::story::{Stories, Story, Try};
 use crate::tally::{Promise, Tally, Wrong};
-use crate::trail::Line;
+use crate::trail::{Line, Moment};
 use crate::wire::Cut;
 
 /// One client connection, planned and happened.
@@ -94,6 +94,10 @@ impl<'r> Judge<'r> {
         let ended = end.is_some();
         self.expect(Promise::Answered, ended, || "a client never came to an end".to_owned());
         let Some((end, _)) = &*end else { return };
+        let drained = life.line.as_ref().and_then(|line| line.closed).unwrap_or(Moment::NEVER)
+            >= self.circumstances.stories.trail.drained_at();
+        let shut_out = connection.log.shut_out.get() && !life.panicked() && !drained;
+        self.expect(Promise::Answered, !shut_out, || format!("a handshake came to nothing, it ended with {end:?}"));
         // Who stalls in mid-head hasn't been heard out, so the proxy doesn't know that it asked for no body.
         let last = answers.last().zip(connection.exchanges.get(answers.len().saturating_sub(1)));
         let unheard = last.is_some_and(|(answer, exchange)| {
@@ -106,6 +110,10 @@ impl<'r> Judge<'r> {
         self.expect(Promise::WellFormed, !malformed, || {
             format!("a client got {end:?}, then '{}'", stray[..stray.len().min(60)].escape_ascii())
         });
+        // Where all was in good order, the end of it is too.
+        let in_order = !misbehaves(life.exchanges) && !life.panicked() && answers.iter().all(|answer| answer.end.is_ok());
+        let is_torn = *end == Cut::Torn && in_order && !connection.log.shut_out.get();
+        self.expect(Promise::TlsEnds, !is_torn, || "its connection ended without close_notify".to_owned());
         let Some(unanswered) = connection.exchanges.get(answers.len()) else { return };
         self.about = Some(unanswered.id);
         let begun = connection.log.begun.get() > answers.len();
@@ -340,6 +348,9 @@ impl<'r> Judge<'r> {
             let count = seen.head.values(name).count();
             self.expect(Promise::Heads, count == 1, || format!("{name} comes {count} times"));
         }
+        let (scheme, told) =
+            (if self.circumstances.secrecy.clients { "https" } else { "http" }, seen.head.field("X-Forwarded-Proto"));
+        self.expect(Promise::Heads, told == Some(scheme), || format!("it came by {scheme}, its origin is told {told:?}"));
         if exchange.spoilt().is_some() {
             let whole = seen.body_end == Some(Ok(()));
             return self
@@ -358,6 +369,10 @@ impl<'r> Judge<'r> {
         let unfinished = whole && !sent_whole && !exchange.body.is_empty() && !is_tunnel;
         self.expect(Promise::CutRequests, !unfinished, || {
             "a request that its client never finished looks whole to the origin".to_owned()
+        });
+        let cut = exchange.misdeed == ClientMisdeed::CutsTunnel;
+        self.expect(Promise::CutRequests, !(cut && seen.said_end), || {
+            "a tunnel that its client has cut looks whole to the origin".to_owned()
         });
         let malformed = matches!(seen.body_end, Some(Err(Cut::Malformed(_))));
         self.expect(Promise::WellFormed, !malformed, || {
@@ -398,7 +413,8 @@ fn misbehaves(exchanges: &[Rc<Exchange>]) -> bool {
 }
 
 fn leaves(exchange: &Rc<Exchange>) -> bool {
-    matches!(exchange.misdeed, ClientMisdeed::LeavesAfter(_) | ClientMisdeed::ResetsAfter(_))
+    use ClientMisdeed::{CutsTunnel, LeavesAfter, ResetsAfter};
+    matches!(exchange.misdeed, LeavesAfter(_) | ResetsAfter(_) | CutsTunnel)
 }
 
 pub fn says_close(answer: &Answer) -> bool {

@@ -39,11 +39,26 @@ pub struct Head {
 pub enum Cut {
     /// The other side closed its sending side.
     End,
+    /// The connection ended, and nobody had said that it would, as TLS has it.
+    Torn,
     Reset,
     /// Nothing came for as long as the reader is patient.
     Late,
     /// What came isn't HTTP.
     Malformed(String),
+}
+
+impl Cut {
+    /// How many bytes came, or what came instead.
+    pub fn unless_bytes(got: Got) -> Result<usize, Self> {
+        match got {
+            Got::Bytes(bytes) => Ok(bytes),
+            Got::End => Err(Self::End),
+            Got::Torn => Err(Self::Torn),
+            Got::Reset => Err(Self::Reset),
+            Got::Late => Err(Self::Late),
+        }
+    }
 }
 
 impl Head {
@@ -89,19 +104,12 @@ impl Wire {
     fn fill(&mut self) -> Result<(), Cut> {
         let deadline = self.peer.sim.now() + self.pace.patience;
         let got = self.peer.receive(&mut self.held, self.pace.piece, deadline);
-        match got {
-            Got::Bytes(bytes) => {
-                self.received += bytes;
-                if self.pace.rest > 0 {
-                    let rest = self.peer.sim.chance.below(self.pace.rest);
-                    self.peer.sim.sleep(rest);
-                }
-                Ok(())
-            }
-            Got::End => Err(Cut::End),
-            Got::Reset => Err(Cut::Reset),
-            Got::Late => Err(Cut::Late),
+        self.received += Cut::unless_bytes(got)?;
+        if self.pace.rest > 0 {
+            let rest = self.peer.sim.chance.below(self.pace.rest);
+            self.peer.sim.sleep(rest);
         }
+        Ok(())
     }
 
     /// Waits for the first byte of a message. `Err(Cut::End)`: there is none.

@@ -204,48 +204,18 @@ impl<P: 'static> SimWorld<P> {
         }
     }
 
-    fn deadline_in(&self, deadline: Instant) -> u64 {
-        let slack = self.sim.chance.below(self.sim.temper.timer_slack + 1);
-        deadline.0.max(self.sim.now()).saturating_add(slack) - self.sim.now()
-    }
-}
-
-impl<P: 'static> World for SimWorld<P> {
-    type Stream = SimStream;
-    type Parked = P;
-
-    fn now(&self) -> Instant {
-        Instant(self.sim.now())
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        UNIX_START + self.sim.now() / SECOND
-    }
-
-    fn random(&self) -> u64 {
-        self.worker.chance.bits()
-    }
-
-    fn worker(&self) -> usize {
-        self.worker.number
-    }
-
-    fn connect(&self, address: SocketAddr) -> io::Result<SimStream> {
-        let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        self.sim.toil(0);
-        // Who had to wait for its turn has had it, whatever comes of it.
-        self.sim.moves();
-        let id = self.sim.dial(from, address, Holder::Service)?;
-        Ok(SimStream { sim: self.sim.clone(), id })
-    }
-
-    fn wait(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant) -> Wake {
+    /// Waits; who connects has a deadline of its own for it, and has the stack given back.
+    fn wait_for(
+        &self,
+        on: &SimStream,
+        also: Option<(&SimStream, Watch)>,
+        deadline: Instant,
+        connecting: bool,
+    ) -> Wake {
         self.sim.checked(Promise::Deadlines);
         if deadline == Instant::NEVER {
             self.sim.violation(Promise::Deadlines, "a wait without a deadline");
         }
-        // Connecting has a deadline of its own, and has the stack given back.
-        let connecting = !self.sim.is_connected(on.id);
         if connecting {
             self.sim.moves();
         }
@@ -288,6 +258,50 @@ impl<P: 'static> World for SimWorld<P> {
             Woken::Event => Wake::Event,
             Woken::Deadline => Wake::Deadline,
         }
+    }
+
+    fn deadline_in(&self, deadline: Instant) -> u64 {
+        let slack = self.sim.chance.below(self.sim.temper.timer_slack + 1);
+        deadline.0.max(self.sim.now()).saturating_add(slack) - self.sim.now()
+    }
+}
+
+impl<P: 'static> World for SimWorld<P> {
+    type Stream = SimStream;
+    type Parked = P;
+
+    fn now(&self) -> Instant {
+        Instant(self.sim.now())
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        UNIX_START + self.sim.now() / SECOND
+    }
+
+    fn random(&self) -> u64 {
+        self.worker.chance.bits()
+    }
+
+    fn worker(&self) -> usize {
+        self.worker.number
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<SimStream> {
+        let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.sim.toil(0);
+        // Who had to wait for its turn has had it, whatever comes of it.
+        self.sim.moves();
+        let id = self.sim.dial(from, address, Holder::Service)?;
+        Ok(SimStream { sim: self.sim.clone(), id })
+    }
+
+    fn wait(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant) -> Wake {
+        self.wait_for(on, also, deadline, !self.sim.is_connected(on.id))
+    }
+
+    /// As a handshake does.
+    fn wait_long(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant) -> Wake {
+        self.wait_for(on, also, deadline, true)
     }
 
     fn yield_now(&self, _on: &SimStream) {
@@ -367,7 +381,7 @@ impl SimStream {
     /// Where the code under test touches a socket a defect of its own may strike as well.
     fn may_panic(&self) {
         let panics = self.sim.temper.panics;
-        if panics > 0 && self.sim.chance.below(10_000) < panics {
+        if panics > 0 && !self.sim.is_hurried() && self.sim.chance.below(10_000) < panics {
             self.sim.inject_panic();
         }
     }

@@ -70,7 +70,7 @@ pub enum Watcher {
     Parked(Mask, Box<dyn FnOnce(&Sim)>),
 }
 
-/// What a service wrote on one of its outgoing connections, whether or not it got there.
+/// What a service wrote on one of its outgoing connections, in clear, whether or not it got there.
 pub struct Tap {
     pub written: Vec<u8>,
 }
@@ -179,6 +179,13 @@ impl Net {
         self.taps.take()
     }
 
+    /// The service has written this.
+    pub fn tap(&self, id: SocketId, bytes: &[u8]) {
+        if let Some(tap) = self.with(id, |socket| socket.tap) {
+            self.taps.borrow_mut()[tap].written.extend_from_slice(bytes);
+        }
+    }
+
     pub fn clear(&self) {
         // Watchers hold streams, whose drop comes back here: no borrow may last.
         let sockets = self.sockets.take();
@@ -244,9 +251,7 @@ impl Sim {
             };
             (socket.peer, verdict)
         });
-        let head = from.first().map_or(&[][..], |slice| slice);
         if let Some(verdict) = verdict {
-            self.trail.written(self.now(), self.running.get(), id, head, 0);
             return verdict;
         }
         let Some(peer) = peer else { return blocked };
@@ -267,7 +272,6 @@ impl Sim {
                 self.after(delay, move |sim| sim.tell_space(id));
             }
         }
-        self.trail.written(self.now(), self.running.get(), id, head, fits);
         self.moved(id);
         if fits == 0 {
             return blocked;
@@ -277,11 +281,7 @@ impl Sim {
             let take = slice.len().min(fits - bytes.len());
             bytes.extend_from_slice(&slice[..take]);
         }
-        if let Some(tap) = self.net.with(id, |socket| socket.tap) {
-            self.net.taps.borrow_mut()[tap].written.extend_from_slice(&bytes);
-        }
         self.trace.note(self.now(), "write", &[id.number(), fits as u64], || preview(&bytes));
-        self.trace.note_bytes(&bytes);
         self.send(peer, bytes);
         Ok(fits)
     }
@@ -406,9 +406,8 @@ impl Sim {
                 Err(error) => error.to_string(),
             },
         );
-        if let (Ok(length), Some(peer)) = (&outcome, peer) {
+        if let (Ok(_), Some(peer)) = (&outcome, peer) {
             self.moved(id);
-            self.trace.note_bytes(&into[..*length]);
             if self.net.with(peer, |socket| socket.starved) && self.space(peer) * 3 >= self.temper.window {
                 let delay = self.latency();
                 self.after(delay, move |sim| sim.tell_space(peer));
