@@ -85,7 +85,7 @@ impl<'r> Stories<'r> {
     pub fn are_all_smooth(&self) -> bool {
         self.ways.iter().all(|way| {
             let offers = way.offers.iter().all(|(offered, _)| self.met_after(way, *offered).is_empty());
-            offers && met_in_dialling(way).is_none()
+            offers && met_in_dialling(way).is_empty()
         })
     }
 
@@ -224,13 +224,13 @@ impl<'r> Stories<'r> {
 
     /// Whether there was no way to some backend at any time from `from` to `to`.
     pub fn was_refused(&self, from: Time, to: Time) -> bool {
-        let refused = |way: &&Way| met_in_dialling(way).is_some();
+        let refused = |way: &&Way| !met_in_dialling(way).is_empty();
         self.ways.iter().filter(refused).any(|way| (from..=to).contains(&way.dialled.at))
     }
 
     /// Whether an attempt to connect to such an origin came to nothing.
     pub fn was_in_vain(&self, is_it: impl Fn(usize) -> bool) -> bool {
-        self.ways.iter().any(|way| is_it(origin_at(way.address)) && met_in_dialling(way).is_some())
+        self.ways.iter().any(|way| is_it(origin_at(way.address)) && !met_in_dialling(way).is_empty())
     }
 
     /// Whether an origin, or the way there, did anything that a failure may be counted for.
@@ -239,7 +239,7 @@ impl<'r> Stories<'r> {
             !matches!(deed, Deed::Answers | Deed::GivesUp)
         };
         self.ways.iter().any(|way| {
-            origin_at(way.address) == origin && (met_in_dialling(way).is_some() || way.deeds.iter().any(wrong))
+            origin_at(way.address) == origin && (!met_in_dialling(way).is_empty() || way.deeds.iter().any(wrong))
         })
     }
 
@@ -283,29 +283,23 @@ impl fmt::Display for Story {
     }
 }
 
-/// What an attempt to connect met.
-fn met_in_dialling(way: &Way) -> Option<Met> {
-    let ended = way.deeds.iter().any(|(moment, deed)| {
-        matches!(deed, Deed::Closes | Deed::Resets) && way.closed.is_none_or(|closed| *moment < closed)
-    });
-    let in_handshake = |(_, deed): &(Moment, Deed)| match deed {
+/// What an attempt to connect met, the handshake included.
+fn met_in_dialling(way: &Way) -> Vec<Met> {
+    let of_deed = |(moment, deed): &(Moment, Deed)| match deed {
         Deed::ShowsBadCertificate => Some(Met::Distrust),
         Deed::Refuses => Some(Met::Refusal),
         Deed::BreaksHandshake => Some(Met::Breach),
         Deed::Stalls => Some(Met::Silence),
+        Deed::Closes | Deed::Resets if way.closed.is_none_or(|closed| *moment < closed) => Some(Met::Departure),
         _ => None,
     };
     match way.outcome {
-        Connecting::Accepted(_) if !way.offers.is_empty() => None,
-        Connecting::Accepted(_) if way.deeds.iter().any(|deed| in_handshake(deed).is_some()) => {
-            way.deeds.iter().find_map(in_handshake)
-        }
-        Connecting::Accepted(_) if ended => Some(Met::Departure),
-        Connecting::Accepted(_) => None,
-        Connecting::BlackHole => Some(Met::Silence),
-        Connecting::Impossible(libc::EMFILE | libc::ENFILE) => Some(Met::NoDescriptor),
-        Connecting::Impossible(libc::EADDRNOTAVAIL) => Some(Met::NoPort),
-        Connecting::Refused(_) | Connecting::Fails(..) | Connecting::Impossible(_) => Some(Met::NoWay),
+        Connecting::Accepted(_) if way.offers.is_empty() => way.deeds.iter().filter_map(of_deed).collect(),
+        Connecting::Accepted(_) => Vec::new(),
+        Connecting::BlackHole => vec![Met::Silence],
+        Connecting::Impossible(libc::EMFILE | libc::ENFILE) => vec![Met::NoDescriptor],
+        Connecting::Impossible(libc::EADDRNOTAVAIL) => vec![Met::NoPort],
+        Connecting::Refused(_) | Connecting::Fails(..) | Connecting::Impossible(_) => vec![Met::NoWay],
     }
 }
 

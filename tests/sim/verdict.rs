@@ -94,10 +94,6 @@ impl<'r> Judge<'r> {
         let ended = end.is_some();
         self.expect(Promise::Answered, ended, || "a client never came to an end".to_owned());
         let Some((end, _)) = &*end else { return };
-        let drained = life.line.as_ref().and_then(|line| line.closed).unwrap_or(Moment::NEVER)
-            >= self.circumstances.stories.trail.drained_at();
-        let shut_out = connection.log.shut_out.get() && !life.panicked() && !drained;
-        self.expect(Promise::Answered, !shut_out, || format!("a handshake came to nothing, it ended with {end:?}"));
         // Who stalls in mid-head hasn't been heard out, so the proxy doesn't know that it asked for no body.
         let last = answers.last().zip(connection.exchanges.get(answers.len().saturating_sub(1)));
         let unheard = last.is_some_and(|(answer, exchange)| {
@@ -110,10 +106,12 @@ impl<'r> Judge<'r> {
         self.expect(Promise::WellFormed, !malformed, || {
             format!("a client got {end:?}, then '{}'", stray[..stray.len().min(60)].escape_ascii())
         });
-        // Where all was in good order, the end of it is too.
-        let in_order = !misbehaves(life.exchanges) && !life.panicked() && answers.iter().all(|answer| answer.end.is_ok());
-        let is_torn = *end == Cut::Torn && in_order && !connection.log.shut_out.get();
-        self.expect(Promise::TlsEnds, !is_torn, || "its connection ended without close_notify".to_owned());
+        // Of those over the limit only some are waited for; the others get what the network takes at once, which may be less than a
+        // record.
+        let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
+        let some_came = !stray.is_empty() || *end == Cut::Torn;
+        let turned_away_at_once = answers.is_empty() && some_came && begins_refusal && self.is_turned_away(life);
+        self.judge_session(life, end, turned_away_at_once);
         let Some(unanswered) = connection.exchanges.get(answers.len()) else { return };
         self.about = Some(unanswered.id);
         let begun = connection.log.begun.get() > answers.len();
@@ -122,16 +120,25 @@ impl<'r> Judge<'r> {
         // The reset that tells of a cut body may overtake the answer's head, and whole answers before it.
         let cuts = life.stories[answers.len()..].iter().any(Story::met_any);
         let cut_with_its_head = *end == Cut::Reset && cuts;
-        // Of those over the limit only some are waited for; the others get what the network takes at once.
-        let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
-        let turned_away_at_once =
-            answers.is_empty() && !stray.is_empty() && begins_refusal && self.is_turned_away(life);
         let drained = life.stories[answers.len()].end >= self.circumstances.stories.trail.drained_at();
         let excused = drained || life.panicked() || cut_with_its_head || turned_away_at_once;
         let left = begun && !misbehaves(life.exchanges) && !said_close && !was_cut && !excused;
         self.expect(Promise::Answered, !left, || format!("no answer, the connection ended with {end:?}"));
         let hangs = *end == Cut::Late && begun && !said_close;
         self.expect(Promise::Answered, !hangs, || "its client was left waiting".to_owned());
+    }
+
+    /// Where TLS is spoken: its handshake succeeds, and its end is said, unless it is cut.
+    fn judge_session(&mut self, life: &Life<'_>, end: &Cut, turned_away_at_once: bool) {
+        let log = &life.played.log;
+        let closed = life.line.as_ref().and_then(|line| line.closed).unwrap_or(Moment::FIRST);
+        let drained = closed >= self.circumstances.stories.trail.drained_at();
+        let excused = life.panicked() || drained || turned_away_at_once;
+        let shut_out = log.shut_out.get() && !excused;
+        self.expect(Promise::Answered, !shut_out, || format!("a handshake came to nothing, it ended with {end:?}"));
+        let cut = log.answers.borrow().iter().any(|answer| answer.end.is_err());
+        let torn = *end == Cut::Torn && !cut && !misbehaves(life.exchanges) && !log.shut_out.get() && !excused;
+        self.expect(Promise::TlsEnds, !torn, || "its connection ended without close_notify".to_owned());
     }
 
     /// Nobody may wait for what others do.
