@@ -316,7 +316,7 @@ impl<S: Stream> Tls<S> {
             // What has failed stays so: of its socket nothing more is to be had.
             let is_sound = session.failure().is_none();
             if is_sound && session.fill(|into| self.socket().try_read(into))? == 0 {
-                let end = Err(io::ErrorKind::UnexpectedEof.into());
+                let end: io::Result<usize> = Err(io::ErrorKind::UnexpectedEof.into());
                 #[cfg(feature = "sabotage-fin-is-the-end")] // Broken on purpose: ./x sabotage
                 let end = Ok(0);
                 return end;
@@ -347,7 +347,7 @@ impl<S: Stream> Tls<S> {
         }
         let taken = session.encrypt(from)?;
         self.flush(&mut session).or_else(unless_blocked)?;
-        owes.set(session.outbound_bytes() > 0);
+        owes.set(taken > 0 && session.outbound_bytes() > 0);
         match taken - usize::from(owes.get()) {
             0 if taken > 0 => Err(io::ErrorKind::WouldBlock.into()),
             taken => Ok(taken),

@@ -50,6 +50,11 @@ impl Cipher {
         self.0.borrow().tls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// It was said that nothing more comes.
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().ended
+    }
+
     /// What is to be sent for TLS itself.
     pub fn due(&self) -> Vec<u8> {
         self.0.borrow_mut().due()

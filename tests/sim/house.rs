@@ -93,7 +93,8 @@ impl House {
         workers: usize,
         connections_max: usize,
     ) -> Self {
-        Self::build(Sim::new(seed, temper), config, workers, connections_max, Ciphers::new(Secrecy::default(), seed, workers))
+        let ciphers = Ciphers::new(Secrecy::default(), seed, workers);
+        Self::build(Sim::new(seed, temper), config, workers, connections_max, ciphers)
     }
 
     /// One with a worker, to whom and from whom all is sent by TLS.
@@ -320,14 +321,18 @@ impl House {
         sessions::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow(), absences);
         logins::judge(&mut judge, &circumstances, are_bounded, &self.book, &self.played.borrow());
         swaps::judge(&mut judge, &self.config, &self.swaps, &self.book, &self.played.borrow());
-        records::judge(&mut judge, &self.records.borrow(), &self.shared.failures, &self.book, &self.played.borrow());
+        // A panic may come in the layer, which has no request at hand, while it sends the rest of an answer.
+        let unrecorded = if self.ciphers.secrecy.clients { self.sim.trail.panics() } else { 0 };
+        let records = (&self.records.borrow()[..], unrecorded);
+        records::judge(&mut judge, records, &self.shared.failures, &self.book, &self.played.borrow());
         secrecy::judge(&mut judge, &self.ciphers, &self.sim.trail);
         self.judge_what_is_left(&mut judge);
         let reports = self.control.take_reports();
         blame::judge_failures(&mut judge, &circumstances, &self.played.borrow());
         blame::judge_reports(&mut judge, &circumstances.stories, &self.book, &reports);
         if self.origins_behave.get() {
-            blame::judge_of_the_blameless(&mut judge, &self.control, self.sim.now());
+            let lacking = self.sim.temper.coroutines < usize::MAX && self.ciphers.secrecy.backends;
+            blame::judge_of_the_blameless(&mut judge, &self.control, self.sim.now(), lacking);
         }
         let mut wrongs = self.sim.take_wrongs();
         wrongs.extend(judge.wrongs);

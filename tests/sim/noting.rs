@@ -58,7 +58,8 @@ impl Hearing {
 
     /// The running task is there for this stream's client.
     fn noted(&self, stream: Layer<SimStream>) -> Noted {
-        let id = self.sim.trail.served_by(self.sim.running.get()).expect("connections are served by tasks of their own");
+        let served = self.sim.trail.served_by(self.sim.running.get());
+        let id = served.expect("each connection is served by a task");
         Noted { stream, sim: self.sim.clone(), id }
     }
 }

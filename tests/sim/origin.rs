@@ -468,7 +468,7 @@ impl Connection {
             self.book.seen.borrow_mut()[place].body.append(&mut bytes);
             let got = self.peer.receive(&mut bytes, self.origin.pace.piece, self.peer.sim.now() + 300 * SECOND);
             if !matches!(got, Got::Bytes(_)) {
-                self.book.seen.borrow_mut()[place].said_end = self.peer.is_encrypted() && got == Got::End;
+                self.book.seen.borrow_mut()[place].said_end = self.peer.was_told_the_end();
                 return Err(Over);
             }
         }

@@ -84,7 +84,7 @@ fn asked(connection: &Played, stories: &Stories<'_>) -> Vec<Asked> {
 
 /// Its head is one to be understood.
 fn reaches_limiter(exchange: &Exchange) -> bool {
-    exchange.spoilt().is_none_or(|spoilt| matches!(spoilt, Spoilt::BadChunk | Spoilt::Loop(_)))
+    exchange.spoilt().is_none_or(|spoilt| matches!(spoilt, Spoilt::BadChunk | Spoilt::Loop(_) | Spoilt::OtherHost))
 }
 
 #[cfg(test)]

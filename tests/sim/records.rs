@@ -13,7 +13,14 @@ use crate::verdict::{Judge, Played};
 /// All of a run's.
 pub type Records = Rc<RefCell<Vec<Record>>>;
 
-pub fn judge(judge: &mut Judge<'_>, records: &[Record], counts: &FailureCounts, book: &Book, played: &[Played]) {
+/// Of `unrecorded` requests nothing may be written down.
+pub fn judge(
+    judge: &mut Judge<'_>,
+    (records, unrecorded): (&[Record], u64),
+    counts: &FailureCounts,
+    book: &Book,
+    played: &[Played],
+) {
     for record in records {
         let wrong = wrong_with(record);
         judge.expect(Promise::Recorded, wrong.is_none(), || format!("{}: {record:?}", wrong.unwrap_or_default()));
@@ -32,7 +39,7 @@ pub fn judge(judge: &mut Judge<'_>, records: &[Record], counts: &FailureCounts, 
             .map(|each| each.log.answers.borrow().iter().filter(|answer| answer.status == status).count() as u64);
         let (seen, without) = (answers.sum::<u64>(), if status == 503 { turned_away } else { 0 });
         let recorded = records.iter().filter(|record| record.status == Some(status)).count() as u64;
-        let holds = seen <= recorded + without;
+        let holds = seen <= recorded + without + unrecorded;
         judge.expect(Promise::Recorded, holds, || format!("{seen} answers of {status}, {recorded} recorded"));
     }
     if !book.mutants.get() {

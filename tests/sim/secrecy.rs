@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use maypole::observe::{HandshakeCounts, HandshakeEnd};
 use maypole::transport::client::{BackendTls, ClientRules};
-use maypole::transport::{
-    Certificate, CertificateStore, ServerSettings, TicketKeys, TlsRules, TlsServer,
-};
+use maypole::transport::{Certificate, CertificateStore, ServerSettings, TicketKeys, TlsRules, TlsServer};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -30,6 +28,8 @@ pub const OTHER_HOST: &str = "other.example";
 const ORIGINS: usize = 8;
 /// The slowest of networks takes a few seconds for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest records that a run's clients, or origins, send; None: as long as they may be.
+const RECORD_BYTES: [Option<usize>; 4] = [None, None, Some(64), Some(1_000)];
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&version::TLS13], &[&version::TLS12]];
 
 /// Which sides speak TLS.
@@ -74,16 +74,15 @@ impl Ciphers {
     pub fn new(secrecy: Secrecy, seed: u64, workers: usize) -> Self {
         let chance = Chance::new(seed ^ 0xc1f4_c1f4);
         let keys = keys();
-        // None: whole records.
-        let pieces = [chance.pick(&[None, None, Some(64), Some(1_000)]), chance.pick(&[None, None, Some(64), Some(1_000)])];
+        let [of_clients, of_origins] = [(); 2].map(|()| chance.pick(&RECORD_BYTES));
         let client = |config: &ClientConfig| {
             let mut config = config.clone();
-            (config.resumption, config.max_fragment_size) = (Resumption::in_memory_sessions(16), pieces[0]);
+            (config.resumption, config.max_fragment_size) = (Resumption::in_memory_sessions(16), of_clients);
             Arc::new(config)
         };
         let origin = |config: &ServerConfig| {
             let mut config = config.clone();
-            config.max_fragment_size = pieces[1];
+            config.max_fragment_size = of_origins;
             Arc::new(config)
         };
         Self {
@@ -178,7 +177,7 @@ pub fn untrusted() -> &'static Arc<ServerConfig> {
 fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
-        let (front, other) = (Signed::by_itself(vec![FRONT_HOST.to_owned()]), Signed::by_itself(vec![OTHER_HOST.to_owned()]));
+        let [front, other] = [FRONT_HOST, OTHER_HOST].map(|host| Signed::by_itself(vec![host.to_owned()]));
         let hosts = (0..ORIGINS).map(|number| format!("origin{number}.example")).collect::<Vec<_>>();
         let (origins, untrusted) = (Signed::by_itself(hosts.clone()), Signed::by_itself(hosts));
         let mut roots = RootCertStore::empty();
@@ -210,7 +209,8 @@ impl Signed {
     }
 
     fn serving(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
-        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("versions");
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("versions");
         let chain = vec![CertificateDer::from(self.der.clone())];
         let key = PrivateKeyDer::try_from(self.key.clone()).expect("a key");
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).expect("they fit");
@@ -222,9 +222,8 @@ impl Signed {
 }
 
 fn front_of(signed: [Signed; 2]) -> TlsServer {
-    let certificates = signed.map(|Signed { der, key }| {
-        Arc::new(Certificate::of(vec![der], key, None).expect("they fit"))
-    });
+    let certificates =
+        signed.map(|Signed { der, key }| Arc::new(Certificate::of(vec![der], key, None).expect("they fit")));
     let store = Arc::new(CertificateStore::holding(certificates.into()));
     let tickets = Arc::new(TicketKeys::own(SystemTime::now()));
     TlsServer::new(ServerSettings::default(), store, tickets, None).expect("clients are held to nothing")

@@ -45,6 +45,8 @@ pub struct Try {
     /// It waited in vain for one of its origin's addresses.
     waited: bool,
     asked: Vec<SocketAddr>,
+    /// All connections that it asked for.
+    ways: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -175,11 +177,12 @@ impl<'r> Stories<'r> {
             });
             if !goes_on {
                 let (origin, began) = (origin_at(way.address), happened.moment);
-                let (asked, met) = (Vec::new(), Vec::new());
-                tries.push(Try { origin, began, way: happened.way, offered: None, met, waited: false, asked });
+                let (asked, met, ways) = (Vec::new(), Vec::new(), Vec::new());
+                tries.push(Try { origin, began, way: happened.way, offered: None, met, waited: false, asked, ways });
             }
             let Some(this) = tries.last_mut() else { continue };
             this.way = happened.way;
+            this.ways.push(happened.way);
             if happened.offered {
                 this.offered = Some(happened.moment);
                 this.met = self.met_after(way, happened.moment);
@@ -235,17 +238,16 @@ impl<'r> Stories<'r> {
 
     /// Whether an origin, or the way there, did anything that a failure may be counted for.
     pub fn did_any_wrong(&self, origin: usize) -> bool {
-        let wrong = |(_, deed): &(Moment, Deed)| {
-            !matches!(deed, Deed::Answers | Deed::GivesUp)
-        };
+        let wrong = |(_, deed): &(Moment, Deed)| !matches!(deed, Deed::Answers | Deed::GivesUp);
         self.ways.iter().any(|way| {
             origin_at(way.address) == origin && (!met_in_dialling(way).is_empty() || way.deeds.iter().any(wrong))
         })
     }
 
-    /// When something moved on the connection of a try, since it began.
+    /// When something moved on the connections of a try, since it began.
     pub fn moves_of(&self, tried: &Try) -> Vec<Time> {
-        let mut moves = self.ways[tried.way].socket.map(|socket| self.trail.moves_of(socket)).unwrap_or_default();
+        let sockets = tried.ways.iter().filter_map(|way| self.ways[*way].socket);
+        let mut moves: Vec<Time> = sockets.flat_map(|socket| self.trail.moves_of(socket)).collect();
         moves.retain(|at| *at >= tried.began.at);
         moves
     }

@@ -166,7 +166,8 @@ fn run(seed: u64, announces: bool) -> (Vec<u8>, Received, Vec<String>) {
     let received = Rc::new(RefCell::new(Received::default()));
     let (own, into, bytes) = (sim.clone(), received.clone(), sent.clone());
     sim.spawn("client", move || {
-        let peer = Rc::new(Peer::dial(&own, CLIENT, FRONT, None).expect("the simulated system never runs out of ports"));
+        let peer =
+            Rc::new(Peer::dial(&own, CLIENT, FRONT, None).expect("the simulated system never runs out of ports"));
         let tls = certificate.client(rustls::ALL_VERSIONS);
         let client = Client { peer, tls: Rc::new(RefCell::new(tls)) };
         let mut got = Received::default();

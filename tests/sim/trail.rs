@@ -278,9 +278,12 @@ impl Trail {
 
     /// How many of clients' connections the proxy has taken, and whether nothing ended any of them in its midst.
     pub fn accepted_in_order(&self) -> (u64, bool) {
-        let lines = self.lines.borrow();
-        let in_order = self.drained.get().is_none() && lines.values().all(|line| line.panicked.is_none());
-        (lines.len() as u64, in_order)
+        (self.lines.borrow().len() as u64, self.drained.get().is_none() && self.panics() == 0)
+    }
+
+    /// Of how many the coroutine was unwound.
+    pub fn panics(&self) -> u64 {
+        self.lines.borrow().values().filter(|line| line.panicked.is_some()).count() as u64
     }
 
     /// The proxy's end of a client's connection.

@@ -109,7 +109,7 @@ impl<'r> Judge<'r> {
         // Of those over the limit only some are waited for; the others get what the network takes at once, which may be less than a
         // record.
         let begins_refusal = stray.iter().zip(b"HTTP/1.1 503 ").all(|(came, refusal)| came == refusal);
-        let some_came = !stray.is_empty() || *end == Cut::Torn;
+        let some_came = !stray.is_empty() || self.circumstances.secrecy.clients;
         let turned_away_at_once = answers.is_empty() && some_came && begins_refusal && self.is_turned_away(life);
         self.judge_session(life, end, turned_away_at_once);
         let Some(unanswered) = connection.exchanges.get(answers.len()) else { return };
@@ -357,7 +357,9 @@ impl<'r> Judge<'r> {
         }
         let (scheme, told) =
             (if self.circumstances.secrecy.clients { "https" } else { "http" }, seen.head.field("X-Forwarded-Proto"));
-        self.expect(Promise::Heads, told == Some(scheme), || format!("it came by {scheme}, its origin is told {told:?}"));
+        self.expect(Promise::Heads, told == Some(scheme), || {
+            format!("it came by {scheme}, its origin is told {told:?}")
+        });
         if exchange.spoilt().is_some() {
             let whole = seen.body_end == Some(Ok(()));
             return self

@@ -205,13 +205,7 @@ impl<P: 'static> SimWorld<P> {
     }
 
     /// Waits; who connects has a deadline of its own for it, and has the stack given back.
-    fn wait_for(
-        &self,
-        on: &SimStream,
-        also: Option<(&SimStream, Watch)>,
-        deadline: Instant,
-        connecting: bool,
-    ) -> Wake {
+    fn wait_for(&self, on: &SimStream, also: Option<(&SimStream, Watch)>, deadline: Instant, connecting: bool) -> Wake {
         self.sim.checked(Promise::Deadlines);
         if deadline == Instant::NEVER {
             self.sim.violation(Promise::Deadlines, "a wait without a deadline");

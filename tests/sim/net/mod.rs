@@ -417,7 +417,7 @@ impl Sim {
     }
 
     /// Notes that something moved on a connection.
-    fn moved(&self, id: SocketId) {
+    pub fn moved(&self, id: SocketId) {
         for end in [Some(id), self.peer_of(id)].into_iter().flatten() {
             self.trail.moved(self.now(), end);
         }
