@@ -19,13 +19,13 @@ struct Shelf {
     handles: Cell<usize>,
 }
 
-/// A fixed run of bytes, of which `start..end` are filled. Goes back to its free list when dropped.
+/// A fixed run of bytes, of which `start..end` are filled. Goes back to its free list, if it has one, when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    home: Rc<Shelf>,
+    home: Option<Rc<Shelf>>,
 }
 
 impl Buffers {
@@ -48,7 +48,7 @@ impl Buffers {
     pub fn take(&self) -> Buffer {
         let bytes = self.0.free.borrow_mut().pop();
         let bytes = bytes.unwrap_or_else(|| vec![0; self.0.buffer_bytes].into_boxed_slice());
-        Buffer { bytes, start: 0, end: 0, home: Rc::clone(&self.0) }
+        Buffer { bytes, start: 0, end: 0, home: Some(Rc::clone(&self.0)) }
     }
 
     /// Buffers that were taken and not dropped yet.
@@ -84,9 +84,7 @@ impl Drop for Buffers {
 impl Buffer {
     /// One of no list, with room for just these bytes.
     pub fn holding(bytes: &[u8]) -> Self {
-        let mut buffer = Buffers::new(bytes.len(), 0).take();
-        buffer.append(bytes);
-        buffer
+        Self { bytes: bytes.into(), start: 0, end: bytes.len(), home: None }
     }
 
     /// The filled part.
@@ -176,7 +174,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.home.free.borrow_mut().push(std::mem::take(&mut self.bytes));
+        if let Some(home) = &self.home {
+            home.free.borrow_mut().push(std::mem::take(&mut self.bytes));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::handshake::{Handshake, Handshakes};
+use super::hello::{Guest, Unheard, hear};
 use super::layer::Layer;
 use super::layered::LayeredService;
 use super::server::{Greeter, Pick};
@@ -12,7 +13,7 @@ use super::session::Session;
 use super::tls::{Facts, Tls};
 use super::world::{Layered, Stored, StoredTls, Why};
 use crate::observe::HandshakeEnd;
-use crate::runtime::world::{Arrival, Instant, Need, Service, Stream, World};
+use crate::runtime::world::{Arrival, Need, Service, Stream, World};
 
 /// How long a handshake keeps its coroutine for the client's next flight.
 const LINGER: Duration = Duration::from_millis(5);
@@ -29,99 +30,129 @@ where
     #[cold]
     pub(super) fn begin_handshake(&self, handshakes: &Handshakes, socket: W::Stream, arrival: Arrival) {
         let handshake = handshakes.begin(arrival, self.world.beneath.now());
-        if let Ok(session) = Session::new(handshakes.greeter.config(), &self.shelves) {
-            self.shake(handshakes, Tls::new(socket, session), handshake);
-        }
+        self.shake(handshakes, Guest::Unheard(socket, None), handshake);
     }
 
     /// Goes on with a handshake, and parks when its client lets it wait.
-    pub(super) fn shake(&self, handshakes: &Handshakes, tls: Tls<W::Stream>, mut handshake: Handshake) {
+    pub(super) fn shake(&self, handshakes: &Handshakes, mut guest: Guest<W::Stream>, mut handshake: Handshake) {
         let beneath = &self.world.beneath;
         let mut lingers_until = None;
         loop {
             if handshake.has_lost_place() {
                 return self.count(handshakes, &handshake, HandshakeEnd::CrowdedOut);
             }
-            match self.step(handshakes, &tls, &mut handshake) {
-                Step::Done(end) => {
+            guest = match self.step(handshakes, guest, &mut handshake) {
+                Step::Done(tls, end) => {
                     self.count(handshakes, &handshake, end);
                     let arrival = handshake.arrival;
                     drop(handshake);
                     return self.service.accepted(Layer::Tls(tls), arrival);
                 }
                 Step::Over => return,
-                Step::More => {
+                Step::More(guest) => {
                     lingers_until = None;
-                    continue;
+                    guest
                 }
-                Step::Waits => {}
+                Step::Waits(guest) => {
+                    let now = beneath.now();
+                    let linger = if handshake.has_failed { Duration::ZERO } else { LINGER };
+                    let until = (*lingers_until.get_or_insert(now + linger)).min(handshake.until);
+                    if now >= handshake.until {
+                        return self.time_out(handshakes, &handshake);
+                    }
+                    if now >= until {
+                        return self.park_handshake(guest, handshake);
+                    }
+                    beneath.wait(guest.socket(), None, until);
+                    guest.settle();
+                    guest
+                }
             }
-            let now = beneath.now();
-            let linger = if handshake.has_failed { Duration::ZERO } else { LINGER };
-            let until = (*lingers_until.get_or_insert(now + linger)).min(handshake.until);
-            if now < until {
-                beneath.wait(tls.socket(), None, until);
-                tls.settle();
-                continue;
-            }
-            if now >= handshake.until {
-                return self.time_out(handshakes, &handshake);
-            }
-            return self.park_handshake(tls, handshake);
         }
     }
 
-    fn step(&self, handshakes: &Handshakes, tls: &Tls<W::Stream>, handshake: &mut Handshake) -> Step {
-        if handshake.has_failed {
-            if self.world.beneath.now() >= handshake.until {
-                return Step::Over;
-            }
-            self.world.beneath.take_turns(tls.socket());
-            return tls.pour_away().map_or_else(|error| Step::unless_blocked(&error), |()| Step::More);
+    fn step(&self, handshakes: &Handshakes, guest: Guest<W::Stream>, handshake: &mut Handshake) -> Step<W::Stream> {
+        let beneath = &self.world.beneath;
+        if handshake.has_failed && beneath.now() >= handshake.until {
+            return Step::Over;
         }
-        if let Err(error) = tls.receive() {
-            let step = Step::unless_blocked(&error);
-            if matches!(step, Step::Over) {
-                self.count(handshakes, handshake, HandshakeEnd::Left);
-            }
-            return step;
+        if !guest.socket().is_readable() {
+            return Step::Waits(guest);
         }
-        if tls.is_fresh() {
-            if tls.speaks_in_clear() {
-                tls.say_in_clear(&(handshakes.rules.in_clear)(self.world.beneath.unix_seconds()));
-                return self.fail(handshakes, tls, handshake, HandshakeEnd::InClear);
+        let (guest, came) = match guest {
+            Guest::Unheard(socket, mut bytes) => match hear(&socket, &mut bytes, &self.shelves) {
+                Ok(true) => {
+                    handshakes.take_turn(beneath, &socket);
+                    let session = Session::with_hello(handshakes.greeter.config(), bytes, &self.shelves);
+                    let Ok(session) = session else { return Step::Over };
+                    return self.answer(handshakes, Tls::new(socket, session), handshake);
+                }
+                heard => (Guest::Unheard(socket, bytes), heard.map(drop)),
+            },
+            Guest::Heard(tls) if handshake.has_failed => {
+                beneath.take_turns(tls.socket());
+                let poured = tls.pour_away();
+                (Guest::Heard(tls), poured)
             }
-            handshakes.take_turn(&self.world.beneath, tls.socket());
+            Guest::Heard(tls) => match tls.receive() {
+                Ok(()) => {
+                    if tls.is_fresh() {
+                        tls.shrink();
+                        handshakes.take_turn(beneath, tls.socket());
+                    }
+                    return self.answer(handshakes, tls, handshake);
+                }
+                received => (Guest::Heard(tls), received),
+            },
+        };
+        match came {
+            Ok(()) => Step::More(guest),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Waits(guest),
+            Err(_) => {
+                if !handshake.has_failed {
+                    self.count(handshakes, handshake, HandshakeEnd::Left);
+                }
+                Step::Over
+            }
         }
-        if let Err(end) = greet(&handshakes.greeter, tls) {
+    }
+
+    /// Answers what a session has got.
+    fn answer(&self, handshakes: &Handshakes, tls: Tls<W::Stream>, handshake: &mut Handshake) -> Step<W::Stream> {
+        if tls.is_fresh() && tls.speaks_in_clear() {
+            tls.say_in_clear(&(handshakes.rules.in_clear)(self.world.beneath.unix_seconds()));
+            return self.fail(handshakes, tls, handshake, HandshakeEnd::InClear);
+        }
+        if let Err(end) = greet(&handshakes.greeter, &tls) {
             // The alert that says why is sent as far as it goes.
             return self.fail(handshakes, tls, handshake, end);
         }
         if tls.is_handshaking() {
-            return Step::More;
+            return Step::More(Guest::Heard(tls));
         }
         if tls.ends_with_handshake() {
             self.count(handshakes, handshake, HandshakeEnd::Done);
             tls.shutdown_write();
             handshake.has_failed = true;
-            return Step::More;
+            return Step::More(Guest::Heard(tls));
         }
-        Step::Done(if tls.has_met() { HandshakeEnd::Resumed } else { HandshakeEnd::Done })
+        let end = if tls.has_met() { HandshakeEnd::Resumed } else { HandshakeEnd::Done };
+        Step::Done(tls, end)
     }
 
     /// Closes it in words: what has been said goes before the end of it.
     fn fail(
         &self,
         handshakes: &Handshakes,
-        tls: &Tls<W::Stream>,
+        tls: Tls<W::Stream>,
         handshake: &mut Handshake,
         end: HandshakeEnd,
-    ) -> Step {
+    ) -> Step<W::Stream> {
         self.count(handshakes, handshake, end);
         tls.shutdown_write();
         handshake.has_failed = true;
         handshake.until = handshake.until.min(self.world.beneath.now() + REFUSAL);
-        Step::More
+        Step::More(Guest::Heard(tls))
     }
 
     pub(super) fn time_out(&self, handshakes: &Handshakes, handshake: &Handshake) {
@@ -130,13 +161,20 @@ where
         }
     }
 
-    fn park_handshake(&self, tls: Tls<W::Stream>, handshake: Handshake) {
-        let need = if tls.has_outbound() { Need::Either } else { Need::Read };
-        handshake.parks(|| self.world.beneath.waker(tls.socket()));
-        let until: Instant = handshake.until;
-        let (socket, kept) = tls.part();
-        let stored = StoredTls { kept, why: Why::Handshake(handshake) };
-        self.world.beneath.park_for(need, socket, Stored::Tls(Box::new(stored)), until);
+    fn park_handshake(&self, guest: Guest<W::Stream>, handshake: Handshake) {
+        handshake.parks(|| self.world.beneath.waker(guest.socket()));
+        let until = handshake.until;
+        let (need, socket, stored) = match guest {
+            Guest::Unheard(socket, bytes) => {
+                (Need::Read, socket, Stored::Unheard(Box::new(Unheard::new(handshake, bytes))))
+            }
+            Guest::Heard(tls) => {
+                let need = if tls.has_outbound() { Need::Either } else { Need::Read };
+                let (socket, kept) = tls.part();
+                (need, socket, Stored::Tls(Box::new(StoredTls { kept, why: Why::Handshake(handshake) })))
+            }
+        };
+        self.world.beneath.park_for(need, socket, stored, until);
     }
 
     fn count(&self, handshakes: &Handshakes, handshake: &Handshake, end: HandshakeEnd) {
@@ -164,19 +202,13 @@ pub(super) fn greet<S: Stream>(greeter: &Greeter, tls: &Tls<S>) -> Result<(), Ha
 }
 
 /// How a handshake goes on.
-enum Step {
+enum Step<S: Stream> {
     /// It is over, and its client is to be served.
-    Done(HandshakeEnd),
+    Done(Tls<S>, HandshakeEnd),
     /// It is over.
     Over,
     /// At once.
-    More,
+    More(Guest<S>),
     /// When more has come.
-    Waits,
-}
-
-impl Step {
-    fn unless_blocked(error: &io::Error) -> Self {
-        if error.kind() == io::ErrorKind::WouldBlock { Self::Waits } else { Self::Over }
-    }
+    Waits(Guest<S>),
 }

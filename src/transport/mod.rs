@@ -11,6 +11,7 @@ pub mod client;
 mod client_certificate;
 mod greeting;
 mod handshake;
+mod hello;
 mod layer;
 mod layered;
 pub mod pem;

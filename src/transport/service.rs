@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::handshake::Handshake;
+use super::hello::Guest;
 use super::layer::Layer;
 use super::layered::LayeredService;
 use super::tls::Tls;
@@ -24,14 +26,18 @@ where
         let tls = Tls::join(socket, stored.kept);
         let had_outbound = tls.has_outbound();
         tls.settle();
-        match (stored.why, &self.handshakes) {
-            (Why::Handshake(handshake), Some(handshakes)) => match wake {
-                Wake::Event => self.shake(handshakes, tls, handshake),
-                Wake::Deadline => self.time_out(handshakes, &handshake),
-                Wake::Recalled => {}
-            },
-            (Why::Handshake(_), None) => {}
-            (Why::Service(parking), _) => self.resume_parked(tls, parking, wake, had_outbound),
+        match stored.why {
+            Why::Handshake(handshake) => self.resume_handshake(Guest::Heard(tls), handshake, wake),
+            Why::Service(parking) => self.resume_parked(tls, parking, wake, had_outbound),
+        }
+    }
+
+    #[cold]
+    fn resume_handshake(&self, guest: Guest<W::Stream>, handshake: Handshake, wake: Wake) {
+        match (&self.handshakes, wake) {
+            (Some(handshakes), Wake::Event) => self.shake(handshakes, guest, handshake),
+            (Some(handshakes), Wake::Deadline) => self.time_out(handshakes, &handshake),
+            (None, _) | (_, Wake::Recalled) => {}
         }
     }
 
@@ -82,6 +88,9 @@ where
     fn resumed(&self, socket: W::Stream, stored: Stored<P>, wake: Wake) {
         match stored {
             Stored::Plain(parked) => self.service.resumed(Layer::Plain(socket), parked, wake),
+            Stored::Unheard(unheard) => {
+                self.resume_handshake(Guest::Unheard(socket, unheard.bytes), unheard.handshake, wake);
+            }
             Stored::Tls(stored) => self.resume_tls(socket, *stored, wake),
         }
     }

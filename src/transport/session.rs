@@ -88,6 +88,11 @@ impl Shelves {
         self.batches.trim();
     }
 
+    /// A whole buffer for records, with all its room behind what is in it.
+    pub(super) fn roomy<'b>(&self, buffer: &'b mut Option<Buffer>) -> &'b mut Buffer {
+        roomy(buffer, &self.records)
+    }
+
     /// Buffers that sessions hold now.
     pub(super) fn in_use(&self) -> usize {
         self.records.in_use() + self.batches.in_use()
@@ -99,6 +104,16 @@ impl Session {
     pub(super) fn new(config: Arc<ServerConfig>, shelves: &Rc<Shelves>) -> io::Result<Self> {
         let server = UnbufferedServerConnection::new(config).map_err(broken)?;
         Ok(Self::of(Side::Server(server), shelves))
+    }
+
+    /// The server's side of one whose client has sent this.
+    pub(super) fn with_hello(
+        config: Arc<ServerConfig>,
+        hello: Option<Buffer>,
+        shelves: &Rc<Shelves>,
+    ) -> io::Result<Self> {
+        let barren_bytes = hello.as_ref().map_or(0, Buffer::len);
+        Ok(Self { inbound: hello, barren_bytes, ..Self::new(config, shelves)? })
     }
 
     /// The client's side. Nothing is said yet, see [`Session::digest`].
@@ -332,11 +347,7 @@ impl Session {
     /// For a long wait: holds the bytes that it has in pieces of memory of just their size.
     pub(super) fn shrink(&mut self) {
         let OnTheWay { plain, outbound, .. } = &mut self.on_the_way;
-        for buffer in [&mut self.inbound, plain, outbound].into_iter().flatten() {
-            if buffer.capacity() > buffer.len() {
-                *buffer = Buffer::holding(buffer.filled());
-            }
-        }
+        [&mut self.inbound, plain, outbound].into_iter().flatten().for_each(shrink);
     }
 }
 
@@ -444,6 +455,13 @@ fn roomy<'b>(buffer: &'b mut Option<Buffer>, from: &Buffers) -> &'b mut Buffer {
     }
     whole.compact();
     whole
+}
+
+/// Leaves a buffer no more room than its bytes need.
+pub(super) fn shrink(buffer: &mut Buffer) {
+    if buffer.capacity() > buffer.len() {
+        *buffer = Buffer::holding(buffer.filled());
+    }
 }
 
 fn broken(_: Error) -> io::Error {

@@ -227,6 +227,8 @@ impl<S: Stream> Tls<S> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(_) => return Err(HandshakeFault::Protocol.into()),
             }
+            // It may have to wait for one.
+            self.shrink();
             take_turn();
             if self.shake().is_err() {
                 let fault = self.session().failure().map_or(HandshakeFault::Protocol, fault);

@@ -9,6 +9,7 @@ use std::task::Waker;
 
 use super::client::BackendTls;
 use super::handshake::{Handshake, Turns};
+use super::hello::Unheard;
 use super::layer::Layer;
 use super::session::Shelves;
 use super::tls::{Kept, Tls};
@@ -36,6 +37,8 @@ pub(super) struct Outgoing {
 pub enum Stored<P> {
     /// Of a plain stream.
     Plain(P),
+    /// Of one whose handshake hasn't begun.
+    Unheard(Box<Unheard>),
     /// Of a TLS stream.
     Tls(Box<StoredTls<P>>),
 }
