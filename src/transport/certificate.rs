@@ -32,6 +32,24 @@ pub struct Certificate {
     source: Source,
 }
 
+/// What a request is for, as certificates say it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Host<'h> {
+    Address(IpAddr),
+    /// In any case, without the last dot.
+    Name(&'h str),
+}
+
+impl<'h> Host<'h> {
+    pub(super) fn of(host: &'h str) -> Self {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        // Asked of each request: most hosts are told from an address without reading it as one.
+        let is_address = bare.as_bytes().last().is_some_and(u8::is_ascii_digit) || bare.contains(':');
+        let address = if is_address { bare.parse().ok() } else { None };
+        address.map_or_else(|| Self::Name(host.strip_suffix('.').unwrap_or(host)), Self::Address)
+    }
+}
+
 /// Where a certificate comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Source {
@@ -143,15 +161,17 @@ impl Certificate {
 
     /// Whether it is for `host`, a name or an IP address: in any case, and with or without the last dot.
     pub fn covers(&self, host: &str) -> bool {
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            return self.ips.contains(&ip);
+        self.is_for(Host::of(host))
+    }
+
+    pub(super) fn is_for(&self, host: Host<'_>) -> bool {
+        match host {
+            Host::Address(address) => self.ips.contains(&address),
+            Host::Name(host) => self.names.iter().any(|name| match name.strip_prefix("*.") {
+                Some(parent) => above(host).is_some_and(|above| above.eq_ignore_ascii_case(parent)),
+                None => name.eq_ignore_ascii_case(host),
+            }),
         }
-        let host = host.strip_suffix('.').unwrap_or(host);
-        self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(parent) => above(host).is_some_and(|above| above.eq_ignore_ascii_case(parent)),
-            None => name.eq_ignore_ascii_case(host),
-        })
     }
 
     /// Its owner, as RFC 4514 writes names.

@@ -231,7 +231,7 @@ pub(super) fn fault(error: &Error) -> HandshakeFault {
 /// How far a stream has come that is to be encrypted.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// Its handshake is over; so it is where the other side began it.
+    /// Its handshake is over.
     Done,
     /// The socket isn't connected yet.
     Connecting,

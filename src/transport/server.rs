@@ -16,7 +16,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, version};
 
-use super::certificate::Certificate;
+use super::certificate::{Certificate, Host};
 use super::store::{ACME_TLS_ALPN, CertificateStore};
 use super::tickets::{TicketKeys, Tickets};
 
@@ -116,7 +116,8 @@ impl TlsServer {
     /// Whether one who was shown `certificate` is in the right place with what is meant for `host`: unless another of the
     /// certificates is for that host; with strict SNI only if this one is.
     pub(super) fn stands_for(&self, certificate: &Certificate, host: &str) -> bool {
-        certificate.covers(host) || !self.settings.strict_sni && !self.store.now().covers(host)
+        let host = Host::of(host);
+        certificate.is_for(host) || !self.settings.strict_sni && !self.store.is_for(host)
     }
 }
 

@@ -63,7 +63,7 @@ impl<P> Parking<P> {
     fn has_respite(&mut self, outbound_bytes: usize) -> bool {
         let times = self.respite.as_ref().map_or(0, |respite| respite.times);
         let moves = self.respite.as_ref().is_none_or(|respite| outbound_bytes < respite.outbound_bytes);
-        self.respite = Some(Respite { outbound_bytes, times: times + 1 });
+        self.respite = Some(Box::new(Respite { outbound_bytes, times: times + 1 }));
         moves && outbound_bytes > 0 && times < RESPITES_MAX
     }
 }

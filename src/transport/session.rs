@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus, WriteTraffic};
 use rustls::{CommonState, Error, HandshakeKind, ServerConfig};
 
 use super::alert;
@@ -22,7 +22,7 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 const OUT_BYTES: usize = BATCH_BYTES_MAX + 8 * 1024;
 /// What may come without a byte of plaintext in it, in a handshake or behind one: empty and padded records cost their reader
 /// more than their sender, and keep a worker from all others.
-const BARREN_BYTES_MAX: usize = 64 * 1024;
+const BARREN_BYTES_MAX: u32 = 64 * 1024;
 /// Of each size, buffers that a worker keeps however long they are unused.
 const BUFFERS_KEPT: usize = 8;
 
@@ -36,11 +36,11 @@ pub(super) struct Shelves {
 /// One side of one connection.
 pub(super) struct Session {
     side: Side,
-    /// Bytes that came and aren't a whole record yet.
-    inbound: Option<Buffer>,
-    on_the_way: OnTheWay,
+    shelves: Rc<Shelves>,
+    /// None where it is parked without any.
+    on_the_way: Option<Box<OnTheWay>>,
     /// Bytes that came since there was plaintext in them.
-    barren_bytes: usize,
+    barren_bytes: u32,
     /// `close_notify` came: what was read is all that the peer sent.
     has_ended: bool,
     /// `close_notify` was said: nothing more can be.
@@ -54,14 +54,19 @@ enum Side {
     Client(UnbufferedClientConnection),
 }
 
-/// What a session has made of bytes, and nobody has taken yet.
+/// Bytes that nobody has taken yet.
+#[derive(Default)]
 struct OnTheWay {
-    shelves: Rc<Shelves>,
-    /// Plaintext that nobody has read yet.
+    /// They came, and aren't a whole record yet.
+    inbound: Option<Buffer>,
+    /// Plaintext.
     plain: Option<Buffer>,
     /// Records that the socket hasn't taken yet.
     outbound: Option<Buffer>,
 }
+
+/// That of a session without any.
+const NOTHING: OnTheWay = OnTheWay { inbound: None, plain: None, outbound: None };
 
 /// How the taking in of records goes on.
 enum Step {
@@ -69,6 +74,8 @@ enum Step {
     More,
     /// It waits for more bytes, or for something to be written.
     Waits,
+    /// What was to be said is in records behind those that were there already.
+    Said,
     /// The peer said that there is nothing more.
     Ended,
     Failed(Error),
@@ -112,8 +119,9 @@ impl Session {
         hello: Option<Buffer>,
         shelves: &Rc<Shelves>,
     ) -> io::Result<Self> {
-        let barren_bytes = hello.as_ref().map_or(0, Buffer::len);
-        Ok(Self { inbound: hello, barren_bytes, ..Self::new(config, shelves)? })
+        let barren_bytes = hello.as_ref().map_or(0, Buffer::len) as u32;
+        let on_the_way = Some(Box::new(OnTheWay { inbound: hello, ..NOTHING }));
+        Ok(Self { on_the_way, barren_bytes, ..Self::new(config, shelves)? })
     }
 
     /// The client's side. Nothing is said yet, see [`Session::digest`].
@@ -122,8 +130,16 @@ impl Session {
     }
 
     fn of(side: Side, shelves: &Rc<Shelves>) -> Self {
-        let on_the_way = OnTheWay { shelves: Rc::clone(shelves), plain: None, outbound: None };
-        Self { side, inbound: None, on_the_way, barren_bytes: 0, has_ended: false, has_said_end: false, failure: None }
+        let shelves = Rc::clone(shelves);
+        Self { side, shelves, on_the_way: None, barren_bytes: 0, has_ended: false, has_said_end: false, failure: None }
+    }
+
+    fn on_the_way(&self) -> &OnTheWay {
+        self.on_the_way.as_deref().unwrap_or(&NOTHING)
+    }
+
+    fn on_its_way(&mut self) -> &mut OnTheWay {
+        self.on_the_way.get_or_insert_default()
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -157,34 +173,34 @@ impl Session {
 
     /// The first byte of what came and isn't taken in.
     pub(super) fn first_byte(&self) -> Option<u8> {
-        self.inbound.as_ref()?.filled().first().copied()
+        self.on_the_way().inbound.as_ref()?.filled().first().copied()
     }
 
     /// Has these bytes go out as they are, and nothing else go on.
     #[cold]
     pub(super) fn say_in_clear(&mut self, bytes: &[u8]) {
-        self.inbound = None;
-        self.on_the_way.outbound = Some(Buffer::holding(bytes)).filter(|outbound| !outbound.is_empty());
+        let outbound = Some(Buffer::holding(bytes)).filter(|outbound| !outbound.is_empty());
+        *self.on_its_way() = OnTheWay { outbound, ..NOTHING };
         self.failure = Some(Box::new(Error::General("the peer doesn't speak TLS".to_owned())));
     }
 
     /// The alert that is on its way, where it can be seen.
     pub(super) fn alert_in_clear(&mut self) -> Option<&mut u8> {
-        alert::in_clear(self.on_the_way.outbound.as_mut()?.filled_mut())
+        alert::in_clear(self.on_the_way.as_mut()?.outbound.as_mut()?.filled_mut())
     }
 
     pub(super) fn has_plain(&self) -> bool {
-        self.on_the_way.plain.is_some()
+        self.on_the_way().plain.is_some()
     }
 
     /// Half a record came.
     pub(super) fn has_inbound(&self) -> bool {
-        self.inbound.is_some()
+        self.on_the_way().inbound.is_some()
     }
 
     /// Bytes that the socket hasn't taken yet.
     pub(super) fn outbound_bytes(&self) -> usize {
-        self.on_the_way.outbound.as_ref().map_or(0, Buffer::len)
+        self.on_the_way().outbound.as_ref().map_or(0, Buffer::len)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -202,17 +218,19 @@ impl Session {
 
     /// Takes plaintext out that came earlier.
     pub(super) fn take_plain(&mut self, into: &mut [u8]) -> usize {
-        let Some(plain) = &mut self.on_the_way.plain else { return 0 };
+        let Some(held) = self.on_the_way.as_mut().map(|bytes| &mut bytes.plain) else { return 0 };
+        let Some(plain) = held else { return 0 };
         let n = plain.len().min(into.len());
         into[..n].copy_from_slice(&plain.filled()[..n]);
         plain.consume(n);
-        self.on_the_way.plain.take_if(|plain| plain.is_empty());
+        held.take_if(|plain| plain.is_empty());
         n
     }
 
     /// Lets `receive` put bytes behind those that came. `Ok(0)` is its own.
     pub(super) fn fill(&mut self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
-        let inbound = roomy(&mut self.inbound, &self.on_the_way.shelves.records);
+        let held = &mut self.on_the_way.get_or_insert_default().inbound;
+        let inbound = roomy(held, &self.shelves.records);
         if inbound.is_full() {
             // No record is that long, and no handshake message may be.
             return Err(self.fail(Error::General("a message that is too long".to_owned())));
@@ -220,47 +238,60 @@ impl Session {
         let received = receive(inbound.spare());
         let bytes = *received.as_ref().unwrap_or(&0);
         inbound.fill(bytes);
-        self.barren_bytes += bytes;
-        self.inbound.take_if(|inbound| inbound.is_empty());
+        self.barren_bytes += bytes as u32;
+        held.take_if(|inbound| inbound.is_empty());
         received
     }
 
     /// Lets `receive` read what nobody is to have, and says how much that was.
     pub(super) fn pour_away(&self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
-        receive(self.on_the_way.shelves.records.take().spare())
+        receive(self.shelves.records.take().spare())
     }
 
     /// Takes in every whole record that has come: plaintext goes into `into`, and what finds no room there is kept. Says how
     /// many bytes are in `into`. A client's first flight comes of it too. A failure behind plaintext is told the next time.
     pub(super) fn digest(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.go_on(into, None)
+    }
+
+    /// Takes in what has come, and then says something.
+    fn go_on(&mut self, into: &mut [u8], saying: Option<&Saying<'_>>) -> io::Result<usize> {
         if self.failure.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut read = 0;
         loop {
-            let inbound = self.inbound.as_mut().map_or(&mut [][..], Buffer::filled_mut);
+            let bytes = self.on_the_way.get_or_insert_default();
+            let inbound = bytes.inbound.as_mut().map_or(&mut [][..], Buffer::filled_mut);
+            let mut out = Out { plain: &mut bytes.plain, outbound: &mut bytes.outbound, shelves: &self.shelves };
             let (discard, step) = match &mut self.side {
-                Side::Server(tls) => self.on_the_way.take_step(tls.process_tls_records(inbound), &mut into[read..]),
-                Side::Client(tls) => self.on_the_way.take_step(tls.process_tls_records(inbound), &mut into[read..]),
+                Side::Server(tls) => out.take_step(tls.process_tls_records(inbound), &mut into[read..], saying),
+                Side::Client(tls) => out.take_step(tls.process_tls_records(inbound), &mut into[read..], saying),
             };
-            let (n, step) = step.map_err(|error| self.fail(Error::General(error.to_string())))?;
+            let (n, step) = match step {
+                Ok(step) => step,
+                Err(error) => return Err(self.fail(Error::General(error.to_string()))),
+            };
             read += n;
-            if n > 0 || self.has_plain() {
+            if n > 0 || bytes.plain.is_some() {
                 self.barren_bytes = 0;
             } else if self.barren_bytes > BARREN_BYTES_MAX {
                 return Err(self.fail(Error::General("too much without content".to_owned())));
             }
-            if let Some(inbound) = &mut self.inbound {
+            if let Some(inbound) = &mut bytes.inbound {
                 inbound.consume(discard);
-                self.inbound.take_if(|inbound| inbound.is_empty());
+                bytes.inbound.take_if(|inbound| inbound.is_empty());
             }
             match step {
+                // Behind plaintext there is no more to do where no byte is left.
+                Step::More if n > 0 && bytes.inbound.is_none() && !self.side.common().wants_write() => return Ok(read),
                 Step::More => {}
-                Step::Waits => return Ok(read),
+                Step::Waits if saying.is_some() => return Err(io::ErrorKind::InvalidData.into()),
+                Step::Waits | Step::Said => return Ok(read),
                 Step::Ended => {
                     self.has_ended = true;
                     // What comes behind the end is nothing.
-                    self.inbound = None;
+                    bytes.inbound = None;
                 }
                 Step::Failed(error) => {
                     let error = self.fail(error);
@@ -275,16 +306,18 @@ impl Session {
     fn fail(&mut self, error: Error) -> io::Error {
         // The alert is the last of what was to be said. Behind it nothing may be asked of what has failed.
         while self.side.common().wants_write() {
-            let inbound = self.inbound.as_mut().map_or(&mut [][..], Buffer::filled_mut);
+            let bytes = self.on_the_way.get_or_insert_default();
+            let inbound = bytes.inbound.as_mut().map_or(&mut [][..], Buffer::filled_mut);
+            let mut out = Out { plain: &mut bytes.plain, outbound: &mut bytes.outbound, shelves: &self.shelves };
             let took = match &mut self.side {
-                Side::Server(tls) => self.on_the_way.take_last(tls.process_tls_records(inbound)),
-                Side::Client(tls) => self.on_the_way.take_last(tls.process_tls_records(inbound)),
+                Side::Server(tls) => out.take_last(tls.process_tls_records(inbound)),
+                Side::Client(tls) => out.take_last(tls.process_tls_records(inbound)),
             };
             if !took {
                 break;
             }
         }
-        self.inbound = None;
+        self.on_its_way().inbound = None;
         self.failure = Some(Box::new(error));
         io::ErrorKind::InvalidData.into()
     }
@@ -296,7 +329,7 @@ impl Session {
         let plain = match from {
             [one] => &one[..one.len().min(BATCH_BYTES_MAX)],
             many => {
-                let mut buffer = self.on_the_way.shelves.batches.take();
+                let mut buffer = self.shelves.batches.take();
                 for piece in many {
                     buffer.append(&piece[..piece.len().min(BATCH_BYTES_MAX - buffer.len())]);
                 }
@@ -307,47 +340,42 @@ impl Session {
         if plain.is_empty() {
             return Ok(0);
         }
-        self.write(&Saying::Bytes(plain))?;
+        self.go_on(&mut [], Some(&Saying::Bytes(plain)))?;
         Ok(plain.len())
     }
 
     /// Says that nothing more is said (RFC 8446 §6.1): a body that ends here is whole.
     pub(super) fn say_end(&mut self) {
         if !self.has_said_end && !self.is_handshaking() && self.failure.is_none() {
-            self.has_said_end = self.write(&Saying::End).is_ok();
-        }
-    }
-
-    /// Puts records behind those that are there already.
-    fn write(&mut self, saying: &Saying<'_>) -> io::Result<()> {
-        // What TLS itself has to say goes first.
-        self.digest(&mut [])?;
-        let inbound = self.inbound.as_mut().map_or(&mut [][..], Buffer::filled_mut);
-        match &mut self.side {
-            Side::Server(tls) => self.on_the_way.write(tls.process_tls_records(inbound), saying),
-            Side::Client(tls) => self.on_the_way.write(tls.process_tls_records(inbound), saying),
+            self.has_said_end = self.go_on(&mut [], Some(&Saying::End)).is_ok();
         }
     }
 
     /// Has `send` send what is to go out, as far as it does.
     pub(super) fn drain(&mut self, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        while let Some(outbound) = &mut self.on_the_way.outbound {
+        let Some(bytes) = &mut self.on_the_way else { return Ok(()) };
+        while let Some(outbound) = &mut bytes.outbound {
             let taken = send(outbound.filled())?;
             outbound.consume(taken);
-            self.on_the_way.outbound.take_if(|outbound| outbound.is_empty());
+            bytes.outbound.take_if(|outbound| outbound.is_empty());
         }
         Ok(())
     }
 
     /// Nothing that waits to go out is to go.
     pub(super) fn forget_outbound(&mut self) {
-        self.on_the_way.outbound = None;
+        self.on_its_way().outbound = None;
     }
 
     /// For a long wait: holds the bytes that it has in pieces of memory of just their size.
     pub(super) fn shrink(&mut self) {
-        let OnTheWay { plain, outbound, .. } = &mut self.on_the_way;
-        [&mut self.inbound, plain, outbound].into_iter().flatten().for_each(shrink);
+        let Some(bytes) = &mut self.on_the_way else { return };
+        let OnTheWay { inbound, plain, outbound } = &mut **bytes;
+        if inbound.is_none() && plain.is_none() && outbound.is_none() {
+            self.on_the_way = None;
+            return;
+        }
+        [inbound, plain, outbound].into_iter().flatten().for_each(shrink);
     }
 }
 
@@ -366,21 +394,30 @@ enum Saying<'b> {
     End,
 }
 
-impl OnTheWay {
+/// Where what a session makes of records goes.
+struct Out<'s> {
+    plain: &'s mut Option<Buffer>,
+    outbound: &'s mut Option<Buffer>,
+    shelves: &'s Shelves,
+}
+
+impl Out<'_> {
     /// Does what the session asks for next: how much came into `into` by it, and how it goes on. What is to be discarded of
     /// the bytes that came is first.
     fn take_step<S>(
         &mut self,
         status: UnbufferedStatus<'_, '_, S>,
         into: &mut [u8],
+        saying: Option<&Saying<'_>>,
     ) -> (usize, io::Result<(usize, Step)>) {
-        (status.discard, self.follow(status.state, into))
+        (status.discard, self.follow(status.state, into, saying))
     }
 
     fn follow<S>(
         &mut self,
         state: Result<ConnectionState<'_, '_, S>, Error>,
         into: &mut [u8],
+        saying: Option<&Saying<'_>>,
     ) -> io::Result<(usize, Step)> {
         let mut read = 0;
         let step = match state {
@@ -395,7 +432,7 @@ impl OnTheWay {
                 Step::More
             }
             Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                let outbound = roomy(&mut self.outbound, &self.shelves.batches);
+                let outbound = roomy(self.outbound, &self.shelves.batches);
                 let written = message.encode(outbound.spare()).map_err(|error| overflown(&error))?;
                 outbound.fill(written);
                 Step::More
@@ -404,6 +441,10 @@ impl OnTheWay {
                 sent.done();
                 Step::More
             }
+            Ok(ConnectionState::WriteTraffic(traffic)) => match saying {
+                Some(saying) => self.say(traffic, saying)?,
+                None => Step::Waits,
+            },
             Ok(ConnectionState::PeerClosed) => Step::Ended,
             Ok(_) => Step::Waits,
             Err(error) => Step::Failed(error),
@@ -414,25 +455,22 @@ impl OnTheWay {
     /// Takes one of the last things that the session has to say; false where there was none, or no room for it.
     fn take_last<S>(&mut self, status: UnbufferedStatus<'_, '_, S>) -> bool {
         let Ok(ConnectionState::EncodeTlsData(mut message)) = status.state else { return false };
-        let outbound = roomy(&mut self.outbound, &self.shelves.batches);
+        let outbound = roomy(self.outbound, &self.shelves.batches);
         let written = message.encode(outbound.spare()).unwrap_or(0);
         outbound.fill(written);
         self.outbound.take_if(|outbound| outbound.is_empty());
         written > 0
     }
 
-    fn write<S>(&mut self, status: UnbufferedStatus<'_, '_, S>, saying: &Saying<'_>) -> io::Result<()> {
-        let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        let outbound = roomy(&mut self.outbound, &self.shelves.batches);
+    fn say<S>(&mut self, mut traffic: WriteTraffic<'_, S>, saying: &Saying<'_>) -> io::Result<Step> {
+        let outbound = roomy(self.outbound, &self.shelves.batches);
         let written = match saying {
             Saying::Bytes(plain) => traffic.encrypt(plain, outbound.spare()).ok(),
             Saying::End => traffic.queue_close_notify(outbound.spare()).ok(),
         };
         outbound.fill(written.unwrap_or(0));
         self.outbound.take_if(|outbound| outbound.is_empty());
-        written.map(|_| ()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        written.map(|_| Step::Said).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Keeps plaintext that nobody has read yet.
@@ -441,7 +479,7 @@ impl OnTheWay {
             return Ok(());
         }
         // Plaintext is shorter than its records, and those are read when all of it was taken.
-        let kept = roomy(&mut self.plain, &self.shelves.records).append(rest);
+        let kept = roomy(self.plain, &self.shelves.records).append(rest);
         if kept == rest.len() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }

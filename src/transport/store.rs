@@ -10,7 +10,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-use super::certificate::{Certificate, above};
+use super::certificate::{Certificate, Host, above};
 
 /// The protocol by which an authority asks whether a name's server is ours (RFC 8737 §6.2).
 pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
@@ -73,14 +73,20 @@ impl Certificates {
 
     /// Those for this name, the best first; the name in any case, and with or without its last dot.
     pub fn fitting<'c>(&'c self, name: &'c str) -> impl Iterator<Item = &'c Arc<Certificate>> + 'c {
-        let name = name.strip_suffix('.').unwrap_or(name);
+        self.named(name.strip_suffix('.').unwrap_or(name))
+    }
+
+    fn named<'c>(&'c self, name: &'c str) -> impl Iterator<Item = &'c Arc<Certificate>> + 'c {
         let parent = above(name).unwrap_or_default();
         named(&self.exact, name).chain(named(&self.wildcards, parent)).map(|nth| &self.all[nth])
     }
 
-    /// Whether any is for this host, a name or an IP address.
-    pub fn covers(&self, host: &str) -> bool {
-        self.fitting(host).next().is_some() || self.all.iter().any(|certificate| certificate.covers(host))
+    /// Whether any is for this host.
+    fn are_for(&self, host: Host<'_>) -> bool {
+        match host {
+            Host::Name(name) => self.named(name).next().is_some(),
+            Host::Address(_) => self.all.iter().any(|certificate| certificate.is_for(host)),
+        }
     }
 
     /// What a client that asks for `name` is shown, if it can check signatures that `can_check`: one for this name, else the
@@ -108,6 +114,11 @@ impl CertificateStore {
     /// The set of now.
     pub fn now(&self) -> Arc<Certificates> {
         self.now.load_full()
+    }
+
+    /// Whether any of now is for this host.
+    pub(super) fn is_for(&self, host: Host<'_>) -> bool {
+        self.now.load().are_for(host)
     }
 
     /// Puts these in the place of those of the same part: who begins a handshake from now on finds them.
@@ -221,7 +232,7 @@ mod tests {
             assert_eq!(picked(&set, name), Some(want), "{name:?}");
         }
         assert_eq!(picked(&Certificates::default(), Some("a")), None);
-        assert!(set.covers("api.a.example") && !set.covers("x.api.a.example"));
+        assert!(set.are_for(Host::of("api.a.example")) && !set.are_for(Host::of("x.api.a.example")));
     }
 
     #[test]

@@ -38,16 +38,22 @@ const WHOLE: &str = "a stream that isn't taken apart has its socket";
 #[derive(Debug)]
 pub(super) struct Kept {
     session: RefCell<Session>,
-    /// Of the handshake that this side began.
-    progress: RefCell<Progress>,
+    side: Side,
     /// A byte that is on its way isn't said to be taken yet, and will be written again.
     owes: Cell<bool>,
     /// FIN is to follow what is still to be sent.
     fin_due: Cell<bool>,
     /// The connection is to be cut: nothing says that this is its end.
     is_cut: Cell<bool>,
-    /// Of a client's, once its hello was read.
-    facts: OnceCell<Facts>,
+}
+
+/// What is of one side alone.
+#[derive(Debug)]
+enum Side {
+    /// Of a client's stream, once its hello was read.
+    Server(OnceCell<Facts>),
+    /// Of the handshake that this side began.
+    Client(RefCell<Progress>),
 }
 
 /// What a client was shown, and has shown.
@@ -68,14 +74,17 @@ impl Facts {
 impl<S: Stream> Tls<S> {
     /// Over a socket that is connected, or about to be where the session is a client's.
     pub(super) fn new(socket: S, session: Session) -> Self {
-        let progress = if session.is_client() { Progress::Connecting } else { Progress::Done };
+        let side = if session.is_client() {
+            Side::Client(RefCell::new(Progress::Connecting))
+        } else {
+            Side::Server(OnceCell::new())
+        };
         let kept = Kept {
             session: RefCell::new(session),
-            progress: RefCell::new(progress),
+            side,
             owes: Cell::new(false),
             fin_due: Cell::new(false),
             is_cut: Cell::new(false),
-            facts: OnceCell::new(),
         };
         Self::join(socket, Box::new(kept))
     }
@@ -101,6 +110,20 @@ impl<S: Stream> Tls<S> {
 
     fn session(&self) -> RefMut<'_, Session> {
         self.parts().1.session.borrow_mut()
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        match &self.parts().1.side {
+            Side::Server(facts) => facts.get(),
+            Side::Client(_) => None,
+        }
+    }
+
+    fn progress(&self) -> Option<&RefCell<Progress>> {
+        match &self.parts().1.side {
+            Side::Server(_) => None,
+            Side::Client(progress) => Some(progress),
+        }
     }
 
     /// Its handshake isn't over.
@@ -167,8 +190,10 @@ impl<S: Stream> Tls<S> {
 
     /// The client's hello was read, and answered by this.
     pub(super) fn has_shown(&self, facts: Facts) {
-        // After a hello that had to be said again, the same is picked.
-        let _ = self.parts().1.facts.set(facts);
+        if let Side::Server(known) = &self.parts().1.side {
+            // After a hello that had to be said again, the same is picked.
+            let _ = known.set(facts);
+        }
     }
 
     /// Its handshake is over, and was all that its client wanted.
@@ -179,41 +204,42 @@ impl<S: Stream> Tls<S> {
     /// Its handshake is over: whether it went on with a session of before.
     pub(super) fn has_met(&self) -> bool {
         let session = self.session();
-        if let (Some(facts), Some(der)) = (self.parts().1.facts.get(), session.peer_certificate()) {
+        if let (Some(facts), Some(der)) = (self.facts(), session.peer_certificate()) {
             let _ = facts.client.set(client_certificate::verified(der).into());
         }
         session.is_resumed()
     }
 
     pub(super) fn peer_identity(&self) -> Option<&str> {
-        let facts = self.parts().1.facts.get()?;
+        let facts = self.facts()?;
         Some(facts.client.get().map_or(client_certificate::NONE, |client| client))
     }
 
     #[inline(never)]
     pub(super) fn stands_for(&self, host: &str) -> bool {
-        self.parts().1.facts.get().is_none_or(|facts| facts.server.stands_for(&facts.certificate, host))
+        self.facts().is_none_or(|facts| facts.server.stands_for(&facts.certificate, host))
     }
 
     /// The handshake that this side began isn't over.
     #[inline(never)]
     pub(super) fn is_connecting(&self) -> bool {
-        self.parts().1.progress.borrow().is_under_way()
+        self.progress().is_some_and(|progress| progress.borrow().is_under_way())
     }
 
     /// Takes a handshake that this side began as far as it goes by what has come; `take_turn` is called before what takes long.
     pub(super) fn connect(&self, take_turn: impl Fn()) {
-        let begins = matches!(*self.parts().1.progress.borrow(), Progress::Connecting);
+        let Some(progress) = self.progress() else { return };
+        let begins = matches!(*progress.borrow(), Progress::Connecting);
         if begins && !self.socket().is_writable() {
             return;
         }
         let begun = if begins { self.socket().take_connect_error() } else { Ok(()) };
-        let progress = match begun.and_then(|()| self.connected(begins, take_turn)) {
+        let now = match begun.and_then(|()| self.connected(begins, take_turn)) {
             Ok(true) => Progress::Done,
             Ok(false) => Progress::Shaking,
             Err(error) => Progress::Failed(error),
         };
-        self.parts().1.progress.replace(progress);
+        progress.replace(now);
     }
 
     /// Whether the handshake is over.
@@ -240,15 +266,15 @@ impl<S: Stream> Tls<S> {
 
     #[inline(never)]
     pub(super) fn take_connect_error(&self) -> io::Result<()> {
-        self.parts().1.progress.borrow_mut().take_error()
+        self.progress().map_or(Ok(()), |progress| progress.borrow_mut().take_error())
     }
 
     #[inline(never)]
     pub(super) fn is_writable(&self) -> bool {
-        match *self.parts().1.progress.borrow() {
-            Progress::Done => self.socket().is_writable(),
-            Progress::Connecting | Progress::Shaking => false,
-            Progress::Failed(_) => true,
+        match self.progress().map(RefCell::borrow).as_deref() {
+            None | Some(Progress::Done) => self.socket().is_writable(),
+            Some(Progress::Connecting | Progress::Shaking) => false,
+            Some(Progress::Failed(_)) => true,
         }
     }
 

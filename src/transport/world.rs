@@ -64,8 +64,8 @@ pub(super) struct Parking<P> {
     /// None: as [`World::park`] does.
     pub(super) need: Option<Need>,
     pub(super) deadline: Instant,
-    /// What was still to be sent when the stream had its last respite.
-    pub(super) respite: Option<Respite>,
+    /// What was still to be sent when the stream had its last respite, which few have.
+    pub(super) respite: Option<Box<Respite>>,
 }
 
 /// Time beyond the deadline, to send what the client takes.
