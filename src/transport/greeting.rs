@@ -171,7 +171,7 @@ where
             Guest::Heard(tls) => {
                 let need = if tls.has_outbound() { Need::Either } else { Need::Read };
                 let (socket, kept) = tls.part();
-                (need, socket, Stored::Tls(Box::new(StoredTls { kept, why: Why::Handshake(handshake) })))
+                (need, socket, Stored::Tls(StoredTls { kept, why: Why::Handshake(Box::new(handshake)) }))
             }
         };
         self.world.beneath.park_for(need, socket, stored, until);

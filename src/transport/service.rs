@@ -27,7 +27,7 @@ where
         let had_outbound = tls.has_outbound();
         tls.settle();
         match stored.why {
-            Why::Handshake(handshake) => self.resume_handshake(Guest::Heard(tls), handshake, wake),
+            Why::Handshake(handshake) => self.resume_handshake(Guest::Heard(tls), *handshake, wake),
             Why::Service(parking) => self.resume_parked(tls, parking, wake, had_outbound),
         }
     }
@@ -52,7 +52,7 @@ where
                 parking.deadline = self.world.beneath.now() + RESPITE;
                 self.world.keep(tls, parking);
             }
-            _ => self.service.resumed(Layer::Tls(tls), parking.parked, wake),
+            _ => self.service.resumed(Layer::Tls(tls), *parking.parked, wake),
         }
     }
 }
@@ -91,7 +91,7 @@ where
             Stored::Unheard(unheard) => {
                 self.resume_handshake(Guest::Unheard(socket, unheard.bytes), unheard.handshake, wake);
             }
-            Stored::Tls(stored) => self.resume_tls(socket, *stored, wake),
+            Stored::Tls(stored) => self.resume_tls(socket, stored, wake),
         }
     }
 

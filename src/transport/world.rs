@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
 }
 
 /// What the world beneath keeps of a parked stream: what the service wants kept, and what the stream itself does. A plain one
-/// keeps nothing.
+/// keeps nothing, and pays for nothing: it is no larger than what the service wants kept.
 #[derive(Debug)]
 pub enum Stored<P> {
     /// Of a plain stream.
@@ -40,7 +40,7 @@ pub enum Stored<P> {
     /// Of one whose handshake hasn't begun.
     Unheard(Box<Unheard>),
     /// Of a TLS stream.
-    Tls(Box<StoredTls<P>>),
+    Tls(StoredTls<P>),
 }
 
 /// What is kept of a parked TLS stream.
@@ -53,14 +53,14 @@ pub struct StoredTls<P> {
 /// What a TLS stream is parked for.
 #[derive(Debug)]
 pub(super) enum Why<P> {
-    Handshake(Handshake),
+    Handshake(Box<Handshake>),
     Service(Parking<P>),
 }
 
 /// How a service has a stream parked.
 #[derive(Debug)]
 pub(super) struct Parking<P> {
-    pub(super) parked: P,
+    pub(super) parked: Box<P>,
     /// None: as [`World::park`] does.
     pub(super) need: Option<Need>,
     pub(super) deadline: Instant,
@@ -73,6 +73,12 @@ pub(super) struct Parking<P> {
 pub(super) struct Respite {
     pub(super) outbound_bytes: usize,
     pub(super) times: u32,
+}
+
+impl<P> Parking<P> {
+    fn new(parked: P, need: Option<Need>, deadline: Instant) -> Self {
+        Self { parked: Box::new(parked), need, deadline, respite: None }
+    }
 }
 
 impl<P, W> Layered<W>
@@ -91,7 +97,7 @@ where
         };
         let news = (reads && tls.has_news()).then(|| self.beneath.waker(tls.socket()));
         let (socket, kept) = tls.part();
-        let stored = Stored::Tls(Box::new(StoredTls { kept, why: Why::Service(parking) }));
+        let stored = Stored::Tls(StoredTls { kept, why: Why::Service(parking) });
         match beneath {
             None => self.beneath.park(socket, stored, deadline),
             Some(need) => self.beneath.park_for(need, socket, stored, deadline),
@@ -217,7 +223,7 @@ where
     fn park(&self, stream: Self::Stream, parked: P, deadline: Instant) {
         match stream {
             Layer::Plain(socket) => self.beneath.park(socket, Stored::Plain(parked), deadline),
-            Layer::Tls(tls) => self.keep(tls, Parking { parked, need: None, deadline, respite: None }),
+            Layer::Tls(tls) => self.keep(tls, Parking::new(parked, None, deadline)),
         }
     }
 
@@ -225,7 +231,7 @@ where
     fn park_for(&self, need: Need, stream: Self::Stream, parked: P, deadline: Instant) {
         match stream {
             Layer::Plain(socket) => self.beneath.park_for(need, socket, Stored::Plain(parked), deadline),
-            Layer::Tls(tls) => self.keep(tls, Parking { parked, need: Some(need), deadline, respite: None }),
+            Layer::Tls(tls) => self.keep(tls, Parking::new(parked, Some(need), deadline)),
         }
     }
 

@@ -129,7 +129,7 @@ impl<P: 'static> Handle<P> {
         };
         let stream = self.adopt(socket, libc::EPOLLIN as u32 | libc::EPOLLOUT as u32)?;
         if let Some(slot) = self.0.slots.borrow_mut().get_mut(stream.key) {
-            slot.accepted_at = Some(clock::now_coarse());
+            slot.accepted_at = clock::now_coarse();
         }
         self.0.counters.accepted.bump();
         self.run(Job::Accepted(stream, arrival));

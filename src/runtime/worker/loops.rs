@@ -137,7 +137,7 @@ impl<P: 'static> Handle<P> {
             drop(slots);
             return self.resume(key, Wake::Event);
         }
-        if let Some(waiting) = slot.wakes {
+        if let Some(waiting) = slot.wakes.map(|key| key as usize) {
             match slots.get(waiting) {
                 Some(slot) if slot.parked.is_some() => {
                     drop(slots);

@@ -133,7 +133,7 @@ impl<P: 'static> World for MayWorld<P> {
         }
         self.0.set_wakes(also.key, Some(stream.key));
         if let Some(slot) = self.0.0.slots.borrow_mut().get_mut(stream.key) {
-            slot.tied = Some(also.key);
+            slot.tied = Some(also.key as u32);
         }
         true
     }
@@ -159,7 +159,7 @@ impl<P: 'static> Handle<P> {
             }
             slot.lot_mode = mode;
             slot.parked = stream.io.take().map(|io| Parked { io, ready, what: parked });
-            let tied = slot.tied.and_then(|tied| slots.get(tied));
+            let tied = slot.tied.and_then(|tied| slots.get(tied as usize));
             if tied.is_some_and(|tied| tied.lot_mode != Mode::Everything) {
                 deadline = deadline.min(clock::now() + UNWATCHED_POLL);
             }

@@ -100,8 +100,8 @@ struct Team {
 struct Slot<P> {
     fd: RawFd,
     waker: WaitIoWaker,
-    /// Of a connection that was accepted.
-    accepted_at: Option<Instant>,
+    /// Never, unless its connection was accepted.
+    accepted_at: Instant,
     deadline: u64,
     expired: bool,
     /// Its coroutine has yielded.
@@ -109,9 +109,9 @@ struct Slot<P> {
     lot_mode: Mode,
     lot_events: u32,
     /// The slot of the stream that is waited on when an event of the lot comes for this one.
-    wakes: Option<usize>,
+    wakes: Option<u32>,
     /// The slot of the stream whose events bring this one back.
-    tied: Option<usize>,
+    tied: Option<u32>,
     parked: Option<Parked<P>>,
 }
 
@@ -146,7 +146,7 @@ impl<P: 'static> Handle<P> {
         self.0.slots.borrow_mut().insert(Slot {
             fd,
             waker,
-            accepted_at: None,
+            accepted_at: Instant::NEVER,
             deadline: u64::MAX,
             expired: false,
             yields: false,
@@ -226,9 +226,9 @@ impl<P: 'static> Handle<P> {
         let Some(slot) = slots.get_mut(key) else { return };
         slot.deadline = u64::MAX;
         let parked = slot.parked.take();
-        let tied = slot.tied.take().and_then(|tied| slots.get_mut(tied));
+        let tied = slot.tied.take().and_then(|tied| slots.get_mut(tied as usize));
         // It may have been closed meanwhile, and its slot be another's.
-        if let Some(tied) = tied.filter(|tied| tied.wakes == Some(key)) {
+        if let Some(tied) = tied.filter(|tied| tied.wakes == Some(key as u32)) {
             tied.wakes = None;
         }
         drop(slots);
@@ -241,7 +241,7 @@ impl<P: 'static> Handle<P> {
 
     fn set_wakes(&self, key: usize, wakes: Option<usize>) {
         if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
-            slot.wakes = wakes;
+            slot.wakes = wakes.map(|key| key as u32);
         }
     }
 
@@ -257,7 +257,7 @@ impl<P: 'static> Owner for Handle<P> {
         if let Some(slot) = &slot {
             self.0.numbers.borrow_mut().give_back(slot.fd);
         }
-        if let Some(accepted_at) = slot.and_then(|slot| slot.accepted_at) {
+        if let Some(accepted_at) = slot.map(|slot| slot.accepted_at).filter(|at| *at != Instant::NEVER) {
             self.0.counters.ended.bump();
             self.0.lifetimes.add(clock::now_coarse().since(accepted_at));
         }
