@@ -21,6 +21,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("differential_head", properties::differential_head::check),
     ("request_head", properties::request_head::check),
     ("response_head", properties::response_head::check),
+    ("tls_records", properties::tls_records::check),
 ];
 
 #[test]

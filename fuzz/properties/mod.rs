@@ -10,6 +10,8 @@ mod one_hop;
 pub mod request_head;
 pub mod response_head;
 mod strict;
+pub mod tls_records;
+mod tls_scene;
 
 /// As small as the stacks of the threads on which the product reads what comes from outside: the admin API's.
 const STACK_BYTES: usize = 256 * 1024;
