@@ -24,6 +24,7 @@ use crate::runtime::world::{Arrival, Instant, Need, PeerState, Pipe, Stream, Wak
 mod any_certificate;
 #[path = "../../tests/support/certificate.rs"]
 mod certificate;
+mod forged;
 mod greeter;
 
 /// A socket in memory, whose other end is the test's.

@@ -372,9 +372,7 @@ fn a_host_is_at_home_unless_another_certificate_is_for_it() {
 }
 
 #[test]
-fn renegotiation_is_refused_and_a_second_time_ends_the_connection() {
-    // No client of rustls asks for it: a record of TLS 1.2 with a hello in it can only be made with its keys. What is bounded
-    // by rustls alone is shown with the openssl client, in tests/tls.rs.
+fn a_hello_in_clear_behind_a_handshake_ends_the_connection() {
     let scene = Scene::open(rustls::ALL_VERSIONS);
     scene.wire.0.to_server.borrow_mut().extend([22, 3, 3, 0, 4, 1, 0, 0, 0]);
     assert_eq!(kind(scene.read_all(10).1), io::ErrorKind::InvalidData);
