@@ -5,6 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use maypole::transport::pem;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 use support::proxy::empty_folder;
@@ -20,8 +21,8 @@ impl Files {
         let files = Self { folder: empty_folder() };
         for name in ["a.example", "b.example"] {
             let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-            files.write(&format!("{name}.pem"), &pem("CERTIFICATE", made.cert.der()));
-            files.write(&format!("{name}.key"), &pem("PRIVATE KEY", &made.signing_key.serialize_der()));
+            files.write(&format!("{name}.pem"), &pem::write("CERTIFICATE", made.cert.der()));
+            files.write(&format!("{name}.key"), &pem::write("PRIVATE KEY", &made.signing_key.serialize_der()));
         }
         for name in ["club", "others"] {
             files.found(name);
@@ -41,9 +42,9 @@ impl Files {
         params.distinguished_name.push(DnType::CommonName, format!("member of {name}"));
         let key = KeyPair::generate().expect("a key");
         let member = params.signed_by(&key, &authority).expect("a certificate");
-        self.write(&format!("{name}.ca"), &pem("CERTIFICATE", authority.der()));
-        self.write(&format!("{name}.member.pem"), &pem("CERTIFICATE", member.der()));
-        self.write(&format!("{name}.member.key"), &pem("PRIVATE KEY", &key.serialize_der()));
+        self.write(&format!("{name}.ca"), &pem::write("CERTIFICATE", authority.der()));
+        self.write(&format!("{name}.member.pem"), &pem::write("CERTIFICATE", member.der()));
+        self.write(&format!("{name}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -74,23 +75,6 @@ impl Drop for Files {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-/// RFC 7468.
-fn pem(label: &str, der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        for three in line.chunks(3) {
-            let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-            for nth in 0..4 {
-                let digit = usize::try_from(bits >> (18 - 6 * nth) & 63).expect("six bits");
-                text.push(if nth <= three.len() { char::from(ALPHABET[digit]) } else { '=' });
-            }
-        }
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
 }
 
 /// A proxy with a TLS port, these settings on top.

@@ -1,5 +1,5 @@
-//! The tables of cases, against the real binary over real sockets: each case twice, its bytes sent whole and byte by
-//! byte. `requests.txt` and `responses.txt` say what a case is.
+//! The tables of cases, against the real binary over real sockets, in clear and over TLS on both sides: each case twice, its bytes
+//! sent whole and byte by byte. `requests.txt` and `responses.txt` say what a case is.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::{Receiver, bounded};
 use serde_json::json;
-use support::{Client, Exchange, Message, Origin, PATIENCE, Proxy, eventually};
+use support::bridge::Bridge;
+use support::proxy::{empty_folder, settings};
+use support::secure::Authority;
+use support::{Client, Exchange, Message, Origin, PATIENCE, Proxy, eventually, free_port};
 use table::Row;
 
 /// How the bytes of a case are sent.
@@ -30,22 +33,42 @@ const BODY_BYTES_MAX: u64 = 1000;
 
 #[test]
 fn requests_come_out_as_the_table_says() {
-    assert_no_failures(&failures(&table::requests(), &Requests::set_up(), Pieces::Whole));
+    assert_no_failures(&failures(&table::requests(), &Requests::set_up(Wire::Clear), Pieces::Whole));
 }
 
 #[test]
 fn requests_come_out_as_the_table_says_byte_by_byte() {
-    assert_no_failures(&failures(&table::requests(), &Requests::set_up(), Pieces::Bytes));
+    assert_no_failures(&failures(&table::requests(), &Requests::set_up(Wire::Clear), Pieces::Bytes));
+}
+
+#[test]
+fn requests_come_out_as_the_table_says_over_tls() {
+    assert_no_failures(&failures(&table::requests(), &Requests::set_up(Wire::Tls), Pieces::Whole));
+}
+
+#[test]
+fn requests_come_out_as_the_table_says_over_tls_byte_by_byte() {
+    assert_no_failures(&failures(&table::requests(), &Requests::set_up(Wire::Tls), Pieces::Bytes));
 }
 
 #[test]
 fn responses_come_out_as_the_table_says() {
-    assert_no_failures(&failures(&table::responses(), &Responses::set_up(), Pieces::Whole));
+    assert_no_failures(&failures(&table::responses(), &Responses::set_up(Wire::Clear), Pieces::Whole));
 }
 
 #[test]
 fn responses_come_out_as_the_table_says_byte_by_byte() {
-    assert_no_failures(&failures(&table::responses(), &Responses::set_up(), Pieces::Bytes));
+    assert_no_failures(&failures(&table::responses(), &Responses::set_up(Wire::Clear), Pieces::Bytes));
+}
+
+#[test]
+fn responses_come_out_as_the_table_says_over_tls() {
+    assert_no_failures(&failures(&table::responses(), &Responses::set_up(Wire::Tls), Pieces::Whole));
+}
+
+#[test]
+fn responses_come_out_as_the_table_says_over_tls_byte_by_byte() {
+    assert_no_failures(&failures(&table::responses(), &Responses::set_up(Wire::Tls), Pieces::Bytes));
 }
 
 /// Two readers of one format would let a backend be up whose every answer is refused.
@@ -84,7 +107,7 @@ no such trailer | RFC 9112 §3 | GET / HTTP/1.1\r\nHost: a\r\n\r\n | 200 kept; t
 #[test]
 fn a_wrong_case_fails() {
     let rows = table::rows(WRONG, 2);
-    let failed = failures(&rows, &Requests::set_up(), Pieces::Whole);
+    let failed = failures(&rows, &Requests::set_up(Wire::Clear), Pieces::Whole);
     assert_eq!(failed.len(), rows.len(), "only these failed: {failed:#?}");
 }
 
@@ -123,16 +146,54 @@ fn send(mut to: impl Write, bytes: &[u8], pieces: Pieces) {
     };
 }
 
+/// What is spoken with the proxy, on both of its sides.
+#[derive(Clone, Copy)]
+enum Wire {
+    Clear,
+    Tls,
+}
+
+/// A proxy in front of one origin, each behind its bridge where they speak TLS.
+struct Stage {
+    proxy: Proxy,
+    port: u16,
+    _bridges: Vec<Bridge>,
+}
+
+impl Stage {
+    fn set_up(wire: Wire, origin: &Origin) -> Self {
+        let mut config = settings(&[origin.url()]);
+        config["limits"] = json!({ "body_bytes": BODY_BYTES_MAX });
+        let Wire::Tls = wire else {
+            let proxy = Proxy::start(&config);
+            return Self { port: proxy.port, proxy, _bridges: Vec::new() };
+        };
+        let (folder, authority, port) = (empty_folder(), Authority::new("cases"), free_port());
+        let shown = authority.sign(&["localhost"]);
+        let to_origin = Bridge::from_tls(origin.port(), &shown);
+        let (cert, key) = shown.files(&folder, "shown");
+        config["tls"] = json!({ "port": port, "bind": "127.0.0.1", "certificates": [{ "cert": cert, "key": key }] });
+        config["upstream_tls"] = json!({ "ca": authority.file(&folder) });
+        config["backends"] = json!([format!("https://localhost:{}", to_origin.port())]);
+        let to_proxy = Bridge::to_tls(port, "localhost", &authority);
+        Self { proxy: Proxy::start(&config), port: to_proxy.port(), _bridges: vec![to_origin, to_proxy] }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+}
+
 struct Requests {
     origin: Origin,
-    proxy: Proxy,
+    stage: Stage,
 }
 
 impl Requests {
-    fn set_up() -> Self {
+    fn set_up(wire: Wire) -> Self {
         let origin = Origin::answering("ok");
-        let proxy = Proxy::with(&[&origin], json!({ "limits": { "body_bytes": BODY_BYTES_MAX } }));
-        Self { origin, proxy }
+        let stage = Stage::set_up(wire, &origin);
+        Self { origin, stage }
     }
 }
 
@@ -142,7 +203,7 @@ impl Scene for Requests {
         let bytes = table::bytes(bytes);
         let method = if bytes.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
         let before = self.origin.count();
-        let mut client = self.proxy.client();
+        let mut client = self.stage.client();
         send(client.writer(), &bytes, pieces);
 
         let wanted = table::repeated(wanted);
@@ -172,7 +233,7 @@ impl Scene for Requests {
 }
 
 struct Responses {
-    proxy: Proxy,
+    stage: Stage,
     script: Arc<Mutex<Script>>,
     origin: Origin,
 }
@@ -188,7 +249,7 @@ struct Script {
 }
 
 impl Responses {
-    fn set_up() -> Self {
+    fn set_up(wire: Wire) -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
         let read = Arc::clone(&script);
         let origin = Origin::start(move |exchange| {
@@ -199,8 +260,8 @@ impl Responses {
             let script = read.lock().expect("not poisoned").clone();
             script.play(exchange);
         });
-        let proxy = Proxy::over(&[&origin]);
-        Self { proxy, script, origin }
+        let stage = Stage::set_up(wire, &origin);
+        Self { stage, script, origin }
     }
 }
 
@@ -259,7 +320,7 @@ impl Scene for Responses {
             ("POST", _) => "Content-Length: 5\r\n\r\nhello",
             _ => "\r\n",
         };
-        let mut client = self.proxy.client();
+        let mut client = self.stage.client();
         client.send(format!("{method} /case HTTP/{version}\r\nHost: a\r\n{fields}"));
         if is_cut_off {
             client.wait_for_bytes();
@@ -298,7 +359,7 @@ struct Probes {
 
 impl Probes {
     fn set_up() -> Self {
-        let traffic = Responses::set_up();
+        let traffic = Responses::set_up(Wire::Clear);
         let prober = |method| {
             let check = json!({ "path": "/case", "method": method, "timeout": "5s", "expect": "100-599" });
             (method, Proxy::with(&[], json!({ "health_check": check, "health_check_frequency": "1h" })))
@@ -318,7 +379,7 @@ impl Scene for Probes {
         let [request, bytes, _] = row.columns[..] else { unreachable!("checked when it was read") };
         let script = Script { begun: None, ..Script::of(bytes, pieces, bounded(1).1) };
         *self.traffic.script.lock().expect("not poisoned") = script;
-        let mut client = self.traffic.proxy.client();
+        let mut client = self.traffic.stage.client();
         client.send(format!("{request} /case HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.answer_to(request);
         let details = answer.list("proxy-status");

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use maypole::transport::pem;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
@@ -75,9 +76,9 @@ pub fn roots() -> PathBuf {
         let leaf = CertificateParams::new(["localhost".to_owned()]).expect("params");
         let leaf_made = leaf.signed_by(&key, &Issuer::new(root, root_key)).expect("a certificate");
         let write = |name: &str, text: String| std::fs::write(folder.join(name), text).expect("writable");
-        write("roots.pem", pem("CERTIFICATE", root_made.der()));
-        write("pebble.pem", pem("CERTIFICATE", leaf_made.der()));
-        write("pebble.key", pem("PRIVATE KEY", &key.serialize_der()));
+        write("roots.pem", pem::write("CERTIFICATE", root_made.der()));
+        write("pebble.pem", pem::write("CERTIFICATE", leaf_made.der()));
+        write("pebble.key", pem::write("PRIVATE KEY", &key.serialize_der()));
         folder
     });
     folder.join("roots.pem")
@@ -124,7 +125,7 @@ impl Authority {
         let url = format!("https://localhost:{}/roots/0", self.management);
         let output = Command::new("curl").args(["-sk", &url]).output().expect("curl runs");
         let text = String::from_utf8(output.stdout).expect("PEM");
-        let root = maypole::transport::pem::certificates(text.as_bytes()).expect("a certificate").remove(0);
+        let root = pem::certificates(text.as_bytes()).expect("a certificate").remove(0);
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(root)).expect("a root");
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -181,8 +182,8 @@ pub fn nearly_expired(name: &str) -> Made {
     let day = Duration::from_secs(24 * 3600);
     (params.not_before, params.not_after) = (begin + now - day * 80, begin + now + day * 10);
     let made = params.self_signed(&key).expect("a certificate");
-    let pem = pem("PRIVATE KEY", &key.serialize_der()) + &pem("CERTIFICATE", made.der());
-    Made { der: made.der().to_vec(), pem }
+    let text = pem::write("PRIVATE KEY", &key.serialize_der()) + &pem::write("CERTIFICATE", made.der());
+    Made { der: made.der().to_vec(), pem: text }
 }
 
 /// Puts it where the certificate for `name` is kept.
@@ -192,10 +193,4 @@ pub fn put_in_place_of(cache: &Path, name: &str, text: &str) {
         folders.map(|entry| entry.expect("an entry").path().join(format!("{name}.pem"))).collect();
     assert!(files.len() == 1 && files[0].exists(), "{files:?}");
     std::fs::write(&files[0], text).expect("writable");
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }

@@ -6,6 +6,7 @@
 // Each test binary compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod bridge;
 pub mod client;
 pub mod origin;
 pub mod proxy;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use maypole::transport::pem;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -56,7 +57,8 @@ impl Authority {
         Signed { chain: vec![made.der().to_vec()], key: key.serialize_der() }
     }
 
-    fn roots(&self) -> RootCertStore {
+    /// It alone, for who trusts it.
+    pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.as_ref().der().clone()).expect("a certificate");
         roots
@@ -64,15 +66,15 @@ impl Authority {
 
     /// Its certificate, as a file in this folder.
     pub fn file(&self, folder: &Path) -> PathBuf {
-        written(folder, "ca.pem", &pem("CERTIFICATE", self.issuer.as_ref().der()))
+        written(folder, "ca.pem", &pem::write("CERTIFICATE", self.issuer.as_ref().der()))
     }
 }
 
 impl Signed {
     /// Its certificate and its key, as files in this folder.
     pub fn files(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-        let cert = written(folder, &format!("{name}.pem"), &pem("CERTIFICATE", &self.chain[0]));
-        (cert, written(folder, &format!("{name}.key"), &pem("PRIVATE KEY", &self.key)))
+        let cert = written(folder, &format!("{name}.pem"), &pem::write("CERTIFICATE", &self.chain[0]));
+        (cert, written(folder, &format!("{name}.key"), &pem::write("PRIVATE KEY", &self.key)))
     }
 }
 
@@ -80,21 +82,6 @@ fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).expect("writable");
     path
-}
-
-/// RFC 7468.
-pub fn pem(kind: &str, der: &[u8]) -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for piece in der.chunks(3) {
-        let bits = piece.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
-        for nth in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * nth)) as usize & 63];
-            text.push(if nth <= piece.len() { char::from(letter) } else { '=' });
-        }
-    }
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
 }
 
 /// What a backend does with those that connect.
