@@ -82,7 +82,7 @@ where
         let (guest, came) = match guest {
             Guest::Unheard(socket, mut bytes) => match hear(&socket, &mut bytes, &self.shelves) {
                 Ok(true) => {
-                    handshakes.take_turn(beneath, &socket);
+                    let _flight = handshakes.take_turn(beneath, &socket);
                     let session = Session::with_hello(handshakes.greeter.config(), bytes, &self.shelves);
                     let Ok(session) = session else { return Step::Over };
                     return self.answer(handshakes, Tls::new(socket, session), handshake);
@@ -96,10 +96,10 @@ where
             }
             Guest::Heard(tls) => match tls.receive() {
                 Ok(()) => {
-                    if tls.is_fresh() {
+                    let _flight = tls.is_fresh().then(|| {
                         tls.shrink();
-                        handshakes.take_turn(beneath, tls.socket());
-                    }
+                        handshakes.take_turn(beneath, tls.socket())
+                    });
                     return self.answer(handshakes, tls, handshake);
                 }
                 received => (Guest::Heard(tls), received),

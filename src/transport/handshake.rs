@@ -14,8 +14,10 @@ use super::server::{Greeter, TlsServer};
 use crate::observe::HandshakeCounts;
 use crate::runtime::world::{Arrival, Instant, World};
 
-/// First flights that are answered before the network and all others get a turn: each takes 0.1 to 0.8 ms.
-const A_TURN: u32 = 8;
+/// First flights that are answered before the network and all others get a turn.
+const FLIGHTS_MAX: u32 = 8;
+/// How long a turn's flights take together, but for the last: each takes 0.1 to 4 ms, by its key.
+const TIME_MAX: Duration = Duration::from_micros(500);
 
 /// How a worker takes connections that begin with a handshake.
 #[derive(Clone)]
@@ -48,8 +50,17 @@ pub(super) struct Handshakes {
 pub(super) struct Turns {
     /// In the turn that lasts.
     answered: Cell<u32>,
+    /// What that took.
+    spent: Cell<Duration>,
     /// Turns that have ended.
     ended: Cell<u64>,
+}
+
+/// The place of a flight that is being answered.
+pub(super) struct Flight<'t, W: World> {
+    turns: &'t Turns,
+    world: &'t W,
+    began: Instant,
 }
 
 /// In the order in which they began.
@@ -104,28 +115,36 @@ impl Handshakes {
         Handshake { arrival, until, has_failed: false, place, number, among: Rc::clone(&self.in_progress) }
     }
 
-    /// To be called before a first flight is answered: waits for a turn that has a place for it.
-    pub(super) fn take_turn<W: World>(&self, world: &W, on: &W::Stream) {
-        self.turns.take(world, on);
+    /// To be called before a first flight is answered: waits for a turn that has a place for it, and keeps that until it is dropped.
+    #[must_use]
+    pub(super) fn take_turn<'t, W: World>(&'t self, world: &'t W, on: &W::Stream) -> Flight<'t, W> {
+        self.turns.take(world, on)
     }
 }
 
 impl Turns {
     /// Waits for a turn that has a place for one more flight.
-    pub(super) fn take<W: World>(&self, world: &W, on: &W::Stream) {
-        loop {
-            let answered = self.answered.get();
-            if answered < A_TURN {
-                return self.answered.set(answered + 1);
-            }
+    #[must_use]
+    pub(super) fn take<'t, W: World>(&'t self, world: &'t W, on: &W::Stream) -> Flight<'t, W> {
+        while self.answered.get() >= FLIGHTS_MAX || self.spent.get() >= TIME_MAX {
             let turn = self.ended.get();
             world.yield_now(on);
             // The first that comes back begins the next one.
             if self.ended.get() == turn {
                 self.ended.set(turn + 1);
                 self.answered.set(0);
+                self.spent.set(Duration::ZERO);
             }
         }
+        self.answered.set(self.answered.get() + 1);
+        Flight { turns: self, world, began: world.now() }
+    }
+}
+
+impl<W: World> Drop for Flight<'_, W> {
+    fn drop(&mut self) {
+        let Self { turns, world, began } = self;
+        turns.spent.set(turns.spent.get() + world.now().since(*began));
     }
 }
 

@@ -430,9 +430,9 @@ fn what_is_no_handshake_gets_an_alert() {
     }
 }
 
-/// A world whose turns are counted, and in whose other turns something is done.
+/// A world whose turns are counted, in whose other turns something is done, and whose clock goes as it is told.
 #[derive(Clone)]
-struct Turns(Rc<Cell<u32>>, Rc<dyn Fn()>);
+struct Turns(Rc<Cell<u32>>, Rc<dyn Fn()>, Rc<Cell<u64>>);
 
 impl World for Turns {
     type Stream = Wire;
@@ -444,7 +444,7 @@ impl World for Turns {
     }
 
     fn now(&self) -> Instant {
-        Instant(0)
+        Instant(self.2.get())
     }
 
     fn unix_seconds(&self) -> u64 {
@@ -485,7 +485,7 @@ impl World for Turns {
 }
 
 #[test]
-fn a_turn_is_for_eight_handshakes_and_a_bound_for_all() {
+fn a_turn_is_for_eight_handshakes_or_half_a_millisecond_of_them_and_a_bound_for_all() {
     let scene = Scene::new(rustls::ALL_VERSIONS);
     let rules = TlsRules {
         listeners: vec![0],
@@ -495,11 +495,11 @@ fn a_turn_is_for_eight_handshakes_and_a_bound_for_all() {
         counts: Arc::new(HandshakeCounts::new(1)),
         in_clear: |_| Vec::new(),
     };
-    let handshakes = Rc::new(Handshakes::new(rules));
+    let handshakes = Rc::new(Handshakes::new(rules.clone()));
     let turns = Rc::new(Cell::new(0));
-    let alone = Turns(Rc::clone(&turns), Rc::new(|| {}));
+    let alone = Turns(Rc::clone(&turns), Rc::new(|| {}), Rc::default());
     for nth in 0..100 {
-        handshakes.take_turn(&alone, &scene.wire);
+        drop(handshakes.take_turn(&alone, &scene.wire));
         assert_eq!(turns.get(), nth / 8);
     }
     // Where others take the places of a new turn first, it waits for one more.
@@ -510,16 +510,27 @@ fn a_turn_is_for_eight_handshakes_and_a_bound_for_all() {
     let in_between = move || {
         for _ in 0..left.get().min(8) {
             left.set(left.get() - 1);
-            others.take_turn(&world, &wire);
+            drop(others.take_turn(&world, &wire));
         }
     };
-    let crowded = Turns(Rc::clone(&turns), Rc::new(in_between));
+    let crowded = Turns(Rc::clone(&turns), Rc::new(in_between), Rc::default());
     let before = turns.get();
     for _ in 0..20 {
-        handshakes.take_turn(&crowded, &scene.wire);
+        drop(handshakes.take_turn(&crowded, &scene.wire));
     }
     assert_eq!(crowd.get(), 0);
     assert!(turns.get() - before >= (20 + 20) / 8, "{} turns", turns.get() - before);
+
+    // What takes long has turns of fewer, and what comes between two of them isn't counted.
+    let handshakes = Handshakes::new(rules);
+    let before = turns.get();
+    for nth in 0..30 {
+        alone.2.set(alone.2.get() + 10_000_000);
+        let flight = handshakes.take_turn(&alone, &scene.wire);
+        alone.2.set(alone.2.get() + 200_000);
+        drop(flight);
+        assert_eq!(turns.get() - before, nth / 3);
+    }
 
     let arrival = Arrival { peer: SocketAddr::from(([127, 0, 0, 1], 1)), listener: 0 };
     let mut begun = [(); 4].map(|()| handshakes.begin(arrival, Instant(0)));

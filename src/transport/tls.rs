@@ -226,8 +226,9 @@ impl<S: Stream> Tls<S> {
         self.progress().is_some_and(|progress| progress.borrow().is_under_way())
     }
 
-    /// Takes a handshake that this side began as far as it goes by what has come; `take_turn` is called before what takes long.
-    pub(super) fn connect(&self, take_turn: impl Fn()) {
+    /// Takes a handshake that this side began as far as it goes by what has come. What takes long is done while what `take_turn`
+    /// gives is held.
+    pub(super) fn connect<F>(&self, take_turn: impl Fn() -> F) {
         let Some(progress) = self.progress() else { return };
         let begins = matches!(*progress.borrow(), Progress::Connecting);
         if begins && !self.socket().is_writable() {
@@ -243,7 +244,7 @@ impl<S: Stream> Tls<S> {
     }
 
     /// Whether the handshake is over.
-    fn connected(&self, begins: bool, take_turn: impl Fn()) -> io::Result<bool> {
+    fn connected<F>(&self, begins: bool, take_turn: impl Fn() -> F) -> io::Result<bool> {
         if begins {
             self.shake().map_err(|_| HandshakeFault::Protocol)?;
         }
@@ -255,7 +256,7 @@ impl<S: Stream> Tls<S> {
             }
             // It may have to wait for one.
             self.shrink();
-            take_turn();
+            let _flight = take_turn();
             if self.shake().is_err() {
                 let fault = self.session().failure().map_or(HandshakeFault::Protocol, fault);
                 return Err(fault.into());
