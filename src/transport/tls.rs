@@ -371,7 +371,8 @@ impl<S: Stream> Tls<S> {
             self.flush(&mut session)?;
         }
         let owes = &self.parts().1.owes;
-        if owes.take() {
+        if owes.get() && from.iter().any(|piece| !piece.is_empty()) {
+            owes.set(false);
             return Ok(1);
         }
         let taken = session.encrypt(from)?;
