@@ -371,9 +371,9 @@ impl<S: Stream> Tls<S> {
             self.flush(&mut session)?;
         }
         let owes = &self.parts().1.owes;
-        if owes.get() && from.iter().any(|piece| !piece.is_empty()) {
-            owes.set(false);
-            return Ok(1);
+        if owes.get() {
+            owes.set(from.iter().all(|piece| piece.is_empty()));
+            return Ok(usize::from(!owes.get()));
         }
         let taken = session.encrypt(from)?;
         self.flush(&mut session).or_else(unless_blocked)?;

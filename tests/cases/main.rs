@@ -155,7 +155,7 @@ enum Wire {
 
 /// A proxy in front of one origin, each behind its bridge where they speak TLS.
 struct Stage {
-    proxy: Proxy,
+    _proxy: Proxy,
     port: u16,
     _bridges: Vec<Bridge>,
 }
@@ -166,7 +166,7 @@ impl Stage {
         config["limits"] = json!({ "body_bytes": BODY_BYTES_MAX });
         let Wire::Tls = wire else {
             let proxy = Proxy::start(&config);
-            return Self { port: proxy.port, proxy, _bridges: Vec::new() };
+            return Self { port: proxy.port, _proxy: proxy, _bridges: Vec::new() };
         };
         let (folder, authority, port) = (empty_folder(), Authority::new("cases"), free_port());
         let shown = authority.sign(&["localhost"]);
@@ -176,7 +176,7 @@ impl Stage {
         config["upstream_tls"] = json!({ "ca": authority.file(&folder) });
         config["backends"] = json!([format!("https://localhost:{}", to_origin.port())]);
         let to_proxy = Bridge::to_tls(port, "localhost", &authority);
-        Self { proxy: Proxy::start(&config), port: to_proxy.port(), _bridges: vec![to_origin, to_proxy] }
+        Self { _proxy: Proxy::start(&config), port: to_proxy.port(), _bridges: vec![to_origin, to_proxy] }
     }
 
     fn client(&self) -> Client {
