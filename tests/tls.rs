@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use maypole::transport::pem;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use serde_json::{Value, json};
 use support::proxy::empty_folder;
 use support::{Origin, Proxy, eventually, free_port};
@@ -30,7 +33,7 @@ impl Files {
         files
     }
 
-    /// An authority, and a client of it.
+    /// An authority, a client of it, and lists of whom it has revoked: nobody, and that client.
     fn found(&self, name: &str) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -40,11 +43,43 @@ impl Files {
         let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("member of {name}"));
+        let serial_number = SerialNumber::from(7);
+        params.serial_number = Some(serial_number.clone());
         let key = KeyPair::generate().expect("a key");
         let member = params.signed_by(&key, &authority).expect("a certificate");
         self.write(&format!("{name}.ca"), &pem::write("CERTIFICATE", authority.der()));
         self.write(&format!("{name}.member.pem"), &pem::write("CERTIFICATE", member.der()));
         self.write(&format!("{name}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
+        let member = RevokedCertParams {
+            serial_number,
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        for (kind, revoked_certs) in [("nobody", vec![]), ("member", vec![member])] {
+            let list = CertificateRevocationListParams {
+                this_update: date_time_ymd(2024, 1, 1),
+                next_update: date_time_ymd(2100, 1, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs,
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let list = list.signed_by(&authority).expect("a list");
+            self.write(&format!("{name}.{kind}.crl"), &pem::write("X509 CRL", list.der()));
+        }
+    }
+
+    /// Puts what is in one file in the place of another.
+    fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(self.folder.join("new"), bytes).expect("writable");
+        std::fs::set_permissions(self.folder.join("new"), PermissionsExt::from_mode(0o600)).expect("ours");
+        std::fs::rename(self.folder.join("new"), self.folder.join(name)).expect("the same folder");
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.folder.join(name)).expect("it is there")
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -115,6 +150,24 @@ impl Scene {
         drop(stdin);
         let output = child.wait_with_output().expect("it ran");
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// Has the files looked at, which has put this in order.
+    fn look(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        self.proxy.program.signal("HUP");
+        eventually(what, || holds() && self.problems().as_array().is_some_and(Vec::is_empty));
+    }
+
+    /// Has the files looked at, of which this one is broken, and is told of.
+    fn look_at_broken(&self, field: &str) {
+        self.proxy.program.signal("HUP");
+        eventually(field, || self.problems()[0]["field"].as_str().is_some_and(|found| found.starts_with(field)));
+        let is_told = |line: &str| line.contains("ERROR") && line.contains(field) && line.contains("stays in use");
+        eventually("it is told loudly", || self.proxy.program.stderr().lines().any(is_told));
+    }
+
+    fn problems(&self) -> Value {
+        self.proxy.admin("GET", "/certificates", "").json()["problems"].clone()
     }
 
     /// What curl answers with these arguments, for a request to `host` by TLS.
@@ -315,4 +368,100 @@ fn http_in_clear_is_told_where_it_is_and_sent_on_from_the_plain_port() {
         "{answer}"
     );
     assert_eq!(scene.proxy.admin("GET", "/healthz", "").status(), 200, "the admin API isn't sent anywhere");
+}
+
+/// Whether this member is served on a new connection, with these arguments on top; else the alert that refused it is among these.
+fn serves(scene: &Scene, files: &Files, of: &str, on_top: &[&str], alerts: &[&str]) -> bool {
+    let (cert, key) = (files.path(&format!("{of}.member.pem")), files.path(&format!("{of}.member.key")));
+    let said = scene.openssl(&[&["-cert", &cert, "-key", &key], on_top].concat(), ASK);
+    let is_served = said.contains(ANSWERED);
+    assert!(is_served || alerts.iter().any(|alert| said.contains(alert)), "{of}: {said}");
+    is_served
+}
+
+#[test]
+fn another_authority_of_clients_ends_the_sessions_of_before() {
+    let (origin, files) = (origin(), Files::new());
+    files.put("now.ca", files.read("club.ca"));
+    let scene = Scene::new(&origin, &files, &json!({"client_ca": files.path("now.ca")}));
+    let alerts = ["unknown ca"];
+    let kept = files.path("session");
+    assert!(serves(&scene, &files, "club", &["-sess_out", &kept], &[]));
+    assert!(scene.openssl(&["-sess_in", &kept], ASK).contains("\nReused, "), "who is known needs no certificate");
+    assert!(!serves(&scene, &files, "others", &[], &alerts));
+
+    files.put("now.ca", files.read("others.ca"));
+    scene.look("the others come in", || serves(&scene, &files, "others", &[], &alerts));
+    assert!(!serves(&scene, &files, "club", &["-sess_in", &kept], &alerts));
+
+    files.put("now.ca", "-----BEGIN CERTIFICATE-----\n");
+    scene.look_at_broken("tls.client_ca");
+    assert!(serves(&scene, &files, "others", &[], &[]));
+    assert!(!serves(&scene, &files, "club", &[], &alerts));
+}
+
+#[test]
+fn who_is_revoked_is_refused_from_then_on_and_its_session_ends() {
+    let (origin, files) = (origin(), Files::new());
+    files.put("now.crl", files.read("club.nobody.crl"));
+    let clients = json!({"client_ca": files.path("club.ca"), "crl": [files.path("now.crl")]});
+    let scene = Scene::new(&origin, &files, &clients);
+    let alerts = ["certificate revoked"];
+    let kept = files.path("session");
+    assert!(serves(&scene, &files, "club", &["-sess_out", &kept], &[]));
+
+    files.put("now.crl", files.read("club.member.crl"));
+    scene.look("it is revoked", || !serves(&scene, &files, "club", &[], &alerts));
+    assert!(!serves(&scene, &files, "club", &["-sess_in", &kept], &alerts));
+
+    files.put("now.crl", "nobody");
+    scene.look_at_broken("tls.crl");
+    assert!(!serves(&scene, &files, "club", &[], &alerts));
+
+    files.put("now.crl", files.read("club.nobody.crl"));
+    scene.look("it is let in again", || serves(&scene, &files, "club", &[], &alerts));
+}
+
+#[test]
+fn another_ocsp_answer_goes_out_once_it_is_in_its_file() {
+    let (origin, files) = (origin(), Files::new());
+    // Of success, and no more; then with something behind it that openssl can't read.
+    files.put("a.ocsp", [0x30, 3, 0x0a, 1, 0]);
+    let mut certificates = files.certificates();
+    certificates[0]["ocsp"] = json!(files.path("a.ocsp"));
+    let scene = Scene::new(&origin, &files, &json!({ "certificates": certificates }));
+    let says = |word: &str| scene.openssl(&["-servername", "a.example", "-status"], ASK).contains(word);
+    assert!(says("Response Status: successful"));
+    files.put("a.ocsp", [0x30, 5, 0x0a, 1, 0, 5, 0]);
+    scene.look("the other one goes out", || says("response parse error"));
+    files.put("a.ocsp", "no answer");
+    scene.look_at_broken("tls.certificates[0].ocsp");
+    assert!(says("response parse error"));
+}
+
+#[test]
+fn sessions_end_with_the_last_file_that_has_their_key() {
+    let (origin, files) = (origin(), Files::new());
+    let keys = files.ticket_keys();
+    let scene = Scene::new(&origin, &files, &json!({ "ticket_keys": keys }));
+    let kept = files.path("session");
+    let goes_on = || {
+        let said = scene.openssl(&["-servername", "a.example", "-sess_in", &kept], ASK);
+        assert!(said.contains(ANSWERED), "{said}");
+        said.contains("\nReused, ")
+    };
+    let swaps = |count: usize| {
+        let log = scene.proxy.program.stderr();
+        log.lines().filter(|line| line.contains("tls.ticket_keys: others are in use now")).count() == count
+    };
+    assert!(scene.openssl(&["-servername", "a.example", "-sess_out", &kept], ASK).contains(ANSWERED));
+    files.put("tickets", [[6; 80], [5; 80]].concat());
+    scene.look("both are in use", || swaps(1));
+    assert!(goes_on(), "the older of two keys opens");
+    files.put("tickets", [7; 79]);
+    scene.look_at_broken("tls.ticket_keys");
+    assert!(goes_on());
+    files.put("tickets", [7; 80]);
+    scene.look("another is in use", || swaps(2));
+    assert!(!goes_on());
 }
