@@ -70,6 +70,27 @@ impl Scene {
         see(self.ports.tls, name)
     }
 
+    /// Has the plain port send all elsewhere but authorities that ask.
+    fn redirecting(mut self) -> Self {
+        self.config["tls"]["redirect_http"] = true.into();
+        self
+    }
+
+    /// What a request in clear is answered with.
+    fn plain_status(&self) -> u16 {
+        if self.config["tls"]["redirect_http"] == true { 308 } else { 200 }
+    }
+
+    /// Where what is shown for `name` is from, as the admin API says.
+    fn source(&self, name: &str) -> Value {
+        let port = self.config["admin_port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+        let request = format!("GET /certificates HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        let list = Client::connect(port).send(request).answer().json();
+        let all = list["certificates"].as_array().expect("a list");
+        let one = all.iter().find(|one| one["names"][0] == name).unwrap_or_else(|| panic!("no {name}: {list}"));
+        one["source"].clone()
+    }
+
     /// What is shown for `name`, once Pebble has issued it.
     #[track_caller]
     fn wait_until_issued(&self, name: &str, program: &Program) -> Seen {
@@ -97,7 +118,7 @@ impl Load {
         let mut threads = Vec::new();
         for encrypted in [false, true] {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            let (http, tls) = (scene.ports.http, scene.ports.tls);
+            let (http, tls, plain_status) = (scene.ports.http, scene.ports.tls, scene.plain_status());
             threads.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     if encrypted {
@@ -105,7 +126,7 @@ impl Load {
                         assert!(seen.answer.starts_with("HTTP/1.1 200"), "{}", seen.answer);
                     } else {
                         let answer = Client::connect(http).get("/");
-                        assert_eq!(answer.status(), 200, "{answer:?}");
+                        assert_eq!(answer.status(), plain_status, "{answer:?}");
                     }
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
@@ -133,8 +154,13 @@ fn certificates_are_got_by_both_challenges_and_renewed_under_load_without_a_fail
     if !authority::is_installed() {
         return skip("pebble isn't installed: ./x test installs it");
     }
-    for challenge in ["http-01", "tls-alpn-01"] {
-        let scene = Scene::new(challenge, &["a.test", "b.test"]);
+    let domains = ["a.test", "b.test"];
+    // Challenges come before what else the plain port does.
+    for (challenge, scene) in [
+        ("http-01", Scene::new("http-01", &domains).redirecting()),
+        ("http-01", Scene::new("http-01", &domains)),
+        ("tls-alpn-01", Scene::new("tls-alpn-01", &domains)),
+    ] {
         let pebble = Authority::start(scene.ports);
         let mut program = scene.start();
         let load = Load::on(&scene, "a.test");
@@ -142,9 +168,13 @@ fn certificates_are_got_by_both_challenges_and_renewed_under_load_without_a_fail
         assert!(issued[0].is_for("a.test") && issued[1].is_for("b.test"));
         assert!(pebble.verifies(&issued[0], "a.test"), "{challenge}: by Pebble's root");
         assert!(load.end() > 0);
+        for name in domains {
+            assert_eq!(scene.source(name), json!({"from": "acme", "directory": scene.ports.directory()}));
+        }
         // A path without a pending token is any other's.
         let other = get(scene.ports.http, "/.well-known/acme-challenge/none");
-        assert_eq!((other.status(), other.text()), (200, "from the origin".to_owned()));
+        assert_eq!(other.status(), scene.plain_status(), "{other:?}");
+        assert!(other.status() == 308 || other.text() == "from the origin", "{other:?}");
         program.signal("TERM");
         program.wait_for_exit(support::PATIENCE);
 
@@ -179,6 +209,7 @@ fn an_authority_that_is_down_at_the_start_is_asked_again_while_a_self_signed_cer
     let program = scene.start();
     let first = scene.see("a.test").expect("a handshake");
     assert!(!first.is_of_pebble() && first.is_for("a.test") && first.answer.starts_with("HTTP/1.1 200"));
+    assert_eq!(scene.source("a.test"), json!({"from": "own"}));
     eventually("it is told", || program.stderr().contains("connection refused"));
     let said = program.stderr();
     assert!(said.contains("certificate for a.test: there is none yet"), "{said}");
