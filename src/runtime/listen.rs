@@ -25,38 +25,36 @@ pub struct Listeners {
 /// # Errors
 /// `EADDRINUSE` also when another process shares the port by `SO_REUSEPORT`, which plain binding would do silently.
 pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Listeners> {
-    drop(bind(address, false)?);
-    let first = bind(address, true)?;
+    // The port is shared once it is ours alone, and by the very socket that has it: who has connected there is served.
+    let first = open(address)?;
+    first.bind(&SockAddr::from(address))?;
+    // Binding alone succeeds beside another socket that doesn't listen yet.
+    first.listen(BACKLOG)?;
+    first.set_reuse_port(true)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(bind(address, true)?);
-    }
-    let sockets = sockets.into_iter().enumerate().map(|(worker, socket)| {
+        let socket = open(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SockAddr::from(address))?;
         socket.listen(BACKLOG)?;
-        homing::home(OwnedFd::from(socket), worker, workers)
-    });
+        sockets.push(socket);
+    }
+    let sockets = sockets.into_iter().enumerate();
+    let sockets = sockets.map(|(worker, socket)| homing::home(OwnedFd::from(socket), worker, workers));
     Ok(Listeners { address, sockets: sockets.collect::<io::Result<_>>()? })
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit both, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
     keep_alive(&socket)?;
-    socket.bind(&SockAddr::from(address))?;
-    if !shared {
-        // Binding alone succeeds beside another socket with SO_REUSEADDR; listening tells.
-        socket.listen(1)?;
-    }
     Ok(socket)
 }
 
@@ -74,7 +72,8 @@ pub(super) fn keep_alive(socket: &Socket) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{Shutdown, TcpStream};
+    use std::thread;
 
     use socket2::SockRef;
 
@@ -95,6 +94,36 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), PEER_ASKED_AFTER);
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), PEER_ASKED_EACH);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), PEER_ASKED_TIMES);
+    }
+
+    /// The first of them had connected to a socket that was there to see whether the port is free, and were reset.
+    #[test]
+    fn who_connects_while_it_begins_to_listen_is_there_to_be_accepted() {
+        // An address of this process's own: between two rounds its port is nobody's, and others connect from 127.0.0.1.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = listen(SocketAddr::from(([127, 77, high, low], 0)), 1).unwrap().address;
+        for _ in 0..1_500 {
+            let (listeners, client) = thread::scope(|scope| {
+                let client = scope.spawn(|| {
+                    loop {
+                        if let Ok(client) = TcpStream::connect(address) {
+                            return client;
+                        }
+                    }
+                });
+                (listen(address, 2).unwrap(), client.join().unwrap())
+            });
+            let client = SockRef::from(&client);
+            let is_accepted = || {
+                let accepted = listeners.sockets.iter().find_map(|listener| SockRef::from(listener).accept().ok());
+                accepted.is_some_and(|(_, peer)| peer.as_socket() == client.local_addr().unwrap().as_socket())
+            };
+            while !is_accepted() {
+                assert!(client.take_error().unwrap().is_none(), "it was reset");
+            }
+            // It ends first, so that no port is left waiting on this side.
+            client.shutdown(Shutdown::Both).unwrap();
+        }
     }
 
     #[test]
