@@ -2,13 +2,15 @@
 calls and migrations under strace.
 
 One client sends one request after the other over one connection, once at once and once spaced past the linger, after
-which a connection is parked. The difference between a short run and a longer one is what the requests took; starting
-and stopping cancel out."""
+which a connection is parked. Callgrind's counts begin behind the first of them, and are taken before maypole stops: to
+start takes it more or fewer instructions each time, as many as a hundred a request of the spaced ones. Of system calls
+the difference between a short run and a longer one is what the requests took."""
 import collections
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -22,9 +24,9 @@ HEAD = (
     b"Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate\r\n"
     b"Connection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"
 )
-# The pause between two requests, in seconds, and how many the short run and the long one send.
+# The pause between two requests, in seconds, how many are sent at first, and how many in all.
 PACES = {"at once": (0.0, 200, 2200), "spaced": (0.03, 20, 220)}
-# Starting takes a few allocations more or less, by how often the admin API is asked whether it serves.
+# What else maypole does by the clock allocates a little.
 ALLOCATIONS_SLACK = 0.05
 # Connections that ask at the same time while migrations are counted.
 CONNECTIONS = 8
@@ -52,19 +54,23 @@ class Client:
             time.sleep(pause)
 
 
-def callgrind(test_bed, binary, origin, requests, pause, authority=None, **settings):
-    """Instructions and allocations of a maypole that starts, answers so many requests, and stops; over TLS where there is an
-    authority."""
+def callgrind(test_bed, binary, origin, pace, authority=None, **settings):
+    """Instructions and allocations that a request takes, over TLS where there is an authority."""
+    pause, first, requests = PACES[pace]
     out = os.path.join(test_bed.folder, "callgrind")
-    # Coroutines are stacks that valgrind can't know.
-    tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--max-stackframe=100000000"]
+    # Coroutines are stacks that valgrind can't know. A wait that `control` interrupts would be logged.
+    tool = ["env", "RUST_LOG=off", "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--max-stackframe=100000000"]
     process, port, _ = test_bed.maypole([origin], [*tool, binary], cpu=None, health_check_frequency="1h", **settings)
-    Client(settings["tls"]["port"] if authority else port, authority).send(requests, pause)
+    client = Client(settings["tls"]["port"] if authority else port, authority)
+    client.send(first, pause)
+    control(process, "--zero")
+    client.send(requests - first, pause)
+    control(process, "--dump")
     process.send_signal(signal.SIGTERM)
     process.wait(60)
     names, calls, callee = {}, collections.Counter(), None
     instructions = None
-    for line in open(out):
+    for line in open(f"{out}.1"):
         if named := re.match(r"c?fn=\((\d+)\) (\S+)", line):
             names[named[1]] = named[2]
         if called := re.match(r"cfn=\((\d+)\)", line):
@@ -74,27 +80,29 @@ def callgrind(test_bed, binary, origin, requests, pause, authority=None, **setti
         elif total := re.match(r"(?:summary|totals): (\d+)", line):
             instructions = int(total[1])
     allocations = sum(count for number, count in calls.items() if names[number] in ALLOCATORS)
-    return {"instructions": instructions, "allocations": allocations}
+    return {"instructions": instructions / (requests - first), "allocations": allocations / (requests - first)}
 
 
-def strace(test_bed, binary, origin, requests, pause):
-    """System calls by name of a maypole that is asked so many times."""
+def control(process, command):
+    subprocess.run(["callgrind_control", command, str(process.pid)], check=True, capture_output=True, timeout=60)
+
+
+def strace(test_bed, binary, origin, pace):
+    """System calls by name that a request takes."""
+
+    def called(requests):
+        process, port, _ = test_bed.maypole([origin], ["strace", "-f", "-o", out, binary], cpu=None, health_check_frequency="1h")
+        Client(port).send(requests, pause)
+        [proxy] = bed.family(process.pid)[1:]
+        os.kill(proxy, signal.SIGTERM)
+        process.wait(60)
+        # A call that another thread's interrupts is written in two lines, of which only the first has the bracket.
+        return collections.Counter(re.findall(r"^\d+ +(\w+)\(", open(out).read(), re.M))
+
     out = os.path.join(test_bed.folder, "strace")
-    process, port, _ = test_bed.maypole([origin], ["strace", "-f", "-o", out, binary], cpu=None, health_check_frequency="1h")
-    Client(port).send(requests, pause)
-    [proxy] = bed.family(process.pid)[1:]
-    os.kill(proxy, signal.SIGTERM)
-    process.wait(60)
-    # A call that another thread's interrupts is written in two lines, of which only the first has the bracket.
-    names = re.findall(r"^\d+ +(\w+)\(", open(out).read(), re.M)
-    return collections.Counter(names)
-
-
-def per_request(count, test_bed, binary, origin, pace):
     pause, short, long = PACES[pace]
-    before = count(test_bed, binary, origin, short, pause)
-    after = count(test_bed, binary, origin, long, pause)
-    return {name: (after[name] - before.get(name, 0)) / (long - short) for name in sorted(after)}
+    before, after = called(short), called(long)
+    return {name: (after[name] - before[name]) / (long - short) for name in sorted(after)}
 
 
 def measure(binary):
@@ -102,11 +110,11 @@ def measure(binary):
     with bed.Bed() as test_bed:
         _, origin = test_bed.origin(cpu=None)
         for pace in PACES:
-            counted = per_request(callgrind, test_bed, binary, origin, pace)
-            calls = per_request(strace, test_bed, binary, origin, pace)
+            counted = callgrind(test_bed, binary, origin, pace)
+            calls = strace(test_bed, binary, origin, pace)
             figures[pace] = {
                 "instructions": round(counted["instructions"]),
-                "allocations": max(0.0, round(counted["allocations"], 2)),
+                "allocations": round(counted["allocations"], 2),
                 "syscalls": {name: round(each, 2) for name, each in calls.items() if each >= 0.02},
             }
     return figures
@@ -129,7 +137,7 @@ def encrypted(binary):
             "client's": (origin, partial(callgrind, authority=certificate.authority, tls=listening[0])),
             "backend's": (backend, partial(callgrind, upstream_tls={"ca": certificate.authority}, health_check=patient)),
         }
-        return {side: per_request(count, test_bed, binary, to, "at once") for side, (to, count) in sides.items()}
+        return {side: count(test_bed, binary, to, "at once") for side, (to, count) in sides.items()}
 
 
 def migrations(test_bed, one, pace):
