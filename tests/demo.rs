@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use support::{Program, eventually, free_port};
 
+const ASK_STATUS: &str = "GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+
 #[test]
 fn every_printed_curl_line_works_as_printed() {
     let (port, admin_port) = (free_port().to_string(), free_port().to_string());
@@ -54,6 +56,35 @@ fn with_tls_it_prints_how_to_trust_it_and_leaves_nothing_behind() {
     demo.signal("INT");
     assert_eq!(demo.wait_for_exit(Duration::from_secs(5)).code(), Some(0), "{}", demo.stderr());
     assert!(std::fs::read_dir(&place).expect("there").next().is_none(), "a file is left");
+    let _ = std::fs::remove_dir_all(&place);
+}
+
+#[test]
+fn with_tls_it_leaves_nothing_behind_where_a_second_signal_cuts_it_either() {
+    let ports = [free_port(), free_port(), free_port()];
+    let [port, admin_port, tls_port] = ports.map(|port| port.to_string());
+    let place = support::proxy::empty_folder();
+    let arguments = ["demo", "--tls", "--port", &port, "--admin-port", &admin_port, "--tls-port", &tls_port];
+    let temporary = [("TMPDIR", place.to_str().expect("UTF-8"))];
+    let mut demo = Program::start_with(&place, &arguments, &temporary, [Stdio::piped(), Stdio::piped()]);
+    eventually("it serves", || support::Client::try_connect(ports[0]).is_ok());
+    let is_empty = || std::fs::read_dir(&place).expect("there").next().is_none();
+    assert!(!is_empty());
+    // A request whose body doesn't come, so that a drain waits for it.
+    let mut busy = support::Client::connect(ports[0]);
+    busy.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 9\r\n\r\nhalf");
+    eventually("it is being served", || {
+        let status = support::Client::connect(ports[1]).send(ASK_STATUS).answer().json();
+        let backends = status["backends"].as_array().expect("a list");
+        backends.iter().any(|backend| backend["current_connections"] == 1)
+    });
+    // Those of the first second only repeat the first one.
+    eventually("it is cut", || {
+        demo.signal("INT");
+        !demo.is_running()
+    });
+    assert_eq!(demo.wait_for_exit(Duration::from_secs(5)).code(), Some(1), "{}", demo.stderr());
+    assert!(is_empty(), "a file is left");
     let _ = std::fs::remove_dir_all(&place);
 }
 

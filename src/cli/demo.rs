@@ -4,13 +4,17 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::authority::Authority;
 use super::backend::{Sample, bounds};
 use super::output::{bad_usage, print};
 use super::run::{self, Running};
+use super::stop::Stop;
 use crate::config::{BackendConfig, BackendUrl, Config, HealthCheck, Tls};
 use crate::control::server::{Server, Serving};
 
@@ -19,29 +23,37 @@ const NAMES: [&str; 4] = ["demo-1", "demo-2", "demo-3", SPARE];
 const SPARE: &str = "demo-4";
 
 /// Runs the proxy, the admin API and the backends, all on loopback, until a signal ends them; with a `tls_port` with TLS too, whose
-/// files are gone at the end.
+/// files are gone at the end, also where a signal cuts everything.
 pub(super) fn run(port: u16, admin_port: u16, tls_port: Option<u16>) -> ExitCode {
-    let mut authority = None;
-    let load = || {
+    let authority = Arc::new(Mutex::new(None));
+    let load = |stop: &Stop| {
         if tls_port.is_some() {
+            let made = Arc::downgrade(&authority);
+            stop.on_end(move || drop(made.upgrade().map(|made| made.lock().take())));
+            // Held meanwhile, so that a signal that comes now finds all of its files.
+            let mut place = authority.lock();
             let made = Authority::make().map_err(|error| bad_usage(&format!("no certificate for TLS: {error}")))?;
-            authority = Some(made);
+            *place = Some(made);
         }
         let backends = NAMES.map(Demo::bind).into_iter().collect::<io::Result<Vec<_>>>();
         let backends = backends.map_err(|error| bad_usage(&format!("no port for a backend: {error}")))?;
         // Loopback addresses with a port are always URLs.
         let mut config = config(port, admin_port, &backends).ok_or_else(|| bad_usage("no URL for a backend"))?;
+        let authority = authority.lock();
         config.tls = authority.as_ref().map(|authority| tls(tls_port, authority));
         let ca = authority.as_ref().map(Authority::ca);
         Ok((config, (backends, ca)))
     };
     let mut serving = Vec::new();
-    run::serve(load, |running, (backends, ca)| {
+    let ended = run::serve(load, |running, (backends, ca)| {
         let text = walk_through(running, &backends, ca.as_deref());
         serving.extend(backends.into_iter().filter_map(Demo::serve));
         // On a thread of its own, since stdout may have no reader that takes it.
         let _ = thread::Builder::new().spawn(move || print(&text));
-    })
+    });
+    // Under the lock, so that a signal doesn't end the process halfway.
+    authority.lock().take();
+    ended
 }
 
 /// One of the demo's own backends, bound.

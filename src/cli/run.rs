@@ -84,7 +84,7 @@ impl fmt::Display for Place {
 /// by a later signal; 2 an address can't be listened on; any that `load` gives.
 pub(super) fn run(load: impl FnOnce() -> Result<Config, ExitCode>) -> ExitCode {
     serve(
-        || Ok((load()?, ())),
+        |_| Ok((load()?, ())),
         |running, ()| {
             let proxy: Vec<String> = running.proxy.iter().map(ToString::to_string).collect();
             log::info!("listening on {}, admin API on {}", proxy.join(" and "), running.admin);
@@ -94,7 +94,7 @@ pub(super) fn run(load: impl FnOnce() -> Result<Config, ExitCode>) -> ExitCode {
 
 /// The same, and calls `ready` once connections are accepted, with what `load` gave beside the configuration.
 pub(super) fn serve<T>(
-    load: impl FnOnce() -> Result<(Config, T), ExitCode>,
+    load: impl FnOnce(&Stop) -> Result<(Config, T), ExitCode>,
     ready: impl FnOnce(&Running, T),
 ) -> ExitCode {
     // Before any thread is started, and before anything that takes time.
@@ -105,7 +105,7 @@ pub(super) fn serve<T>(
             return ExitCode::FAILURE;
         }
     };
-    let (mut config, beside) = match load() {
+    let (mut config, beside) = match load(&stop) {
         Ok(loaded) => loaded,
         Err(ended) => return ended,
     };

@@ -27,10 +27,13 @@ pub(super) struct Stop {
     requests: Receiver<()>,
     stage: Arc<Mutex<Stage>>,
     on_hangup: Arc<OnceLock<OnHangup>>,
+    on_end: Arc<OnceLock<OnEnd>>,
 }
 
 /// What SIGHUP asks for; it may not wait. False: there was nothing to be done.
 type OnHangup = Box<dyn Fn() -> bool + Send + Sync>;
+/// What is done before a signal ends the process at once: nothing is dropped then.
+type OnEnd = Box<dyn Fn() + Send + Sync>;
 
 /// What a request would mean now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +59,26 @@ impl Stop {
         super::log::start()?;
         let (request, requests) = bounded(1);
         let stage = Arc::new(Mutex::new(Stage::Reading));
-        let on_hangup = Arc::new(OnceLock::new());
-        let taker = Taker { request, stage: Arc::clone(&stage), on_hangup: Arc::clone(&on_hangup), last: None };
+        let (on_hangup, on_end) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+        let taker = Taker {
+            request,
+            stage: Arc::clone(&stage),
+            on_hangup: Arc::clone(&on_hangup),
+            on_end: Arc::clone(&on_end),
+            last: None,
+        };
         thread::Builder::new().name("maypole-signals".into()).spawn(move || taker.run(signals))?;
-        Ok(Self { requests, stage, on_hangup })
+        Ok(Self { requests, stage, on_hangup, on_end })
     }
 
     /// From now on SIGHUP asks for this.
     pub(super) fn on_hangup(&self, hangup: impl Fn() -> bool + Send + Sync + 'static) {
         let _ = self.on_hangup.set(Box::new(hangup));
+    }
+
+    /// From now on a signal that ends the process at once has this done before.
+    pub(super) fn on_end(&self, end: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_end.set(Box::new(end));
     }
 
     /// From now on there is something to be stopped in good order.
@@ -92,6 +106,7 @@ struct Taker {
     request: Sender<()>,
     stage: Arc<Mutex<Stage>>,
     on_hangup: Arc<OnceLock<OnHangup>>,
+    on_end: Arc<OnceLock<OnEnd>>,
     /// When the last request came.
     last: Option<Instant>,
 }
@@ -126,21 +141,24 @@ impl Taker {
         // Held over what it decides, so that a request is for the stage in which it came.
         let stage = self.stage.lock();
         match *stage {
-            Stage::Reading => end(0),
+            Stage::Reading => self.end(0),
             // The first one waits to be heard already: an operator that asks again doesn't want to wait.
             Stage::Running | Stage::Grace if self.request.try_send(()).is_ok() => {}
             Stage::Running | Stage::Grace | Stage::Draining => {
                 drop(stage);
                 log::warn!("{}: everything is cut", signal.name());
-                end(1);
+                self.end(1);
             }
         }
     }
-}
 
-fn end(code: i32) -> ! {
-    super::log::flush();
-    process::exit(code)
+    fn end(&self, code: i32) -> ! {
+        if let Some(end) = self.on_end.get() {
+            end();
+        }
+        super::log::flush();
+        process::exit(code)
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +168,8 @@ mod tests {
     #[test]
     fn signals_within_a_second_of_a_request_repeat_it_and_later_ones_do_not() {
         let (request, _requests) = bounded(1);
-        let mut taker =
-            Taker { request, stage: Arc::new(Mutex::new(Stage::Running)), on_hangup: Arc::default(), last: None };
+        let stage = Arc::new(Mutex::new(Stage::Running));
+        let mut taker = Taker { request, stage, on_hangup: Arc::default(), on_end: Arc::default(), last: None };
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let seen: Vec<_> = [0, 1, 700, 999, 1000, 1900, 1999, 2000, 9000].map(|ms| taker.is_new(at(ms))).into();
