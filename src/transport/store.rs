@@ -77,8 +77,8 @@ impl Certificates {
     }
 
     fn named<'c>(&'c self, name: &'c str) -> impl Iterator<Item = &'c Arc<Certificate>> + 'c {
-        let parent = above(name).unwrap_or_default();
-        named(&self.exact, name).chain(named(&self.wildcards, parent)).map(|nth| &self.all[nth])
+        let wildcards = above(name).into_iter().flat_map(|parent| named(&self.wildcards, parent));
+        named(&self.exact, name).chain(wildcards).map(|nth| &self.all[nth])
     }
 
     /// Whether any is for this host.
@@ -242,6 +242,37 @@ mod tests {
         assert_eq!(picked(&set, Some("a.example")), Some(0));
         let rsa_alone = |key| key == SignatureAlgorithm::RSA;
         assert!(Arc::ptr_eq(set.pick(Some("a.example"), rsa_alone).unwrap(), &set.all()[0]), "then it says so itself");
+    }
+
+    #[test]
+    fn of_two_kinds_of_keys_a_client_gets_the_one_that_it_can_check() {
+        let of = |name: &str, kind| {
+            let key = rcgen::KeyPair::generate_for(kind).expect("a key");
+            let made = rcgen::CertificateParams::new([name.to_owned()]).expect("a name").self_signed(&key);
+            let made = made.expect("a certificate").der().to_vec();
+            Arc::new(Certificate::of(vec![made], key.serialize_der(), None).expect("one that can be served"))
+        };
+        let (ecdsa, edwards) = (&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519);
+        let set = Certificates::of(vec![
+            of("*.a.example", edwards),
+            of("b.a.example", ecdsa),
+            of("b.a.example", edwards),
+            of("c.example", ecdsa),
+        ]);
+        for (name, kind, want) in [
+            (Some("b.a.example"), SignatureAlgorithm::ECDSA, 1),
+            (Some("b.a.example"), SignatureAlgorithm::ED25519, 2),
+            (Some("b.a.example"), SignatureAlgorithm::RSA, 1),
+            (Some("x.a.example"), SignatureAlgorithm::ECDSA, 0),
+            (Some("c.example"), SignatureAlgorithm::ED25519, 3),
+            (Some("other.example"), SignatureAlgorithm::ECDSA, 1),
+            (None, SignatureAlgorithm::ED25519, 0),
+            (None, SignatureAlgorithm::ECDSA, 1),
+            (None, SignatureAlgorithm::RSA, 0),
+        ] {
+            let picked = set.pick(name, |key| key == kind).expect("there is always one");
+            assert!(Arc::ptr_eq(picked, &set.all()[want]), "{name:?} {kind:?}");
+        }
     }
 
     #[test]
