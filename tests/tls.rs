@@ -423,6 +423,40 @@ fn who_is_revoked_is_refused_from_then_on_and_its_session_ends() {
 }
 
 #[test]
+fn a_list_of_another_authority_stays_out_since_it_would_keep_everybody_out() {
+    let (origin, files) = (origin(), Files::new());
+    files.put("now.crl", files.read("club.nobody.crl"));
+    let clients = json!({"client_ca": files.path("club.ca"), "crl": [files.path("now.crl")]});
+    let scene = Scene::new(&origin, &files, &clients);
+    assert!(serves(&scene, &files, "club", &[], &[]));
+    files.put("now.crl", files.read("others.nobody.crl"));
+    scene.look_at_broken("tls.crl");
+    assert!(serves(&scene, &files, "club", &[], &[]));
+    // One list more is no harm.
+    files.put("now.crl", [files.read("others.nobody.crl"), files.read("club.member.crl")].concat());
+    scene.look("it is revoked", || !serves(&scene, &files, "club", &[], &["certificate revoked"]));
+}
+
+#[test]
+fn an_authority_without_a_list_beside_others_lists_is_told_of_by_check_and_by_a_start() {
+    let files = Files::new();
+    files.put("both.ca", [files.read("club.ca"), files.read("others.ca")].concat());
+    let mut config = support::proxy::settings(&[]);
+    let (authorities, list) = (files.path("both.ca"), files.path("club.nobody.crl"));
+    let tls =
+        json!({"port": free_port(), "certificates": files.certificates(), "client_ca": authorities, "crl": [list]});
+    config["tls"] = tls;
+    files.write("maypole.json", &config.to_string());
+    let path = files.path("maypole.json");
+    for arguments in [&["check", "--config", &path][..], &["--config", &path]] {
+        let mut program = support::Program::start(arguments);
+        assert_eq!(program.wait_for_exit(support::PATIENCE).code(), Some(2), "{arguments:?}");
+        let said = program.stderr();
+        assert!(said.contains("tls.crl: ") && said.contains("both.ca: found no list from CN=others, "), "{said}");
+    }
+}
+
+#[test]
 fn another_ocsp_answer_goes_out_once_it_is_in_its_file() {
     let (origin, files) = (origin(), Files::new());
     // Of success, and no more; then with something behind it that openssl can't read.

@@ -15,6 +15,10 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, version};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Name;
 
 use super::certificate::{Certificate, Host};
 use super::store::{ACME_TLS_ALPN, CertificateStore};
@@ -128,6 +132,20 @@ impl ClientRules {
     /// See [`ClientRulesError`].
     pub fn check(&self) -> Result<(), ClientRulesError> {
         verifier(Some(self)).map(drop)
+    }
+
+    /// The first of the authorities, by its name, that none of the lists is from, if there are lists: all of its clients would
+    /// be refused.
+    pub fn unlisted(&self) -> Option<String> {
+        let issuer = |list: &Vec<u8>| {
+            CertificateRevocationList::from_der(list).map(|(_, list)| list.issuer().as_raw().to_vec()).ok()
+        };
+        // What can't be read here is left to rustls, which could read it.
+        let issuers = self.revoked.iter().map(issuer).collect::<Option<Vec<_>>>()?;
+        let authorities = self.authorities.iter().filter_map(|der| X509Certificate::from_der(der).ok());
+        let mut names = authorities.map(|(_, authority)| authority.tbs_certificate.subject);
+        let has_none = |name: &X509Name| issuers.iter().all(|issuer| issuer != name.as_raw());
+        names.find(has_none).filter(|_| !issuers.is_empty()).map(|name| name.to_string())
     }
 }
 

@@ -134,7 +134,14 @@ pub(super) fn read_clients(tls: &Tls) -> Result<Option<ClientRules>, Wrong> {
         rules.check().map_err(|error| of_crl(error.to_string()))?;
         revoked.append(&mut rules.revoked);
     }
-    Ok(Some(ClientRules { revoked, ..rules }))
+    let rules = ClientRules { revoked, ..rules };
+    if let Some(name) = rules.unlisted() {
+        let reason = format!(
+            "found no list from {name}, wanted one from each authority in this file: without it all of its clients are refused"
+        );
+        return Err(Wrong { field: "tls.crl".to_owned(), file: file.clone(), reason });
+    }
+    Ok(Some(rules))
 }
 
 pub(super) fn read_ticket_keys(tls: &Tls) -> Result<Option<Vec<TicketKey>>, Wrong> {
