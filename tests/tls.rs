@@ -33,7 +33,8 @@ impl Files {
         files
     }
 
-    /// An authority, a client of it, and lists of whom it has revoked: nobody, and that client.
+    /// An authority, a client of it, and lists of whom it has revoked: nobody, and that client; each of now, and one whose time
+    /// is over.
     fn found(&self, name: &str) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -56,10 +57,15 @@ impl Files {
             reason_code: None,
             invalidity_date: None,
         };
-        for (kind, revoked_certs) in [("nobody", vec![]), ("member", vec![member])] {
+        for (kind, year, revoked_certs) in [
+            ("nobody", 2100, vec![]),
+            ("member", 2100, vec![member.clone()]),
+            ("nobody.old", 2025, vec![]),
+            ("member.old", 2025, vec![member]),
+        ] {
             let list = CertificateRevocationListParams {
                 this_update: date_time_ymd(2024, 1, 1),
-                next_update: date_time_ymd(2100, 1, 1),
+                next_update: date_time_ymd(year, 1, 1),
                 crl_number: SerialNumber::from(1),
                 issuing_distribution_point: None,
                 revoked_certs,
@@ -434,6 +440,17 @@ fn a_list_of_another_authority_stays_out_since_it_would_keep_everybody_out() {
     assert!(serves(&scene, &files, "club", &[], &[]));
     // One list more is no harm.
     files.put("now.crl", [files.read("others.nobody.crl"), files.read("club.member.crl")].concat());
+    scene.look("it is revoked", || !serves(&scene, &files, "club", &[], &["certificate revoked"]));
+}
+
+#[test]
+fn a_list_whose_time_is_over_goes_on_saying_who_is_refused() {
+    let (origin, files) = (origin(), Files::new());
+    files.put("now.crl", files.read("club.nobody.old.crl"));
+    let clients = json!({"client_ca": files.path("club.ca"), "crl": [files.path("now.crl")]});
+    let scene = Scene::new(&origin, &files, &clients);
+    assert!(serves(&scene, &files, "club", &[], &[]));
+    files.put("now.crl", files.read("club.member.old.crl"));
     scene.look("it is revoked", || !serves(&scene, &files, "club", &[], &["certificate revoked"]));
 }
 
