@@ -169,6 +169,23 @@ def connect(port, timeout=10, authority=None):
     return ssl.create_default_context(cafile=authority).wrap_socket(plain, server_hostname="localhost")
 
 
+def trusting():
+    """What a client of TLS goes by that takes any certificate."""
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    return client
+
+
+def hello():
+    """A ClientHello, as openssl says it."""
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        trusting().wrap_bio(inbound, outbound, server_hostname="localhost").do_handshake()
+    except ssl.SSLWantReadError:
+        return outbound.read()
+    sys.exit("a handshake of one side alone")
+
+
 def open_idle(sockets, port, count, authority=None):
     """Opens connections that each have an answer and ask no more, and waits until they count as idle; they close with
     `sockets`."""

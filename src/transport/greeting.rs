@@ -8,6 +8,7 @@ use super::handshake::{Handshake, Handshakes};
 use super::hello::{Guest, Unheard, hear};
 use super::layer::Layer;
 use super::layered::LayeredService;
+use super::places::State;
 use super::server::{Greeter, Pick};
 use super::session::Session;
 use super::tls::{Facts, Tls};
@@ -29,8 +30,10 @@ where
 {
     #[cold]
     pub(super) fn begin_handshake(&self, handshakes: &Handshakes, socket: W::Stream, arrival: Arrival) {
-        let handshake = handshakes.begin(arrival, self.world.beneath.now());
-        self.shake(handshakes, Guest::Unheard(socket, None), handshake);
+        match handshakes.begin(arrival, self.world.beneath.now()) {
+            Some(handshake) => self.shake(handshakes, Guest::Unheard(socket, None), handshake),
+            None => self.count(handshakes, arrival, HandshakeEnd::CrowdedOut),
+        }
     }
 
     /// Goes on with a handshake, and parks when its client lets it wait.
@@ -38,17 +41,18 @@ where
         let beneath = &self.world.beneath;
         let mut lingers_until = None;
         loop {
-            if handshake.has_lost_place() {
-                return self.count(handshakes, &handshake, HandshakeEnd::CrowdedOut);
+            if handshake.place.state() == State::Lost {
+                return self.count(handshakes, handshake.arrival, HandshakeEnd::CrowdedOut);
             }
             guest = match self.step(handshakes, guest, &mut handshake) {
                 Step::Done(tls, end) => {
-                    self.count(handshakes, &handshake, end);
                     let arrival = handshake.arrival;
+                    self.count(handshakes, arrival, end);
                     drop(handshake);
                     return self.service.accepted(Layer::Tls(tls), arrival);
                 }
                 Step::Over => return,
+                Step::Queued(guest) => return self.park_in_queue(guest, handshake),
                 Step::More(guest) => {
                     lingers_until = None;
                     guest
@@ -76,30 +80,36 @@ where
         if handshake.has_failed && beneath.now() >= handshake.until {
             return Step::Over;
         }
+        match handshake.place.state() {
+            State::Called => return self.answer_first(handshakes, guest, handshake),
+            State::Queued(_) if guest.is_gone() => return self.leave(handshakes, handshake),
+            State::Queued(_) => return Step::Queued(guest),
+            State::Waiting | State::Lost => {}
+        }
         if !guest.socket().is_readable() {
             return Step::Waits(guest);
         }
         let (guest, came) = match guest {
-            Guest::Unheard(socket, mut bytes) => match hear(&socket, &mut bytes, &self.shelves) {
-                Ok(true) => {
-                    let _flight = handshakes.take_turn(beneath, &socket);
-                    let session = Session::with_hello(handshakes.greeter.config(), bytes, &self.shelves);
-                    let Ok(session) = session else { return Step::Over };
-                    return self.answer(handshakes, Tls::new(socket, session), handshake);
+            Guest::Unheard(socket, mut bytes) => {
+                let heard = hear(&socket, &mut bytes, &self.shelves);
+                let guest = Guest::Unheard(socket, bytes);
+                if let Ok(true) = heard {
+                    return self.answer_first(handshakes, guest, handshake);
                 }
-                heard => (Guest::Unheard(socket, bytes), heard.map(drop)),
-            },
+                (guest, heard.map(drop))
+            }
             Guest::Heard(tls) if handshake.has_failed => {
                 beneath.take_turns(tls.socket());
                 let poured = tls.pour_away();
                 (Guest::Heard(tls), poured)
             }
             Guest::Heard(tls) => match tls.receive() {
+                Ok(()) if tls.is_fresh() => {
+                    tls.shrink();
+                    return self.answer_first(handshakes, Guest::Heard(tls), handshake);
+                }
                 Ok(()) => {
-                    let _flight = tls.is_fresh().then(|| {
-                        tls.shrink();
-                        handshakes.take_turn(beneath, tls.socket())
-                    });
+                    let _flight = handshakes.flight(beneath);
                     return self.answer(handshakes, tls, handshake);
                 }
                 received => (Guest::Heard(tls), received),
@@ -108,12 +118,45 @@ where
         match came {
             Ok(()) => Step::More(guest),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Waits(guest),
-            Err(_) => {
-                if !handshake.has_failed {
-                    self.count(handshakes, handshake, HandshakeEnd::Left);
+            Err(_) => self.leave(handshakes, handshake),
+        }
+    }
+
+    /// Its client has gone.
+    fn leave(&self, handshakes: &Handshakes, handshake: &Handshake) -> Step<W::Stream> {
+        if !handshake.has_failed {
+            self.count(handshakes, handshake.arrival, HandshakeEnd::Left);
+        }
+        Step::Over
+    }
+
+    /// Answers a client's hello, once it is its turn.
+    fn answer_first(
+        &self,
+        handshakes: &Handshakes,
+        guest: Guest<W::Stream>,
+        handshake: &mut Handshake,
+    ) -> Step<W::Stream> {
+        if !handshake.place.is_next() {
+            return Step::Queued(guest);
+        }
+        let _flight = handshakes.take_turn(&self.world.beneath, guest.socket(), &handshake.place);
+        // It may have waited long.
+        if self.world.beneath.now() >= handshake.until {
+            self.time_out(handshakes, handshake);
+            return Step::Over;
+        }
+        if guest.is_gone() {
+            return self.leave(handshakes, handshake);
+        }
+        match guest {
+            Guest::Unheard(socket, bytes) => {
+                match Session::with_hello(handshakes.greeter.config(), bytes, &self.shelves) {
+                    Ok(session) => self.answer(handshakes, Tls::new(socket, session), handshake),
+                    Err(_) => Step::Over,
                 }
-                Step::Over
             }
+            Guest::Heard(tls) => self.answer(handshakes, tls, handshake),
         }
     }
 
@@ -131,7 +174,7 @@ where
             return Step::More(Guest::Heard(tls));
         }
         if tls.ends_with_handshake() {
-            self.count(handshakes, handshake, HandshakeEnd::Done);
+            self.count(handshakes, handshake.arrival, HandshakeEnd::Done);
             tls.shutdown_write();
             handshake.has_failed = true;
             return Step::More(Guest::Heard(tls));
@@ -148,7 +191,7 @@ where
         handshake: &mut Handshake,
         end: HandshakeEnd,
     ) -> Step<W::Stream> {
-        self.count(handshakes, handshake, end);
+        self.count(handshakes, handshake.arrival, end);
         tls.shutdown_write();
         handshake.has_failed = true;
         handshake.until = handshake.until.min(self.world.beneath.now() + REFUSAL);
@@ -157,30 +200,38 @@ where
 
     pub(super) fn time_out(&self, handshakes: &Handshakes, handshake: &Handshake) {
         if !handshake.has_failed {
-            self.count(handshakes, handshake, HandshakeEnd::TimedOut);
+            self.count(handshakes, handshake.arrival, HandshakeEnd::TimedOut);
         }
     }
 
+    /// Until its client goes on.
     fn park_handshake(&self, guest: Guest<W::Stream>, handshake: Handshake) {
-        handshake.parks(|| self.world.beneath.waker(guest.socket()));
+        let need = if guest.has_outbound() { Need::Either } else { Need::Read };
+        self.park_until(need, guest, handshake);
+    }
+
+    /// Until it is called, or its client goes.
+    fn park_in_queue(&self, guest: Guest<W::Stream>, handshake: Handshake) {
+        self.park_until(Need::of_waiting(guest.socket()), guest, handshake);
+    }
+
+    fn park_until(&self, need: Need, guest: Guest<W::Stream>, handshake: Handshake) {
+        handshake.place.parks(|| self.world.beneath.waker(guest.socket()));
         let until = handshake.until;
-        let (need, socket, stored) = match guest {
-            Guest::Unheard(socket, bytes) => {
-                (Need::Read, socket, Stored::Unheard(Box::new(Unheard::new(handshake, bytes))))
-            }
+        let (socket, stored) = match guest {
+            Guest::Unheard(socket, bytes) => (socket, Stored::Unheard(Box::new(Unheard::new(handshake, bytes)))),
             Guest::Heard(tls) => {
-                let need = if tls.has_outbound() { Need::Either } else { Need::Read };
                 let (socket, kept) = tls.part();
-                (need, socket, Stored::Tls(StoredTls { kept, why: Why::Handshake(Box::new(handshake)) }))
+                (socket, Stored::Tls(StoredTls { kept, why: Why::Handshake(Box::new(handshake)) }))
             }
         };
         self.world.beneath.park_for(need, socket, stored, until);
     }
 
-    fn count(&self, handshakes: &Handshakes, handshake: &Handshake, end: HandshakeEnd) {
+    fn count(&self, handshakes: &Handshakes, arrival: Arrival, end: HandshakeEnd) {
         handshakes.rules.counts.count(self.world.beneath.worker(), end);
         if !matches!(end, HandshakeEnd::Done | HandshakeEnd::Resumed) {
-            log::debug!("the TLS handshake of {} ended: {end}", handshake.arrival.peer);
+            log::debug!("the TLS handshake of {} ended: {end}", arrival.peer);
         }
     }
 }
@@ -211,4 +262,6 @@ enum Step<S: Stream> {
     More(Guest<S>),
     /// When more has come.
     Waits(Guest<S>),
+    /// When it is called.
+    Queued(Guest<S>),
 }

@@ -4,10 +4,10 @@
 use std::io;
 
 use super::handshake::Handshake;
-use super::session::{Shelves, shrink};
+use super::session::{Shelves, shrink, speaks_in_clear};
 use super::tls::Tls;
 use crate::runtime::buffer::Buffer;
-use crate::runtime::world::Stream;
+use crate::runtime::world::{PeerState, Stream};
 
 /// The type of a record that holds a message of a handshake, and the first byte of its version (RFC 8446 §5.1).
 const HANDSHAKE: [u8; 2] = [22, 3];
@@ -36,6 +36,26 @@ impl<S: Stream> Guest<S> {
         match self {
             Self::Unheard(socket, _) => socket,
             Self::Heard(tls) => tls.socket(),
+        }
+    }
+
+    /// Nothing can come of it any more. One that has said its last may still be told that it doesn't speak TLS.
+    pub(super) fn is_gone(&self) -> bool {
+        let speaks_in_clear = match self {
+            Self::Unheard(_, bytes) => speaks_in_clear(bytes.as_ref().map_or(&[], Buffer::filled)),
+            Self::Heard(tls) => tls.speaks_in_clear(),
+        };
+        match self.socket().peer_state() {
+            PeerState::Open => false,
+            PeerState::HalfClosed => !speaks_in_clear,
+            PeerState::Reset => true,
+        }
+    }
+
+    pub(super) fn has_outbound(&self) -> bool {
+        match self {
+            Self::Unheard(..) => false,
+            Self::Heard(tls) => tls.has_outbound(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! nothing here; one with TLS holds its session, and buffers only while bytes are on their way.
 //!
 //! `session.rs` alone speaks TLS, by rustls, and knows no socket; `certificate.rs` and `store.rs` have what it shows; `tls.rs`
-//! joins it to a socket; `handshake.rs` has who is let in, and how many handshakes one turn of a worker is for.
+//! joins it to a socket; `handshake.rs` begins handshakes, `places.rs` has who is let in and who is next, and `turns.rs` how many handshakes one turn of a worker is for.
 
 mod alert;
 mod certificate;
@@ -15,6 +15,7 @@ mod hello;
 mod layer;
 mod layered;
 pub mod pem;
+mod places;
 mod provider;
 mod server;
 mod service;
@@ -24,6 +25,7 @@ mod store;
 mod tests;
 mod tickets;
 mod tls;
+mod turns;
 mod world;
 
 pub use certificate::{Certificate, CertificateError, Source};

@@ -171,9 +171,9 @@ impl Session {
         self.side.common().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// The first byte of what came and isn't taken in.
-    pub(super) fn first_byte(&self) -> Option<u8> {
-        self.on_the_way().inbound.as_ref()?.filled().first().copied()
+    /// What came and isn't taken in is the beginning of a line of text.
+    pub(super) fn speaks_in_clear(&self) -> bool {
+        speaks_in_clear(self.on_the_way().inbound.as_ref().map_or(&[], Buffer::filled))
     }
 
     /// Has these bytes go out as they are, and nothing else go on.
@@ -493,6 +493,11 @@ fn roomy<'b>(buffer: &'b mut Option<Buffer>, from: &Buffers) -> &'b mut Buffer {
     }
     whole.compact();
     whole
+}
+
+/// These bytes are the beginning of a line of text.
+pub(super) fn speaks_in_clear(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
 }
 
 /// Leaves a buffer no more room than its bytes need.

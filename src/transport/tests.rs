@@ -5,20 +5,17 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
-use std::time::Duration;
 
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
 pub(super) use self::certificate::Certificate;
 use super::certificate::Certificate as Certified;
-use super::handshake::{Handshake, Handshakes, TlsRules};
 use super::server::{Greeter, TlsServer};
 use super::session::{Session, Shelves};
 use super::tls::Tls;
-use crate::observe::HandshakeCounts;
-use crate::runtime::world::{Arrival, Instant, Need, PeerState, Pipe, Stream, Wake, Watch, World};
+use super::turns::Turns as Share;
+use crate::runtime::world::{Instant, Need, PeerState, Pipe, Stream, Wake, Watch, World};
 
 #[path = "../../tests/support/any_certificate.rs"]
 mod any_certificate;
@@ -153,7 +150,6 @@ struct Scene {
     wire: Wire,
     tls: Tls<Wire>,
     shelves: Rc<Shelves>,
-    server: Arc<TlsServer>,
 }
 
 static TLS12_ALONE: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -168,7 +164,7 @@ impl Scene {
         let wire = Wire::open();
         let shelves = Rc::new(Shelves::default());
         let tls = Tls::new(wire.clone(), Session::new(greeter.config(), &shelves).expect("a session"));
-        Self { client, wire, tls, shelves, server }
+        Self { client, wire, tls, shelves }
     }
 
     /// One whose handshake is over.
@@ -485,77 +481,53 @@ impl World for Turns {
 }
 
 #[test]
-fn a_turn_is_for_eight_handshakes_or_half_a_millisecond_of_them_and_a_bound_for_all() {
+fn a_turn_is_for_eight_handshakes_or_half_a_millisecond_of_them() {
     let scene = Scene::new(rustls::ALL_VERSIONS);
-    let rules = TlsRules {
-        listeners: vec![0],
-        server: scene.server,
-        handshake_timeout: Duration::from_secs(1),
-        handshakes_max: 2,
-        counts: Arc::new(HandshakeCounts::new(1)),
-        in_clear: |_| Vec::new(),
-    };
-    let handshakes = Rc::new(Handshakes::new(rules.clone()));
-    let turns = Rc::new(Cell::new(0));
-    let alone = Turns(Rc::clone(&turns), Rc::new(|| {}), Rc::default());
+    let share = Rc::new(Share::default());
+    let yields = Rc::new(Cell::new(0));
+    let alone = Turns(Rc::clone(&yields), Rc::new(|| {}), Rc::default());
     for nth in 0..100 {
-        drop(handshakes.take_turn(&alone, &scene.wire));
-        assert_eq!(turns.get(), nth / 8);
+        drop(share.take(&alone, &scene.wire));
+        assert_eq!(yields.get(), nth / 8);
     }
     // Where others take the places of a new turn first, it waits for one more.
-    let (others, wire) = (Rc::clone(&handshakes), scene.wire.clone());
+    let (others, wire) = (Rc::clone(&share), scene.wire.clone());
     let crowd = Rc::new(Cell::new(20));
     let left = Rc::clone(&crowd);
     let world = alone.clone();
     let in_between = move || {
         for _ in 0..left.get().min(8) {
             left.set(left.get() - 1);
-            drop(others.take_turn(&world, &wire));
+            drop(others.take(&world, &wire));
         }
     };
-    let crowded = Turns(Rc::clone(&turns), Rc::new(in_between), Rc::default());
-    let before = turns.get();
+    let crowded = Turns(Rc::clone(&yields), Rc::new(in_between), Rc::default());
+    let before = yields.get();
     for _ in 0..20 {
-        drop(handshakes.take_turn(&crowded, &scene.wire));
+        drop(share.take(&crowded, &scene.wire));
     }
     assert_eq!(crowd.get(), 0);
-    assert!(turns.get() - before >= (20 + 20) / 8, "{} turns", turns.get() - before);
+    assert!(yields.get() - before >= (20 + 20) / 8, "{} turns", yields.get() - before);
 
     // What takes long has turns of fewer, and what comes between two of them isn't counted.
-    let handshakes = Handshakes::new(rules);
-    let before = turns.get();
+    let share = Share::default();
+    let lasts = |nanos: u64| alone.2.set(alone.2.get() + nanos);
+    let before = yields.get();
     for nth in 0..30 {
-        alone.2.set(alone.2.get() + 10_000_000);
-        let flight = handshakes.take_turn(&alone, &scene.wire);
-        alone.2.set(alone.2.get() + 200_000);
+        lasts(10_000_000);
+        let flight = share.take(&alone, &scene.wire);
+        lasts(200_000);
         drop(flight);
-        assert_eq!(turns.get() - before, nth / 3);
+        assert_eq!(yields.get() - before, nth / 3);
     }
-
-    let arrival = Arrival { peer: SocketAddr::from(([127, 0, 0, 1], 1)), listener: 0 };
-    let mut begun = [(); 4].map(|()| handshakes.begin(arrival, Instant(0)));
-    assert_eq!(begun.each_ref().map(Handshake::has_lost_place), [true, true, false, false], "the oldest go");
-    assert_eq!(handshakes.in_progress(), 2);
-    begun[3] = handshakes.begin(arrival, Instant(0));
-    assert_eq!(begun.each_ref().map(Handshake::has_lost_place), [true, true, true, false]);
-    // One that is parked is brought back for it.
-    let woken = Arc::new(Woken::default());
-    begun[3].parks(|| Waker::from(Arc::clone(&woken)));
-    let [other, another] = [(); 2].map(|()| handshakes.begin(arrival, Instant(0)));
-    assert!(begun[3].has_lost_place() && woken.0.load(Ordering::SeqCst) && !another.has_lost_place());
-    drop((begun, other));
-    assert_eq!(handshakes.in_progress(), 1);
-    drop(another);
-    assert_eq!(handshakes.in_progress(), 0);
-}
-
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl std::task::Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
+    // The time of others counts for those that come next, and has them wait for nobody.
+    let (share, before) = (Share::default(), yields.get());
+    for _ in 0..10 {
+        let flight = share.flight(&alone);
+        lasts(600_000);
+        drop(flight);
     }
+    assert!(yields.get() == before && !share.have_room());
 }
 
 #[test]

@@ -164,9 +164,9 @@ impl<S: Stream> Tls<S> {
         if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    /// What came first is the beginning of a line of text.
+    /// See [`Session::speaks_in_clear`].
     pub(super) fn speaks_in_clear(&self) -> bool {
-        self.session().first_byte().is_some_and(|byte| byte.is_ascii_alphabetic())
+        self.session().speaks_in_clear()
     }
 
     /// Has these bytes go out as they are, and nothing else.

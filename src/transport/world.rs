@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::client::BackendTls;
-use super::handshake::{Handshake, Turns};
+use super::handshake::Handshake;
 use super::hello::Unheard;
 use super::layer::Layer;
 use super::session::Shelves;
 use super::tls::{Kept, Tls};
+use super::turns::Turns;
 use crate::runtime::world::{Instant, Need, Stream, Wake, Watch, World};
 
 /// The world of `W`, with streams of any kind over its own.
