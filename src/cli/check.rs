@@ -9,21 +9,26 @@ use std::thread;
 use std::time::SystemTime;
 
 use super::files;
-use super::output::{bad_config, print};
-use crate::config::{self, BackendUrl, FieldError, FieldPlace, Problem};
-use crate::control::certificates;
+use super::output::{bad_config, print, warn};
+use crate::config::{self, BackendUrl, ConfigErrors, FieldError, FieldPlace, Problem};
+use crate::control::certificates::{self, backends};
 use crate::control::own::OwnListeners;
 
 /// Names looked up at once: a resolver that doesn't answer costs seconds a name, and a file may have thousands.
 const LOOKUPS_AT_ONCE: usize = 16;
 
 /// Checks the configuration in `path`, names of backends and files included. Prints `PATH: ok, N backends` to stdout and ends with
-/// 0, or one line for each error to stderr and ends with 2.
+/// 0, or one line for each error to stderr and ends with 2. What goes on working although it is out of date is told on stderr too.
 pub(super) fn run(path: &Path) -> ExitCode {
     let mut found = config::examine(path);
-    found.errors.errors.extend(files::unusable(&found, |tls| certificates::examine(tls, SystemTime::now())));
+    let now = SystemTime::now();
+    let of_tls = |tls: &_| certificates::examine(tls, now);
+    found.errors.errors.extend(files::unusable(&found, of_tls, |tls| backends::examine(tls, now)));
+    let of_tls = |tls: &_| certificates::outdated(tls, now);
+    let warnings = files::unusable(&found, of_tls, |tls| backends::outdated(tls, now));
     found.errors.errors.extend(unreachable(&found.backends, &OwnListeners(found.listeners)));
     found.errors.errors.sort_by_key(|error| error.position.map(|place| (place.line, place.column)));
+    warn(&ConfigErrors { errors: warnings, file: found.errors.file.clone() });
     match found.config {
         Some(config) if found.errors.errors.is_empty() => {
             let count = config.backends.len();

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use self::args::{Command, Maypole, Parsed};
 use self::output::{bad_config, bad_usage, print};
 use crate::config;
-use crate::control::certificates::Materials;
+use crate::control::certificates::{Materials, backends};
 
 /// What runs when no configuration is named.
 const DEFAULT_CONFIG: &str = "conf/maypole.json";
@@ -75,7 +75,8 @@ fn with_config(named: Option<PathBuf>, command: fn(&Path) -> ExitCode) -> ExitCo
 fn run_file(path: &Path) -> ExitCode {
     run::run(|| {
         let mut found = config::examine(path);
-        let wrong = files::unusable(&found, |tls| Materials::read(tls).err().unwrap_or_default());
+        let of_tls = |tls: &_| Materials::read(tls).err().unwrap_or_default();
+        let wrong = files::unusable(&found, of_tls, |tls| backends::read(tls).err().unwrap_or_default());
         found.errors.errors.extend(wrong);
         match found.config {
             Some(config) if found.errors.errors.is_empty() => Ok(config),

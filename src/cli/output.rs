@@ -25,6 +25,13 @@ pub(super) fn tell(wrong: &str) {
     let _ = writeln!(io::stderr(), "maypole: {wrong}");
 }
 
+/// Says what somebody should look at in the configuration, a line for each, although it can be used.
+pub(super) fn warn(doubts: &ConfigErrors) {
+    if !doubts.errors.is_empty() {
+        let _ = writeln!(io::stderr(), "{doubts}");
+    }
+}
+
 /// Says what is wrong with the configuration, a line for each mistake.
 pub(super) fn bad_config(errors: &ConfigErrors) -> ExitCode {
     let _ = writeln!(io::stderr(), "{errors}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::output::{bad_usage, tell};
 use super::stop::Stop;
-use super::tls::Front;
+use super::tls::{self, Front};
 use crate::config::Config;
 use crate::control::ControlPlane;
 use crate::control::acme::Keeping;
@@ -193,8 +193,8 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
     let by_tls = places.iter().enumerate().filter(|(_, place)| place.tls).map(|(nth, _)| nth).collect();
     let running = Running { proxy: places, admin: admin.address() };
     let descriptors = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
-    let tls = front.as_ref().map(|front| front.rules(by_tls, workers, descriptors.clients_max));
-    let handshakes_max = tls.as_ref().map_or(0, |rules| rules.handshakes_max * workers);
+    let rules = front.as_ref().map(|front| front.rules(by_tls, workers, descriptors.clients_max));
+    let handshakes_max = rules.as_ref().map_or(0, |rules| rules.handshakes_max * workers);
     let descriptors = Shares { clients_max: (descriptors.clients_max - handshakes_max).max(1), ..descriptors };
     let coroutines_max = runtime::coroutines_max();
     // Each may have a request in progress at the same time. Where more are configured, some have to wait for a coroutine.
@@ -218,15 +218,11 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
         runtime::start(Options { workers, listeners, sockets_below, pipes_max, coroutines_max }, move |world| {
             let layered = LayeredService::over(world, |world| Proxy::new(world, Arc::clone(&shared)));
             let layered = layered.with_backends(Arc::clone(&backends));
-            if let Some(rules) = &tls { layered.with_tls(rules.clone()) } else { layered }
+            if let Some(rules) = &rules { layered.with_tls(rules.clone()) } else { layered }
         })?
     };
     let (started, counters) = started;
-    let mut acme = None;
-    if let Some((keeper, keeping)) = front.map(Front::watch).transpose()? {
-        control.keeps_certificates(keeper);
-        acme = keeping;
-    }
+    let acme = tls::watch(front, config, &control)?;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
     control.listens_on(running.own());
     control.set_serving();

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::{AcmeChallenge, Tls, TlsVersion};
+use crate::config::{AcmeChallenge, Config, Tls, TlsVersion};
+use crate::control::ControlPlane;
 use crate::control::acme::{Keeper, Keeping, Site};
-use crate::control::certificates::{CertificateKeeper, LOOK_INTERVAL, Materials};
+use crate::control::certificates::{CertificateKeeper, LOOK_INTERVAL, Materials, Served};
 use crate::observe::HandshakeCounts;
 use crate::plan::Challenges;
 use crate::proxy;
@@ -75,15 +76,25 @@ impl Front {
         }
     }
 
-    /// Has the files looked at from now on, and certificates got that an authority is to be asked for.
-    ///
-    /// # Errors
-    /// The system has no thread to give.
-    pub(super) fn watch(self) -> io::Result<(CertificateKeeper, Option<Keeping>)> {
+    /// What its files are looked at for, and who asks an authority for certificates.
+    fn part(self) -> (Served, Option<Keeper>) {
         let Self { tls, materials, store, server, acme, .. } = self;
-        let keeper = CertificateKeeper::start(&tls, materials, store, server, look_interval())?;
-        Ok((keeper, acme.map(Keeper::start).transpose()?))
+        (Served { tls, materials, store, server }, acme)
     }
+}
+
+/// Has the files of TLS looked at from now on, those towards backends included, and certificates got that an authority is to
+/// be asked for.
+///
+/// # Errors
+/// The system has no thread to give.
+pub(super) fn watch(front: Option<Front>, config: &Config, control: &ControlPlane) -> io::Result<Option<Keeping>> {
+    let (served, acme) = front.map(Front::part).unzip();
+    let backends = (&config.upstream_tls, control.backend_tls());
+    if let Some(keeper) = CertificateKeeper::start(served, backends, look_interval())? {
+        control.keeps_certificates(keeper);
+    }
+    acme.flatten().map(Keeper::start).transpose()
 }
 
 #[cfg(not(debug_assertions))]

@@ -4,7 +4,6 @@
 
 pub mod acme;
 pub mod admin;
-pub mod backend_tls;
 pub mod certificates;
 pub mod circuit;
 pub mod entry;
@@ -31,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 
-use self::certificates::{CertificateKeeper, CertificateList};
+use self::certificates::{CertificateKeeper, CertificateList, backends};
 use self::circuit::Moment;
 use self::entry::{Entry, Source, Which};
 use self::health::{Checker, Health, LastProbe, Lateness, Observer};
@@ -135,7 +134,10 @@ impl ControlPlane {
         workers: usize,
         barrier: Barrier,
     ) -> io::Result<Self> {
-        let tls = backend_tls::read(&config.upstream_tls).map_err(io::Error::other)?;
+        let tls = backends::read(&config.upstream_tls).map(Arc::new).map_err(|wrong| {
+            let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+            io::Error::other(lines.join("; "))
+        })?;
         if !tls.verifies() {
             log::warn!("upstream_tls.verify is false: backends that are reached by TLS may be anyone");
         }
@@ -244,7 +246,7 @@ impl ControlPlane {
         }
     }
 
-    /// Says who keeps the certificates that clients are shown; it is stopped with the control plane.
+    /// Says who keeps what TLS goes by up to date with its files; it is stopped with the control plane.
     pub fn keeps_certificates(&self, keeper: CertificateKeeper) {
         let _ = self.certificates.set(keeper);
     }

@@ -49,7 +49,8 @@ impl Pinned {
         }
         let mut lease = self.lease.downcast::<Lease<W>>().ok()?;
         lease.reused = true;
-        (self.backend_id == visit.backend().id && lease.stream.is_quiet(thorough)).then_some(*lease)
+        let may_serve = self.backend_id == visit.backend().id && !lease.is_retired();
+        (may_serve && lease.stream.is_quiet(thorough)).then_some(*lease)
     }
 
     fn leased<W: World>(&self) -> Option<&Lease<W>> {
@@ -60,7 +61,7 @@ impl Pinned {
         self.leased::<W>().map(|lease| &lease.stream)
     }
 
-    /// Neither its server nor the removal of its backend has ended it.
+    /// Its server hasn't ended it, and it may serve another request.
     pub(super) fn is_usable<W: World>(&self) -> bool {
         self.leased::<W>().is_some_and(|lease| lease.stream.is_quiet(false) && !lease.is_retired())
     }
@@ -73,7 +74,7 @@ impl fmt::Debug for Pinned {
 }
 
 impl PinnedConnections {
-    /// Closes those whose backend was removed. Their clients stay parked.
+    /// Closes those that are to serve no other request. Their clients stay parked.
     pub(super) fn close_retired<W: World>(&self) {
         for (_, slot) in self.0.borrow_mut().iter_mut() {
             if slot.as_ref().and_then(Pinned::leased::<W>).is_some_and(Lease::is_retired) {

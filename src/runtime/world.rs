@@ -225,6 +225,12 @@ pub trait World: Clone + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Of what connections are encrypted by that begin now: which other side is believed, and what it is shown. Another one than
+    /// before says that this has changed.
+    fn encryption_generation(&self) -> u32 {
+        0
+    }
+
     /// Gives the worker to others until `on` has an event, the `also` stream has one of its kind, or `deadline` is
     /// there. One coroutine at a time may wait on a stream, as `on` or as `also`.
     fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake;

@@ -26,10 +26,42 @@ pub struct Certificate {
     subject: String,
     issuer: String,
     serial: String,
-    not_before: SystemTime,
-    not_after: SystemTime,
+    validity: Validity,
     fingerprint: [u8; 32],
+    /// Of the rest of its chain, but for one that has signed itself.
+    issuers: Vec<Summary>,
     source: Source,
+}
+
+/// The moments between which a certificate is valid, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first.
+    pub not_before: SystemTime,
+    /// The last.
+    pub not_after: SystemTime,
+}
+
+/// What is told of a certificate that only vouches for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its owner, as RFC 4514 writes names.
+    pub subject: String,
+    /// When it is valid.
+    pub validity: Validity,
+    /// SHA-256 of its DER.
+    pub fingerprint: [u8; 32],
+}
+
+impl Summary {
+    /// Of a certificate in DER; None where it can't be read.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        X509Certificate::from_der(der).ok().map(|(_, read)| Self::with(&read, der))
+    }
+
+    fn with(read: &X509Certificate, der: &[u8]) -> Self {
+        Self { subject: read.subject().to_string(), validity: validity(read), fingerprint: sha256(der) }
+    }
 }
 
 /// What a request is for, as certificates say it.
@@ -117,7 +149,10 @@ impl Certificate {
         let certificate = Self::with_facts(first, &chain[0], key);
         links_fit(&read)?;
         signatures_fit(&chain, &read)?;
-        Ok(certificate)
+        // Nobody looks at a root that is sent along: who trusts it has it.
+        let issuers = read.iter().zip(&chain).skip(1).filter(|(read, _)| read.issuer() != read.subject());
+        let issuers = issuers.map(|(read, der)| Summary::with(read, der)).collect();
+        Ok(Self { issuers, ..certificate })
     }
 
     /// One that is shown to an authority alone, which asks by `tls-alpn-01` (RFC 8737): signed by itself, with this key, and of no
@@ -141,9 +176,9 @@ impl Certificate {
             subject: first.subject().to_string(),
             issuer: first.issuer().to_string(),
             serial: first.raw_serial_as_string(),
-            not_before: moment(first.validity().not_before),
-            not_after: moment(first.validity().not_after),
+            validity: validity(first),
             fingerprint: sha256(der),
+            issuers: Vec::new(),
             source: Source::default(),
         }
     }
@@ -189,14 +224,24 @@ impl Certificate {
         &self.serial
     }
 
+    /// When it is valid.
+    pub const fn validity(&self) -> Validity {
+        self.validity
+    }
+
     /// From when on it is valid.
     pub const fn not_before(&self) -> SystemTime {
-        self.not_before
+        self.validity.not_before
     }
 
     /// The last moment at which it is valid.
     pub const fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.validity.not_after
+    }
+
+    /// The others of its chain, in their order, but for a root.
+    pub fn issuers(&self) -> &[Summary] {
+        &self.issuers
     }
 
     /// SHA-256 of its DER.
@@ -340,6 +385,11 @@ fn signatures_fit(chain: &[CertificateDer<'_>], read: &[X509Certificate]) -> Res
     }
 }
 
+fn validity(certificate: &X509Certificate) -> Validity {
+    let given = certificate.validity();
+    Validity { not_before: moment(given.not_before), not_after: moment(given.not_after) }
+}
+
 fn moment(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
@@ -356,9 +406,13 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { names, issuer, not_after, .. } = self;
+        let Self { names, issuer, validity, .. } = self;
         let mut shown = f.debug_struct("Certificate");
-        shown.field("names", names).field("issuer", issuer).field("not_after", not_after).finish_non_exhaustive()
+        shown
+            .field("names", names)
+            .field("issuer", issuer)
+            .field("not_after", &validity.not_after)
+            .finish_non_exhaustive()
     }
 }
 

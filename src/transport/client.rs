@@ -10,13 +10,16 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::{io, mem};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::certificate::Certificate;
 use super::session::{Session, Shelves};
 use crate::runtime::handshake::HandshakeFault;
 
@@ -26,14 +29,14 @@ const ADDRESSES_MAX: usize = 1024;
 const SESSIONS_OF_ADDRESS: usize = 8;
 
 /// By what backends are known to be those that they should be, and what they are shown.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientRules {
     /// Certificates of the authorities that are trusted, in DER; None: those of this system.
     pub authorities: Option<Vec<Vec<u8>>>,
     /// The name that is asked for and verified; None: the host of each backend's URL.
     pub server_name: Option<String>,
-    /// A chain and its private key (PKCS#8, PKCS#1 or SEC1), in DER, for backends that ask for one.
-    pub certificate: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+    /// For backends that ask for one.
+    pub certificate: Option<Arc<Certificate>>,
     /// TLS 1.2 isn't spoken.
     pub tls13_only: bool,
     /// Any certificate will do.
@@ -41,22 +44,51 @@ pub struct ClientRules {
 }
 
 /// What can't be used of [`ClientRules`], and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientRulesError {
     /// Nothing among `authorities` is the certificate of one.
     Authorities,
     /// `server_name` is no name.
     ServerName,
-    /// The certificate can't be read.
-    Chain(String),
-    /// The key can't be used, or isn't the certificate's.
-    Key(String),
+}
+
+impl ClientRules {
+    /// Whether connections can go by this.
+    ///
+    /// # Errors
+    /// What of it can't be used.
+    pub fn check(&self) -> Result<(), ClientRulesError> {
+        self.own_roots().map(drop)?;
+        let is_name = self.server_name.as_deref().is_none_or(|name| server_name(name).is_some());
+        if is_name { Ok(()) } else { Err(ClientRulesError::ServerName) }
+    }
+
+    /// None: those of the system are trusted, or there is no need of any.
+    fn own_roots(&self) -> Result<Option<Arc<RootCertStore>>, ClientRulesError> {
+        if self.unverified {
+            return Ok(Some(Arc::new(RootCertStore::empty())));
+        }
+        let Some(authorities) = &self.authorities else { return Ok(None) };
+        let roots = roots(authorities.iter().cloned().map(CertificateDer::from));
+        roots.map(Some).ok_or(ClientRulesError::Authorities)
+    }
 }
 
 /// TLS towards backends, with the sessions that can be resumed. All workers share it, and health checks.
 pub struct BackendTls {
+    /// Swapped where backends are known by something else, or shown something else.
+    now: ArcSwap<Settings>,
+    /// Held while they are swapped or made ready; the authorities of this system, once they were read.
+    system_roots: Mutex<Option<Arc<RootCertStore>>>,
+}
+
+/// What connections go by that begin now. A swap brings others with no sessions: one that was resumed would go on with what was
+/// verified and shown before.
+struct Settings {
     rules: ClientRules,
-    /// Made by [`Self::make_ready`], since reading the system's authorities takes a while.
+    /// How many there were before.
+    generation: u32,
+    /// Made by [`BackendTls::make_ready`] where the system's authorities are trusted, since reading those takes a while.
     config: OnceLock<Arc<ClientConfig>>,
     sessions: Mutex<Sessions>,
 }
@@ -79,38 +111,56 @@ impl BackendTls {
     /// # Errors
     /// What of the rules can't be used.
     pub fn new(rules: ClientRules) -> Result<Self, ClientRulesError> {
-        if let Some(name) = &rules.server_name {
-            server_name(name).ok_or(ClientRulesError::ServerName)?;
-        }
-        let tls = Self { rules, config: OnceLock::new(), sessions: Mutex::default() };
-        match &tls.rules.authorities {
-            Some(authorities) => {
-                let roots = roots(authorities.iter().cloned().map(CertificateDer::from));
-                let roots = roots.ok_or(ClientRulesError::Authorities)?;
-                let _ = tls.config.set(tls.config_with(roots)?);
-            }
-            // Nothing else of it is found out later.
-            None => drop(tls.config_with(RootCertStore::empty())?),
-        }
-        Ok(tls)
+        let settings = Settings::of(rules, 0, None)?;
+        Ok(Self { now: ArcSwap::from_pointee(settings), system_roots: Mutex::default() })
+    }
+
+    /// Has connections that begin from now on go by these rules. Sessions of before aren't resumed, and
+    /// [`generation`](Self::generation) is another one, by which it is seen which connections are from before. Not for a
+    /// worker.
+    ///
+    /// # Errors
+    /// What of the rules can't be used; then all stays as it was.
+    pub fn replace(&self, rules: ClientRules) -> Result<(), ClientRulesError> {
+        let system_roots = self.system_roots.lock();
+        let generation = self.generation().wrapping_add(1);
+        self.now.store(Arc::new(Settings::of(rules, generation, system_roots.clone())?));
+        drop(system_roots);
+        Ok(())
+    }
+
+    /// Changes with each [`replace`](Self::replace).
+    pub fn generation(&self) -> u32 {
+        self.now.load().generation
+    }
+
+    /// What connections go by that begin now.
+    pub fn rules(&self) -> ClientRules {
+        self.now.load().rules.clone()
     }
 
     /// Whether backends have to prove who they are.
-    pub const fn verifies(&self) -> bool {
-        !self.rules.unverified
+    pub fn verifies(&self) -> bool {
+        !self.now.load().rules.unverified
     }
 
     /// To be called before the first connection: reads the authorities of this system where those are trusted, which takes
     /// milliseconds and reads files, so never on a worker. Once is enough, more do no harm. False where there are none, so
     /// that no backend is accepted.
     pub fn make_ready(&self) -> bool {
+        let mut known = self.system_roots.lock();
+        let settings = self.now.load();
         let mut found = true;
-        self.config.get_or_init(|| {
-            let roots = if self.rules.unverified { None } else { system_roots() };
-            found = roots.is_some() || self.rules.unverified;
-            // It was tried with none.
-            self.config_with(roots.unwrap_or_else(RootCertStore::empty)).unwrap_or_else(|_| unreachable!())
+        settings.config.get_or_init(|| {
+            let roots = known.get_or_insert_with(|| {
+                system_roots().unwrap_or_else(|| {
+                    found = false;
+                    Arc::new(RootCertStore::empty())
+                })
+            });
+            config(&settings.rules, Arc::clone(roots))
         });
+        drop(known);
         found
     }
 
@@ -120,58 +170,62 @@ impl BackendTls {
     /// # Errors
     /// The host is none, or [`Self::make_ready`] wasn't called.
     pub fn connection(&self, host: &str) -> io::Result<ClientConnection> {
-        let mut config = ClientConfig::clone(self.config.get().ok_or(io::ErrorKind::Unsupported)?);
+        let settings = self.now.load();
+        let mut config = ClientConfig::clone(settings.config()?);
         config.resumption = Resumption::disabled();
-        ClientConnection::new(Arc::new(config), self.name(host)?).map_err(io::Error::other)
+        ClientConnection::new(Arc::new(config), settings.name(host)?).map_err(io::Error::other)
     }
 
     /// The session of a new connection to `address`, whose server is to prove that it is `host`.
     pub(super) fn session(&self, address: SocketAddr, host: &str, shelves: &Rc<Shelves>) -> io::Result<Session> {
-        let config = self.config.get().ok_or(io::ErrorKind::Unsupported)?;
-        let config = self.sessions.lock().of(address, host, config);
-        let client = UnbufferedClientConnection::new(config, self.name(host)?).map_err(io::Error::other)?;
+        let settings = self.now.load();
+        let config = settings.sessions.lock().of(address, host, settings.config()?);
+        let client = UnbufferedClientConnection::new(config, settings.name(host)?).map_err(io::Error::other)?;
         Ok(Session::of_client(client, shelves))
+    }
+}
+
+impl Settings {
+    fn of(
+        rules: ClientRules,
+        generation: u32,
+        system_roots: Option<Arc<RootCertStore>>,
+    ) -> Result<Self, ClientRulesError> {
+        rules.check()?;
+        let roots = rules.own_roots()?.or(system_roots);
+        let ready = roots.map_or_else(OnceLock::new, |roots| OnceLock::from(config(&rules, roots)));
+        Ok(Self { rules, generation, config: ready, sessions: Mutex::default() })
+    }
+
+    fn config(&self) -> io::Result<&Arc<ClientConfig>> {
+        self.config.get().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     fn name(&self, host: &str) -> io::Result<ServerName<'static>> {
         let name = self.rules.server_name.as_deref().unwrap_or(host);
         server_name(name).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
-
-    fn config_with(&self, roots: RootCertStore) -> Result<Arc<ClientConfig>, ClientRulesError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let versions = if self.rules.tls13_only { &[&rustls::version::TLS13][..] } else { rustls::ALL_VERSIONS };
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
-        let builder = builder.map_err(|error| ClientRulesError::Key(error.to_string()))?;
-        let builder = if self.rules.unverified {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        } else {
-            builder.with_root_certificates(roots)
-        };
-        let mut config = match &self.rules.certificate {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                let chain = chain.iter().cloned().map(CertificateDer::from).collect();
-                let key = PrivateKeyDer::try_from(key.clone());
-                let key = key.map_err(|reason| ClientRulesError::Key(reason.to_owned()))?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| unfit(&error))?
-            }
-        };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
-    }
 }
 
-fn unfit(error: &Error) -> ClientRulesError {
-    match error {
-        Error::InvalidCertificate(_) => {
-            ClientRulesError::Chain(format!("found a certificate that can't be read: {error}"))
+fn config(rules: &ClientRules, roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions = if rules.tls13_only { &[&rustls::version::TLS13][..] } else { rustls::ALL_VERSIONS };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
+    let builder = builder.expect("the provider has cipher suites of each version");
+    let builder = if rules.unverified {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    } else {
+        builder.with_root_certificates(roots)
+    };
+    let mut config = match &rules.certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => {
+            let shown = SingleCertAndKey::from(Arc::clone(certificate.certified()));
+            builder.with_client_cert_resolver(Arc::new(shown))
         }
-        Error::InconsistentKeys(_) => {
-            ClientRulesError::Key("found the key of another certificate, wanted client_cert's".to_owned())
-        }
-        error => ClientRulesError::Key(format!("found a key that can't be used: {error}")),
-    }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 impl Sessions {
@@ -199,13 +253,13 @@ fn server_name(host: &str) -> Option<ServerName<'static>> {
 }
 
 /// None where nothing among them is a certificate.
-fn roots<'a>(certificates: impl IntoIterator<Item = CertificateDer<'a>>) -> Option<RootCertStore> {
+fn roots<'a>(certificates: impl IntoIterator<Item = CertificateDer<'a>>) -> Option<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates);
-    (!roots.is_empty()).then_some(roots)
+    (!roots.is_empty()).then(|| Arc::new(roots))
 }
 
-fn system_roots() -> Option<RootCertStore> {
+fn system_roots() -> Option<Arc<RootCertStore>> {
     roots(rustls_native_certs::load_native_certs().certs)
 }
 
@@ -302,7 +356,6 @@ impl fmt::Display for ClientRulesError {
         match self {
             Self::Authorities => f.write_str("found no certificate of an authority"),
             Self::ServerName => f.write_str("found no host name"),
-            Self::Chain(reason) | Self::Key(reason) => f.write_str(reason),
         }
     }
 }

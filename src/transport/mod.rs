@@ -28,7 +28,7 @@ mod tls;
 mod turns;
 mod world;
 
-pub use certificate::{Certificate, CertificateError, Source};
+pub use certificate::{Certificate, CertificateError, Source, Summary, Validity};
 pub use handshake::TlsRules;
 pub use layer::Layer;
 pub use layered::LayeredService;

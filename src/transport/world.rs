@@ -189,6 +189,10 @@ where
         Ok(Layer::Tls(Tls::new(self.beneath.connect(address)?, session)))
     }
 
+    fn encryption_generation(&self) -> u32 {
+        self.outgoing.tls.get().map_or(0, |tls| tls.generation())
+    }
+
     #[inline]
     fn wait(&self, on: &Self::Stream, also: Option<(&Self::Stream, Watch)>, deadline: Instant) -> Wake {
         match (on, also) {

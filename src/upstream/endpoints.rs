@@ -22,6 +22,10 @@ pub(super) struct Endpoints<S> {
     /// Where the next request begins to look.
     turn: usize,
     numbers_used: u32,
+    /// Of what connections are encrypted by.
+    encryption: u32,
+    /// The greatest number that was used before that changed.
+    outdated: u32,
 }
 
 struct Endpoint<S> {
@@ -47,8 +51,9 @@ pub(super) struct Idle<S> {
 pub(super) struct EndpointId(u32);
 
 impl<S> Endpoints<S> {
-    pub(super) fn new() -> Self {
-        Self { list: Vec::new(), known: Arc::default(), turn: 0, numbers_used: 0 }
+    /// None yet; `encryption` is the generation of what connections to them are encrypted by.
+    pub(super) fn new(encryption: u32) -> Self {
+        Self { list: Vec::new(), known: Arc::default(), turn: 0, numbers_used: 0, encryption, outdated: 0 }
     }
 
     /// The most recently used idle connection to the address whose turn it is. The clock is looked at only where servers say
@@ -116,6 +121,24 @@ impl<S> Endpoints<S> {
         }
     }
 
+    /// Connections are encrypted by what has this generation now. Where that is another one than before, those of before are as
+    /// good as to addresses that have left: idle ones are closed, those in use when they are given back.
+    pub(super) fn encrypt_by(&mut self, generation: u32) {
+        if std::mem::replace(&mut self.encryption, generation) == generation {
+            return;
+        }
+        self.outdated = self.numbers_used;
+        for endpoint in &mut self.list {
+            endpoint.number = next(&mut self.numbers_used);
+            endpoint.idle.clear();
+        }
+    }
+
+    /// Whether a connection to there is from before what connections are encrypted by has changed.
+    pub(super) const fn is_outdated(&self, endpoint: EndpointId) -> bool {
+        endpoint.0 <= self.outdated
+    }
+
     /// Since when the connection has been idle that has been so for longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.list.iter().filter_map(|endpoint| endpoint.idle.front()).map(|idle| idle.since).min()
@@ -165,9 +188,14 @@ impl<S> Endpoints<S> {
 
 impl<S> Endpoint<S> {
     fn new(at: SocketAddr, numbers_used: &mut u32) -> Self {
-        *numbers_used = numbers_used.wrapping_add(1);
-        Self { number: *numbers_used, at, passed_over: false, avoided_until: None, idle: VecDeque::new() }
+        Self { number: next(numbers_used), at, passed_over: false, avoided_until: None, idle: VecDeque::new() }
     }
+}
+
+/// A name has 16 addresses at most, so that these numbers never run out.
+const fn next(numbers_used: &mut u32) -> u32 {
+    *numbers_used = numbers_used.wrapping_add(1);
+    *numbers_used
 }
 
 #[cfg(test)]
@@ -206,14 +234,14 @@ mod tests {
 
     #[test]
     fn requests_one_after_the_other_take_all_addresses_in_turn_and_a_connection_each() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1, 2, 3]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1, 2, 3]));
         assert_eq!(requests(&mut endpoints, &addresses, 7), [1, 2, 3, 1, 2, 3, 1]);
         assert_eq!(endpoints.idle(), 3);
     }
 
     #[test]
     fn an_address_that_left_takes_its_connections_along_those_in_use_included() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1, 2]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1, 2]));
         requests(&mut endpoints, &addresses, 2);
         let (in_use, endpoint) = request(&mut endpoints, &addresses);
         assert_eq!(in_use, at(1));
@@ -228,8 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_encrypted_by_something_else_is_used_no_more_that_in_use_included() {
+        let (mut endpoints, addresses) = (Endpoints::new(3), addresses(&[1, 2]));
+        requests(&mut endpoints, &addresses, 2);
+        endpoints.encrypt_by(3);
+        assert_eq!(endpoints.idle(), 2, "nothing has changed");
+        let (in_use, endpoint) = request(&mut endpoints, &addresses);
+        assert!(!endpoints.is_outdated(endpoint));
+        endpoints.encrypt_by(4);
+        assert!(endpoints.is_outdated(endpoint) && endpoints.idle() == 0);
+        endpoints.keep(in_use, endpoint, NOW, Instant::NEVER);
+        assert_eq!(endpoints.idle(), 0);
+        assert_eq!(requests(&mut endpoints, &addresses, 4), [2, 1, 2, 1]);
+        let (_, endpoint) = request(&mut endpoints, &addresses);
+        assert!(!endpoints.is_outdated(endpoint));
+        endpoints.encrypt_by(4);
+        assert_eq!(endpoints.idle(), 1);
+    }
+
+    #[test]
     fn what_is_new_is_connected_to_before_any_sweep() {
-        let (mut endpoints, addresses) = (Endpoints::<SocketAddr>::new(), addresses(&[1]));
+        let (mut endpoints, addresses) = (Endpoints::<SocketAddr>::new(0), addresses(&[1]));
         endpoints.candidates(&addresses);
         addresses.set([at(2)]);
         assert_eq!(endpoints.candidates(&addresses).iter().map(|(_, at)| *at).collect::<Vec<_>>(), [at(2)]);
@@ -237,7 +284,7 @@ mod tests {
 
     #[test]
     fn an_ill_address_is_passed_over_as_long_as_another_one_is_well() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1, 2, 3]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1, 2, 3]));
         requests(&mut endpoints, &addresses, 3);
         addresses.set_ill(at(2), true);
         endpoints.sweep(&addresses, NOW, KEEP_ALIVE, |_| true);
@@ -252,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_address_that_took_no_connection_is_asked_last_for_a_while() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1, 2]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1, 2]));
         let candidates = endpoints.candidates(&addresses);
         endpoints.avoid(&candidates[..1], NOW);
         assert_eq!(requests(&mut endpoints, &addresses, 3), [2, 2, 2]);
@@ -266,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_its_server_is_about_to_close_is_not_used_and_goes_at_the_next_sweep() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1]));
         let (at, endpoint) = request(&mut endpoints, &addresses);
         let until = NOW + Duration::from_secs(4);
         endpoints.keep(at, endpoint, NOW, until);
@@ -280,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_has_been_idle_for_too_long_or_is_not_quiet_goes_and_the_oldest_first_when_descriptors_are_short() {
-        let (mut endpoints, addresses) = (Endpoints::new(), addresses(&[1, 2, 3]));
+        let (mut endpoints, addresses) = (Endpoints::new(0), addresses(&[1, 2, 3]));
         let taken: Vec<_> = (0..3).map(|_| request(&mut endpoints, &addresses)).collect();
         for (n, (at, endpoint)) in (0..).zip(taken) {
             endpoints.keep(at, endpoint, NOW + Duration::from_secs(n), Instant::NEVER);

@@ -90,7 +90,8 @@ impl<W: World> IdleConnections<W> {
             Some(to_backend) if to_backend.backend.id == backend.id => Rc::clone(to_backend),
             _ => {
                 let backend = Arc::clone(backend);
-                let to_backend = Rc::new(ToBackend { backend, endpoints: RefCell::new(Endpoints::new()) });
+                let endpoints = RefCell::new(Endpoints::new(self.world.encryption_generation()));
+                let to_backend = Rc::new(ToBackend { backend, endpoints });
                 *entry = Some(Rc::clone(&to_backend));
                 to_backend
             }
@@ -109,18 +110,21 @@ impl<W: World> IdleConnections<W> {
     }
 
     /// Closes what has been idle for `keep_alive`, what its server has closed, what leads to an address that its backend's
-    /// name has left or that is ill, and every idle connection to a backend that was removed: a piece of it. Whether there is
-    /// more to sweep, for which it is to be called again once others have had a turn.
+    /// name has left or that is ill, what is encrypted by something else than what connections are now, and every idle connection
+    /// to a backend that was removed: a piece of it. Whether there is more to sweep, for which it is to be called again once
+    /// others have had a turn.
     pub fn sweep(&self, keep_alive: Duration) -> bool {
-        let now = self.world.now();
+        let (now, encryption) = (self.world.now(), self.world.encryption_generation());
         let mut table = self.table.borrow_mut();
         let begin = self.swept.take();
         for entry in table.iter_mut().skip(begin).take(SWEPT_AT_A_TIME) {
             let Some(to_backend) = entry else { continue };
-            to_backend
-                .endpoints
-                .borrow_mut()
-                .sweep(&to_backend.backend.addresses, now, keep_alive, |stream| stream.is_quiet(false));
+            let mut endpoints = to_backend.endpoints.borrow_mut();
+            if to_backend.backend.is_encrypted {
+                endpoints.encrypt_by(encryption);
+            }
+            endpoints.sweep(&to_backend.backend.addresses, now, keep_alive, |stream| stream.is_quiet(false));
+            drop(endpoints);
             if to_backend.backend.is_retired() {
                 *entry = None;
             }
@@ -223,13 +227,15 @@ impl<W: World> Lease<W> {
         self.to_backend.backend.id
     }
 
-    /// The backend that it leads to was removed.
+    /// It is to serve no other request: the backend that it leads to was removed, or it is encrypted by something else than what
+    /// connections are now.
     pub fn is_retired(&self) -> bool {
-        self.to_backend.backend.is_retired()
+        self.to_backend.backend.is_retired() || self.to_backend.endpoints.borrow().is_outdated(self.endpoint)
     }
 
     /// Makes the connection idle: its last exchange was whole and left nothing behind. It is closed where its address
-    /// has left the backend's name, or is ill. From `until` on it is used no more.
+    /// has left the backend's name, or is ill, or where connections are encrypted by something else now. From `until` on it is
+    /// used no more.
     pub fn give_back(self, since: Instant, until: Instant) {
         self.to_backend.endpoints.borrow_mut().keep(self.stream, self.endpoint, since, until);
     }

@@ -114,6 +114,10 @@ impl World for Noting {
         self.layered.connect_encrypted(address, host).map(|stream| self.dialled(stream))
     }
 
+    fn encryption_generation(&self) -> u32 {
+        self.layered.encryption_generation()
+    }
+
     fn wait(&self, on: &Noted, also: Option<(&Noted, Watch)>, deadline: Instant) -> Wake {
         self.layered.wait(&on.stream, also.map(|(also, watch)| (&also.stream, watch)), deadline)
     }

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::age::Age;
+use super::age::{Dated, Peers};
 use crate::config::{CertificateFiles, ClientAuth, Tls};
 use crate::control::acme::{self, CacheError};
-use crate::transport::{Certificate, CertificateError, ClientRules, Source, TicketKey, pem};
+use crate::transport::{Certificate, CertificateError, ClientRules, Source, Summary, TicketKey, pem};
 
 /// A chain, a key, an OCSP answer: a hundred times what they take.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Authorities may be many, and have revoked much.
-const LIST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const LIST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// All that the files of `tls` hold.
 #[derive(Debug, Default)]
@@ -49,8 +49,8 @@ impl Materials {
         let mut wrong = Vec::new();
         let mut take = |found: Wrong| wrong.push(found);
         let pairs = tls.certificates.iter().enumerate();
-        let certificates =
-            pairs.filter_map(|(nth, files)| Pair { nth, files }.read().map_err(&mut take).ok()).map(Arc::new).collect();
+        let read = |(nth, files)| Pair::of_clients(nth, files).read().map_err(&mut take).ok();
+        let certificates = pairs.filter_map(read).map(Arc::new).collect();
         let clients = read_clients(tls).map_err(&mut take).unwrap_or_default();
         let ticket_keys = read_ticket_keys(tls).map_err(&mut take).unwrap_or_default();
         if wrong.is_empty() { Ok(Self { certificates, clients, ticket_keys }) } else { Err(wrong) }
@@ -60,12 +60,8 @@ impl Materials {
 /// Everything that is wrong with the files of `tls`; certificates that aren't valid at this moment are, too.
 pub fn examine(tls: &Tls, now: SystemTime) -> Vec<Wrong> {
     let pairs = tls.certificates.iter().enumerate();
-    let mut wrong: Vec<_> = pairs
-        .filter_map(|(nth, files)| {
-            let pair = Pair { nth, files };
-            pair.read().and_then(|certificate| pair.is_valid(&certificate, now)).err()
-        })
-        .collect();
+    let mut wrong: Vec<_> =
+        pairs.flat_map(|(nth, files)| Pair::of_clients(nth, files).faults(Peers::Clients, now)).collect();
     wrong.extend(read_clients(tls).err());
     wrong.extend(read_ticket_keys(tls).err());
     let cache = tls.acme.as_ref().and_then(|acme| acme::check(acme).err());
@@ -75,47 +71,89 @@ pub fn examine(tls: &Tls, now: SystemTime) -> Vec<Wrong> {
     wrong
 }
 
-/// The files of one certificate.
-pub(super) struct Pair<'t> {
-    pub(super) nth: usize,
-    pub(super) files: &'t CertificateFiles,
+/// The authorities in `tls.client_ca` that aren't valid at this moment, whose clients are taken all the same.
+pub fn outdated(tls: &Tls, now: SystemTime) -> Vec<Wrong> {
+    let (Some(file), Ok(Some(rules))) = (&tls.client_ca, read_clients(tls)) else { return Vec::new() };
+    Named { field: "tls.client_ca".to_owned(), file }.outdated(&rules.authorities, Peers::Clients, now)
 }
 
-impl Pair<'_> {
+/// The files of one certificate.
+pub(super) struct Pair<'p> {
+    cert: Named<'p>,
+    key: Named<'p>,
+    ocsp: Option<Named<'p>>,
+}
+
+/// A file, and the field that names it.
+pub(super) struct Named<'p> {
+    pub(super) field: String,
+    pub(super) file: &'p Path,
+}
+
+impl<'p> Pair<'p> {
+    /// What clients are shown.
+    pub(super) fn of_clients(nth: usize, files: &'p CertificateFiles) -> Self {
+        let named = |field: &str, file| Named { field: format!("tls.certificates[{nth}].{field}"), file };
+        Self {
+            cert: named("cert", &files.cert),
+            key: named("key", &files.key),
+            ocsp: files.ocsp.as_deref().map(|file| named("ocsp", file)),
+        }
+    }
+
+    /// Without an OCSP answer.
+    pub(super) const fn of(cert: Named<'p>, key: Named<'p>) -> Self {
+        Self { cert, key, ocsp: None }
+    }
+
     pub(super) fn read(&self) -> Result<Certificate, Wrong> {
-        let CertificateFiles { cert, key, ocsp } = self.files;
-        let of_pem = |field: &str, file: &Path, error: pem::PemError| self.wrong(field, file, error.to_string());
-        let chain = self.bytes("cert", cert)?;
-        let chain = pem::certificates(&chain).map_err(|error| of_pem("cert", cert, error))?;
-        let der = self.bytes("key", key)?;
-        let der = pem::private_key(&der).map_err(|error| of_pem("key", key, error))?;
-        let ocsp = ocsp.as_deref().map(|file| self.ocsp(file)).transpose()?;
+        let Self { cert, key, ocsp } = self;
+        let chain = cert.read(FILE_BYTES_MAX)?;
+        let chain = pem::certificates(&chain).map_err(|error| cert.wrong(error.to_string()))?;
+        let der = key.read(FILE_BYTES_MAX)?;
+        let der = pem::private_key(&der).map_err(|error| key.wrong(error.to_string()))?;
+        let ocsp = ocsp.as_ref().map(read_ocsp).transpose()?;
         let made = Certificate::of(chain, der, ocsp).map_err(|error| match error {
-            CertificateError::Key { .. } => self.wrong("key", key, error.to_string()),
-            CertificateError::KeyOfAnother => self.wrong("key", key, format!("{error} in {}", cert.display())),
-            error => self.wrong("cert", cert, error.to_string()),
+            CertificateError::Key { .. } => key.wrong(error.to_string()),
+            CertificateError::KeyOfAnother => key.wrong(format!("{error} in {}", cert.file.display())),
+            error => cert.wrong(error.to_string()),
         })?;
-        Ok(made.with_source(Source::Files { cert: cert.clone(), key: key.clone() }))
+        Ok(made.with_source(Source::Files { cert: cert.file.to_owned(), key: key.file.to_owned() }))
     }
 
-    fn ocsp(&self, file: &Path) -> Result<Vec<u8>, Wrong> {
-        let bytes = self.bytes("ocsp", file)?;
-        let wanted = "found no OCSP answer, wanted DER of one that says how the certificate is (RFC 6960 §4.2.1)";
-        if is_ocsp_answer(&bytes) { Ok(bytes) } else { Err(self.wrong("ocsp", file, wanted.to_owned())) }
+    /// Everything that is wrong with them; one of the chain that isn't valid at this moment is, too.
+    pub(super) fn faults(&self, peers: Peers, now: SystemTime) -> Vec<Wrong> {
+        match self.read() {
+            Ok(certificate) => {
+                let faults = Dated::chain(&certificate, peers).filter_map(|dated| dated.fault(now));
+                faults.map(|reason| self.cert.wrong(reason)).collect()
+            }
+            Err(wrong) => vec![wrong],
+        }
+    }
+}
+
+impl Named<'_> {
+    pub(super) fn read(&self, bytes_max: u64) -> Result<Vec<u8>, Wrong> {
+        read_bounded(self.file, bytes_max).map_err(|reason| self.wrong(reason))
     }
 
-    fn is_valid(&self, certificate: &Certificate, now: SystemTime) -> Result<(), Wrong> {
-        let age = Age::of(certificate, now);
-        if age.is_valid() { Ok(()) } else { Err(self.wrong("cert", &self.files.cert, age.told(certificate))) }
+    pub(super) fn wrong(&self, reason: String) -> Wrong {
+        Wrong { field: self.field.clone(), file: self.file.to_owned(), reason }
     }
 
-    fn bytes(&self, field: &str, file: &Path) -> Result<Vec<u8>, Wrong> {
-        read_bounded(file, FILE_BYTES_MAX).map_err(|reason| self.wrong(field, file, reason))
+    /// Those of the authorities in it that aren't valid at this moment.
+    pub(super) fn outdated(&self, authorities: &[Vec<u8>], peers: Peers, now: SystemTime) -> Vec<Wrong> {
+        let read = authorities.iter().filter_map(|der| Summary::of(der));
+        let told = |authority| self.wrong(Dated::authority(&authority, self.file, peers).fault(now)?).into();
+        read.filter_map(told).collect()
     }
+}
 
-    fn wrong(&self, field: &str, file: &Path, reason: String) -> Wrong {
-        Wrong { field: format!("tls.certificates[{}].{field}", self.nth), file: file.to_owned(), reason }
-    }
+fn read_ocsp(file: &Named) -> Result<Vec<u8>, Wrong> {
+    let bytes = file.read(FILE_BYTES_MAX)?;
+    let wanted = "found no OCSP answer, wanted DER of one that says how the certificate is (RFC 6960 §4.2.1)";
+    if is_ocsp_answer(&bytes) { Ok(bytes) } else { Err(file.wrong(wanted.to_owned())) }
 }
 
 pub(super) fn read_clients(tls: &Tls) -> Result<Option<ClientRules>, Wrong> {

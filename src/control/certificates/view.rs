@@ -50,14 +50,14 @@ struct Broken {
 }
 
 impl CertificateList {
-    pub(super) fn of<'w>(certificates: &Certificates, wrong: impl Iterator<Item = &'w Wrong>, now: SystemTime) -> Self {
+    pub(super) fn of(certificates: &Certificates, wrong: &[Wrong], now: SystemTime) -> Self {
         let problem = |wrong: &Wrong| Broken {
             field: wrong.field.clone(),
             file: wrong.file.display().to_string(),
             problem: wrong.reason.clone(),
         };
         let certificates = certificates.all().iter().map(|certificate| View::of(certificate, now)).collect();
-        Self { certificates, problems: wrong.map(problem).collect() }
+        Self { certificates, problems: wrong.iter().map(problem).collect() }
     }
 }
 
@@ -71,7 +71,7 @@ impl View {
             not_before: rfc3339(certificate.not_before()),
             not_after: rfc3339(certificate.not_after()),
             expires_in_s: certificate.not_after().duration_since(now).unwrap_or_default().as_secs(),
-            state: Age::of(certificate, now).name(),
+            state: Age::of(certificate.validity(), now).name(),
             key: certificate.key_kind(),
             sha256: hex(certificate.fingerprint()),
             chain_length: certificate.chain_length(),

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::*;
@@ -109,9 +110,54 @@ fn sessions_are_resumed_at_their_own_address_alone() {
 }
 
 #[test]
+fn nothing_is_resumed_under_rules_that_have_taken_the_place_of_others() {
+    let certificate = Certificate::new();
+    let (tls, config) = (trusting(&certificate), server(&certificate));
+    let kind = || {
+        let mut scene = Scene::new(&tls, "localhost", &config);
+        scene.shake();
+        assert!(scene.tls.is_quiet(false));
+        scene.server.handshake_kind()
+    };
+    let (full, resumed) = (Some(rustls::HandshakeKind::Full), Some(rustls::HandshakeKind::Resumed));
+    assert_eq!((tls.generation(), kind(), kind()), (0, full, resumed));
+    tls.replace(tls.rules()).expect("the same rules");
+    assert_eq!((tls.generation(), kind(), kind()), (1, full, resumed));
+    let nobodys = ClientRules { authorities: Some(vec![b"nothing".to_vec()]), ..tls.rules() };
+    assert_eq!(tls.replace(nobodys), Err(ClientRulesError::Authorities));
+    assert_eq!((tls.generation(), kind()), (1, resumed), "all is as it was");
+}
+
+#[test]
+fn a_session_of_before_does_not_outlive_a_swap_during_its_handshake() {
+    let certificate = Certificate::new();
+    let (tls, config) = (trusting(&certificate), server(&certificate));
+    let mut before = Scene::new(&tls, "localhost", &config);
+    tls.replace(tls.rules()).expect("the same rules");
+    before.shake();
+    assert!(before.tls.is_quiet(false), "its tickets have come");
+    let mut after = Scene::new(&tls, "localhost", &config);
+    after.shake();
+    assert_eq!(after.server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+}
+
+#[test]
+fn the_authorities_of_the_system_are_read_once_and_outlive_a_swap() {
+    let tls = BackendTls::new(ClientRules::default()).expect("rules");
+    tls.replace(tls.rules()).expect("the same rules");
+    let is_ready = |tls: &BackendTls| tls.connection("localhost").is_ok();
+    assert!(!is_ready(&tls), "no backend has needed them yet");
+    tls.make_ready();
+    assert!(is_ready(&tls));
+    tls.replace(tls.rules()).expect("the same rules");
+    assert!(is_ready(&tls));
+}
+
+#[test]
 fn of_too_many_addresses_those_are_forgotten_that_were_not_used_for_longest() {
     let base = trusting(&Certificate::new());
-    let config = base.config.get().expect("ready");
+    let settings = base.now.load();
+    let config = settings.config().expect("ready");
     let mut sessions = Sessions::default();
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let first = sessions.of(at(1), "a", config);
