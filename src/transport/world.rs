@@ -189,6 +189,7 @@ where
         Ok(Layer::Tls(Tls::new(self.beneath.connect(address)?, session)))
     }
 
+    #[cold]
     fn encryption_generation(&self) -> u32 {
         self.outgoing.tls.get().map_or(0, |tls| tls.generation())
     }
