@@ -31,11 +31,26 @@ pub struct Signed {
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+        Self { issuer: CertifiedIssuer::self_signed(parameters(name), key).expect("a certificate") }
+    }
+
+    /// One that ended long ago.
+    pub fn expired(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self { issuer: CertifiedIssuer::self_signed(ended(name), key).expect("a certificate") }
+    }
+
+    /// One that this one vouches for, and that ended long ago.
+    pub fn expired_below(&self, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let signed = CertifiedIssuer::signed_by(ended(name), key, &self.issuer);
+        Self { issuer: signed.expect("a certificate") }
+    }
+
+    /// Its certificate, in DER.
+    pub fn der(&self) -> Vec<u8> {
+        self.issuer.as_ref().der().to_vec()
     }
 
     /// A certificate for these hosts.
@@ -70,17 +85,42 @@ impl Authority {
     }
 }
 
+fn parameters(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+fn ended(name: &str) -> CertificateParams {
+    let mut params = parameters(name);
+    params.not_after = date_time_ymd(2020, 1, 1);
+    params
+}
+
 impl Signed {
-    /// Its certificate and its key, as files in this folder.
+    /// Tells its certificate from others: the end of its signature.
+    pub fn mark(&self) -> String {
+        mark(&self.chain[0])
+    }
+
+    /// Its certificates and its key, as files in this folder.
     pub fn files(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-        let cert = written(folder, &format!("{name}.pem"), &pem::write("CERTIFICATE", &self.chain[0]));
+        let chain: String = self.chain.iter().map(|der| pem::write("CERTIFICATE", der)).collect();
+        let cert = written(folder, &format!("{name}.pem"), &chain);
         (cert, written(folder, &format!("{name}.key"), &pem::write("PRIVATE KEY", &self.key)))
     }
 }
 
-fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, text).expect("writable");
+fn mark(der: &[u8]) -> String {
+    format!("{:02x?}", &der[der.len() - 8..])
+}
+
+/// Written beside its place and moved there, so that a half of it is never seen.
+pub fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let (beside, path) = (folder.join("new"), folder.join(name));
+    std::fs::write(&beside, text).expect("writable");
+    std::fs::rename(&beside, &path).expect("the same folder");
     path
 }
 
@@ -98,8 +138,9 @@ pub enum Manner {
 }
 
 /// A backend that speaks TLS on a loopback port, until it is dropped. A request for `/cut` gets half of a body that ends with
-/// the connection, which ends without `close_notify`; one for `/whole` the same with it; any other a body that says the
-/// name that was asked for.
+/// the connection, which ends without `close_notify`; one for `/whole` the same with it; one for `/who` a body that says by its
+/// mark which certificate it was shown, and one for `/who-last` the same on a connection that ends then; any other a body that
+/// says the name that was asked for.
 pub struct SecureOrigin {
     port: u16,
     stage: Arc<Stage>,
@@ -115,6 +156,8 @@ struct Stage {
     /// Connections that the proxy ended with `close_notify`: those of probes, and those of requests.
     closed: [AtomicUsize; 2],
     requests: Mutex<Vec<Message>>,
+    /// The marks of what open connections have shown, but for those of probes.
+    clients: Mutex<Vec<String>>,
     stopped: AtomicBool,
 }
 
@@ -146,6 +189,7 @@ impl SecureOrigin {
             probes: AtomicUsize::new(0),
             closed: Default::default(),
             requests: Mutex::default(),
+            clients: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let on_stage = Arc::clone(&stage);
@@ -177,6 +221,11 @@ impl SecureOrigin {
     /// Requests so far, but for probes.
     pub fn requests(&self) -> Vec<Message> {
         self.stage.requests.lock().expect("not poisoned").clone()
+    }
+
+    /// The marks of what open connections have shown that have had a request, but for those of probes.
+    pub fn clients(&self) -> Vec<String> {
+        self.stage.clients.lock().expect("not poisoned").clone()
     }
 
     pub fn connections(&self) -> usize {
@@ -227,6 +276,11 @@ pub fn config(shown: &Signed, clients_of: Option<&Authority>) -> ServerConfig {
 
 type Tls = StreamOwned<ServerConnection, TcpStream>;
 
+/// The mark of the certificate that the other side has shown; empty where it has shown none.
+fn shown_by(tls: &Tls) -> String {
+    tls.conn.peer_certificates().and_then(|chain| chain.first()).map(|der| mark(der)).unwrap_or_default()
+}
+
 impl Stage {
     fn serve(&self, mut socket: TcpStream) {
         self.connections.fetch_add(1, Ordering::SeqCst);
@@ -237,7 +291,14 @@ impl Stage {
             Manner::Good => {
                 let config = Arc::clone(&self.config.lock().expect("not poisoned"));
                 let tls = ServerConnection::new(config).expect("a server");
-                let _ = self.converse(StreamOwned::new(tls, socket));
+                let mut tls = BufReader::new(StreamOwned::new(tls, socket));
+                let mut counted = false;
+                let _ = self.converse(&mut tls, &mut counted);
+                let ended = counted.then(|| shown_by(tls.get_ref()));
+                let mut clients = self.clients.lock().expect("not poisoned");
+                if let Some(at) = clients.iter().position(|mark| Some(mark) == ended.as_ref()) {
+                    clients.swap_remove(at);
+                }
             }
             Manner::Resets => {
                 let _ = socket.read(&mut [0; 1]);
@@ -255,17 +316,16 @@ impl Stage {
         }
     }
 
-    fn converse(&self, tls: Tls) -> io::Result<()> {
-        let mut tls = BufReader::new(tls);
-        let mut counted = false;
-        while let Some(mut request) = self.next_request(&mut tls, counted)? {
-            wire::read_request_body(&mut tls, &mut request)?;
+    fn converse(&self, tls: &mut BufReader<Tls>, counted: &mut bool) -> io::Result<()> {
+        while let Some(mut request) = self.next_request(tls, *counted)? {
+            wire::read_request_body(tls, &mut request)?;
             let is_probe = request.target() == PROBE_PATH;
             if is_probe {
                 self.probes.fetch_add(1, Ordering::SeqCst);
-            } else if !std::mem::replace(&mut counted, true) {
+            } else if !std::mem::replace(counted, true) {
                 let resumed = tls.get_ref().conn.handshake_kind() == Some(HandshakeKind::Resumed);
                 if resumed { &self.resumed } else { &self.full }.fetch_add(1, Ordering::SeqCst);
+                self.clients.lock().expect("not poisoned").push(shown_by(tls.get_ref()));
             }
             let target = request.target().to_owned();
             if !is_probe {
@@ -281,10 +341,21 @@ impl Stage {
                 }
                 return tls.sock.shutdown(Shutdown::Write);
             }
-            let name = tls.conn.server_name().unwrap_or("none").to_owned();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
-            tls.write_all(head.as_bytes())?;
+            let is_last = target == "/who-last";
+            let says = if target.starts_with("/who") {
+                shown_by(tls)
+            } else {
+                tls.conn.server_name().unwrap_or("none").to_owned()
+            };
+            let close = if is_last { "Connection: close\r\n" } else { "" };
+            let answer = format!("HTTP/1.1 200 OK\r\n{close}Content-Length: {}\r\n\r\n{says}", says.len());
+            tls.write_all(answer.as_bytes())?;
             tls.flush()?;
+            if is_last {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                return tls.sock.shutdown(Shutdown::Write);
+            }
         }
         Ok(())
     }
