@@ -58,6 +58,8 @@ pub struct Ciphers {
     pub chance: Chance,
     clients: [Arc<ClientConfig>; 2],
     origins: [Arc<ServerConfig>; 2],
+    /// What all workers go by towards backends, if they speak TLS.
+    pub backends: Option<Arc<BackendTls>>,
     counts: Arc<HandshakeCounts>,
 }
 
@@ -89,6 +91,10 @@ impl Ciphers {
             secrecy,
             clients: keys.clients.each_ref().map(client),
             origins: keys.origins.each_ref().map(origin),
+            backends: secrecy.backends.then(|| {
+                let rules = ClientRules { authorities: Some(vec![keys.authority.clone()]), ..ClientRules::default() };
+                Arc::new(BackendTls::new(rules).expect("an authority's certificate"))
+            }),
             counts: Arc::new(HandshakeCounts::new(workers)),
             chance,
         }
@@ -110,8 +116,8 @@ impl Ciphers {
         if let Some(rules) = self.rules() {
             served = served.with_tls(rules);
         }
-        match self.backends() {
-            Some(backends) => served.with_backends(backends),
+        match &self.backends {
+            Some(backends) => served.with_backends(Arc::clone(backends)),
             None => served,
         }
     }
@@ -128,14 +134,6 @@ impl Ciphers {
                 let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
                 maypole::proxy::in_clear(date.as_bytes())
             },
-        })
-    }
-
-    /// What backends are known by, if they speak TLS.
-    fn backends(&self) -> Option<Arc<BackendTls>> {
-        self.secrecy.backends.then(|| {
-            let rules = ClientRules { authorities: Some(vec![keys().authority.clone()]), ..ClientRules::default() };
-            Arc::new(BackendTls::new(rules).expect("an authority's certificate"))
         })
     }
 

@@ -45,6 +45,17 @@ impl House {
     }
 }
 
+impl House {
+    /// After `delay`, what is known of backends that speak TLS is replaced by the same: none of before is to be used then.
+    pub fn hold_backends_anew_after(&self, delay: Time) {
+        let Some(backends) = self.ciphers.backends.clone() else { return };
+        self.sim.after(delay, move |sim| {
+            sim.struck(Fault::BackendsHeldAnew);
+            backends.replace(backends.rules()).expect("the same rules");
+        });
+    }
+}
+
 /// The configuration of the plan after so many swaps. It serves as the first one does.
 fn nth_config(first: &Config, nth: usize) -> Config {
     let mut config = first.clone();
@@ -120,6 +131,13 @@ pub fn swap_now_and_then(chance: &Chance, house: &House, within: Time) {
     if chance.percent(25) {
         for _ in 0..=chance.below(6) {
             house.swap_plans_after(chance.below(within));
+        }
+    }
+    // Decided by what concerns these runs alone, so that plain ones are what they were.
+    let chance = &house.ciphers.chance;
+    if house.ciphers.backends.is_some() && chance.percent(25) {
+        for _ in 0..=chance.below(4) {
+            house.hold_backends_anew_after(chance.below(within));
         }
     }
 }

@@ -115,6 +115,7 @@ counted! {
         TooManyTrip = "too many circuit breakers trip, so that none counts",
         ProxyDrains = "proxy is told to stop",
         PlanSwapped = "another plan comes into force",
+        BackendsHeldAnew = "connections to backends are encrypted by something else from then on",
         CoroutinesLack = "no coroutine is free for a connection",
         CoroutinePanics = "coroutine panics",
         WriteStopsShort = "network takes a part of a write",
