@@ -85,6 +85,7 @@ pub fn judge(
     let calm = !are_bounded
         && stories.are_all_smooth()
         && stories.trail.stayed_as_it_was()
+        && stories.trail.held_anew().is_empty()
         && config.circuit_breaker.is_none();
     let ways = stories.trail.ways();
     let ended_by_origin = |way: SocketId, by: Time| {

@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 
 use crate::chance::Chance;
 use crate::noting::Served;
-use crate::sim::Sim;
+use crate::sim::{SECOND, Sim, Time};
 use crate::tally::{Fault, Promise};
 use crate::trail::Trail;
 use crate::verdict::Judge;
@@ -28,6 +28,8 @@ pub const OTHER_HOST: &str = "other.example";
 const ORIGINS: usize = 8;
 /// The slowest of networks takes a few seconds for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A worker looks each second at what its connections are encrypted by.
+const LOOKED_AT_WITHIN: Time = 2 * SECOND;
 /// The longest records that a run's clients, or origins, send; None: as long as they may be.
 const RECORD_BYTES: [Option<usize>; 4] = [None, None, Some(64), Some(1_000)];
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&version::TLS13], &[&version::TLS12]];
@@ -154,6 +156,17 @@ pub fn judge(judge: &mut Judge<'_>, ciphers: &Ciphers, trail: &Trail) {
         let ((begun, in_order), counted) = (trail.accepted_in_order(), all(&ciphers.counts));
         let holds = counted == begun || (counted < begun && !in_order);
         judge.expect(Promise::HandshakesCounted, holds, || format!("{begun} handshakes, {counted} are counted"));
+    }
+    let ways = trail.ways();
+    for at in trail.held_anew() {
+        for way in ways.iter().filter(|way| way.dialled.at < at) {
+            // The first is what it was made for, however long the handshake takes.
+            for (moment, id) in way.offers.iter().skip(1) {
+                judge.expect(Promise::HeldAnew, moment.at <= at + LOOKED_AT_WITHIN, || {
+                    format!("request {id} was sent at {} on a connection from before {at}", moment.at)
+                });
+            }
+        }
     }
 }
 

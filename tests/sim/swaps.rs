@@ -51,6 +51,7 @@ impl House {
         let Some(backends) = self.ciphers.backends.clone() else { return };
         self.sim.after(delay, move |sim| {
             sim.struck(Fault::BackendsHeldAnew);
+            sim.trail.holds_anew(sim.now());
             backends.replace(backends.rules()).expect("the same rules");
         });
     }

@@ -149,6 +149,7 @@ counted! {
         WellFormed = "all that the proxy sends is well-formed",
         SessionsStay = "a session stays at its backend while that one may serve it",
         LoginsAreOnes = "a backend's connection that a client has logged in on serves no other client",
+        HeldAnew = "what was encrypted by something else before serves no new request",
         LoginsStay = "a client that has logged in stays on its connection while both sides keep it",
         SessionsTold = "an answer binds its client to its backend where it isn't bound, and only there",
         RemovedGetsNothing = "a removed backend gets no new request",

@@ -118,6 +118,7 @@ pub struct Trail {
     /// When something moved on a connection, by the proxy's end of it.
     moved: RefCell<BTreeMap<SocketId, Vec<Time>>>,
     drained: Cell<Option<Moment>>,
+    held_anew: RefCell<Vec<Time>>,
     look: RefCell<Option<Rc<dyn Fn() -> State>>>,
     failures: RefCell<Vec<Counted>>,
     count: RefCell<Option<Rc<dyn Fn() -> Vec<usize>>>>,
@@ -269,6 +270,16 @@ impl Trail {
     /// At no time was a backend without an address.
     pub fn all_resolved(&self) -> bool {
         !self.rolls.borrow().iter().any(|(_, roll)| roll.unresolved)
+    }
+
+    /// Connections to backends are encrypted by something else from then on.
+    pub fn holds_anew(&self, now: Time) {
+        self.held_anew.borrow_mut().push(now);
+    }
+
+    /// When that was.
+    pub fn held_anew(&self) -> Vec<Time> {
+        self.held_anew.borrow().clone()
     }
 
     /// The proxy was told to stop.
