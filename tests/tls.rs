@@ -126,12 +126,16 @@ struct Scene {
 
 impl Scene {
     fn new(origin: &Origin, files: &Files, on_top: &Value) -> Self {
+        Self::logging(origin, files, on_top, "info")
+    }
+
+    fn logging(origin: &Origin, files: &Files, on_top: &Value, level: &str) -> Self {
         let port = free_port();
         let mut tls = json!({"port": port, "bind": "127.0.0.1", "certificates": files.certificates()});
         for (name, value) in on_top.as_object().expect("settings") {
             tls[name] = value.clone();
         }
-        let proxy = Proxy::with(&[origin], json!({ "tls": tls }));
+        let proxy = Proxy::with_log(&[origin], json!({ "tls": tls }), &[("RUST_LOG", level)], Stdio::piped());
         eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { proxy, port }
     }
@@ -298,6 +302,45 @@ fn a_handshake_that_does_not_end_is_closed_in_time() {
         client.send(begun);
         assert_eq!(client.rest(), b"", "{begun:?}");
     }
+}
+
+#[test]
+fn how_handshakes_ended_is_counted_by_alert_and_told_at_debug() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::logging(&origin, &files, &json!({"strict_sni": true}), "debug");
+    let session = files.path("session");
+    for kept in ["-sess_out", "-sess_in"] {
+        let said = scene.openssl(&["-servername", "a.example", kept, &session], ASK);
+        assert!(said.contains(ANSWERED), "{said}");
+    }
+    scene.openssl(&["-servername", "c.example"], ASK);
+    scene.openssl(&["-servername", "c.example", "-tls1_2"], ASK);
+    scene.openssl(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], ASK);
+    let trusted = files.path("b.example.pem");
+    scene.openssl(&["-servername", "a.example", "-CAfile", &trusted, "-verify_return_error"], ASK);
+    support::Client::connect(scene.port).send([22, 3, 1]);
+    let mut client = support::Client::connect(scene.port);
+    client.send(ASK);
+    assert_eq!(client.answer_to("GET").status(), 400);
+    let want = json!({
+        // That of the scene, which looked whether somebody listens, has left too.
+        "full": 1, "resumed": 1, "left": 2, "timed_out": 0, "crowded_out": 0, "in_clear": 1,
+        "refused": {"unrecognized_name": 2, "handshake_failure": 1}, "declined": {"unknown_ca": 1},
+    });
+    let by_alert = |ended: &Value| ended.as_object().map_or(0, |ended| ended.values().filter_map(Value::as_u64).sum());
+    let all = |ended: &Value| by_alert(ended) + by_alert(&ended["refused"]) + by_alert(&ended["declined"]);
+    eventually("every handshake has ended", || all(&scene.proxy.status()["handshakes"]) == all(&want));
+    assert_eq!(scene.proxy.status()["handshakes"], want);
+    assert_eq!(scene.proxy.status()["connections"]["accepted"], all(&want) + 1, "the harness asked once in clear");
+    let told = scene.proxy.program.stderr();
+    for why in ["refused by unrecognized_name", "the client declined by unknown_ca", "the client doesn't speak TLS"] {
+        let is_of_one = |line: &&str| line.contains("DEBUG") && line.contains("the TLS handshake of 127.0.0.1:");
+        assert!(told.lines().filter(is_of_one).any(|line| line.ends_with(&format!("ended: {why}"))), "{why}: {told}");
+    }
+    let scene = Scene::new(&origin, &files, &json!({"handshake_timeout": "200ms"}));
+    assert_eq!(support::Client::connect(scene.port).rest(), b"");
+    eventually("it is counted", || scene.proxy.status()["handshakes"]["timed_out"] == 1);
+    assert!(!scene.proxy.program.stderr().contains("the TLS handshake of"), "it isn't told at info");
 }
 
 #[test]

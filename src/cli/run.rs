@@ -16,7 +16,7 @@ use crate::control::acme::Keeping;
 use crate::control::admin::AdminServer;
 use crate::control::own::OwnListeners;
 use crate::control::server::Serving;
-use crate::observe::Counts;
+use crate::observe::{Counts, HandshakeCounts};
 use crate::plan::{Kept, Plan, Room};
 use crate::proxy::{Proxy, Shared};
 use crate::runtime::descriptors::Shares;
@@ -194,6 +194,7 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
     let running = Running { proxy: places, admin: admin.address() };
     let descriptors = Shares::of(descriptors::raise_limit()?, workers, listeners.len());
     let rules = front.as_ref().map(|front| front.rules(by_tls, workers, descriptors.clients_max));
+    let handshakes = rules.as_ref().map(|rules| Arc::clone(&rules.counts));
     let handshakes_max = rules.as_ref().map_or(0, |rules| rules.handshakes_max * workers);
     let descriptors = Shares { clients_max: (descriptors.clients_max - handshakes_max).max(1), ..descriptors };
     let coroutines_max = runtime::coroutines_max();
@@ -228,7 +229,7 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
     control.set_serving();
     let counts = {
         let shared = Arc::clone(&shared);
-        move || counts(&shared, &counters)
+        move || counts(&shared, &counters, handshakes.as_deref())
     };
     let admin_connections_max = (descriptors.reserve / ADMIN_PARTS).max(ADMIN_CONNECTIONS_MIN);
     let admin = admin.serve(Arc::clone(&control), Box::new(counts), admin_connections_max)?;
@@ -236,7 +237,7 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
 }
 
 /// Adds up what the proxy and its workers have counted.
-fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
+fn counts(shared: &Shared, workers: &[Arc<Counters>], handshakes: Option<&HandshakeCounts>) -> Counts {
     let sum = |count: fn(&Counters) -> &Counter| workers.iter().map(|worker| count(worker).value()).sum();
     let pool = &shared.kept.pool;
     Counts {
@@ -246,6 +247,7 @@ fn counts(shared: &Shared, workers: &[Arc<Counters>]) -> Counts {
         failures: shared.failures.all(),
         queue: (pool.line.waiting(), pool.line.queued()),
         retries: pool.retry_cells.totals(),
+        handshakes: handshakes.map(HandshakeCounts::totals),
         panics: sum(|worker| &worker.panics),
     }
 }

@@ -33,7 +33,16 @@ struct Scene {
 /// What the workers would have counted.
 fn counts() -> Counts {
     let failures = Reason::ALL.iter().map(|&reason| (reason, u64::from(reason == Reason::NoBackend))).collect();
-    Counts { connections_open: 2, accepted: 3, accept_errors: 4, failures, queue: (8, 9), retries: (6, 7), panics: 5 }
+    Counts {
+        connections_open: 2,
+        accepted: 3,
+        accept_errors: 4,
+        failures,
+        queue: (8, 9),
+        retries: (6, 7),
+        handshakes: None,
+        panics: 5,
+    }
 }
 
 struct Reply {

@@ -1,9 +1,11 @@
 //! How handshakes with clients ended. Their failures are told by alert: a name of ours, whatever a client sends.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use serde::Serialize;
 
 /// The alerts that there are (RFC 8446 §6, and those of TLS 1.2), in order.
 const ALERTS: &[(u8, &str)] = &[
@@ -52,7 +54,7 @@ pub enum HandshakeEnd {
     Left,
     /// It took longer than `tls.handshake_timeout`.
     TimedOut,
-    /// It was the oldest of too many at once.
+    /// There were too many at once.
     CrowdedOut,
     /// There was none: the client speaks HTTP in clear.
     InClear,
@@ -70,6 +72,27 @@ pub struct HandshakeCounts(Box<[CachePadded<Cell>]>);
 
 #[derive(Debug)]
 struct Cell([AtomicU64; PLACES]);
+
+/// How handshakes have ended since the start, over all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HandshakeTotals {
+    /// See [`HandshakeEnd::Done`].
+    pub full: u64,
+    /// See [`HandshakeEnd::Resumed`].
+    pub resumed: u64,
+    /// See [`HandshakeEnd::Left`].
+    pub left: u64,
+    /// See [`HandshakeEnd::TimedOut`].
+    pub timed_out: u64,
+    /// See [`HandshakeEnd::CrowdedOut`].
+    pub crowded_out: u64,
+    /// See [`HandshakeEnd::InClear`].
+    pub in_clear: u64,
+    /// Those with [`HandshakeEnd::Refused`] by the names of their alerts; none that there were none of.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// The same with [`HandshakeEnd::Declined`].
+    pub declined: BTreeMap<&'static str, u64>,
+}
 
 impl HandshakeEnd {
     /// The name of the alert of this number.
@@ -100,7 +123,7 @@ impl fmt::Display for HandshakeEnd {
             Self::Declined(alert) => write!(f, "the client declined by {}", Self::alert_name(*alert)),
             Self::Left => f.write_str("the client closed the connection"),
             Self::TimedOut => f.write_str("it took longer than tls.handshake_timeout"),
-            Self::CrowdedOut => f.write_str("the oldest of too many at once gave its place up"),
+            Self::CrowdedOut => f.write_str("there were too many at once"),
             Self::InClear => f.write_str("the client doesn't speak TLS"),
         }
     }
@@ -124,6 +147,25 @@ impl HandshakeCounts {
             let count = &counts[end.place()];
             // With one writer no locked increment is needed.
             count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often each, over all workers.
+    pub fn totals(&self) -> HandshakeTotals {
+        let by_alert = |end: fn(u8) -> HandshakeEnd| {
+            // Every alert without a name is counted in one place: 255 is one.
+            let named = ALERTS.iter().copied().chain([(u8::MAX, "other")]);
+            named.map(|(alert, name)| (name, self.of(end(alert)))).filter(|(_, count)| *count > 0).collect()
+        };
+        HandshakeTotals {
+            full: self.of(HandshakeEnd::Done),
+            resumed: self.of(HandshakeEnd::Resumed),
+            left: self.of(HandshakeEnd::Left),
+            timed_out: self.of(HandshakeEnd::TimedOut),
+            crowded_out: self.of(HandshakeEnd::CrowdedOut),
+            in_clear: self.of(HandshakeEnd::InClear),
+            refused: by_alert(HandshakeEnd::Refused),
+            declined: by_alert(HandshakeEnd::Declined),
         }
     }
 
@@ -154,6 +196,12 @@ mod tests {
         let of = |end| counts.of(end);
         assert_eq!((of(HandshakeEnd::Done), of(HandshakeEnd::Resumed), of(HandshakeEnd::Left)), (2, 1, 0));
         assert_eq!((of(HandshakeEnd::Refused(40)), of(HandshakeEnd::Declined(40))), (1, 2));
+        counts.count(0, HandshakeEnd::Declined(1));
+        counts.count(0, HandshakeEnd::Declined(254));
+        let totals = serde_json::to_string(&counts.totals()).expect("JSON");
+        let want = "{\"full\":2,\"resumed\":1,\"left\":0,\"timed_out\":0,\"crowded_out\":0,\"in_clear\":0,\
+                    \"refused\":{\"handshake_failure\":1},\"declined\":{\"handshake_failure\":2,\"other\":2}}";
+        assert_eq!(totals, want);
     }
 
     #[test]

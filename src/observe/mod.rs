@@ -7,7 +7,7 @@ mod log_writer;
 mod reason;
 
 pub use failures::FailureCounts;
-pub use handshakes::{HandshakeCounts, HandshakeEnd};
+pub use handshakes::{HandshakeCounts, HandshakeEnd, HandshakeTotals};
 pub use log_writer::LogWriter;
 pub use reason::Reason;
 
@@ -29,6 +29,8 @@ pub struct Counts {
     /// Requests that were sent again, and those that weren't for want of budget. Not those whose kept connection turned out to
     /// be closed.
     pub retries: (u64, u64),
+    /// How handshakes with clients ended, where TLS is spoken with them.
+    pub handshakes: Option<HandshakeTotals>,
     /// Defects in maypole itself, each of which ended one connection.
     pub panics: u64,
 }

@@ -11,7 +11,7 @@ use crate::control::circuit::CircuitState;
 use crate::control::entry::{AddressSeen, Change, Entry, NOT_PROBED, Source, State};
 use crate::control::health::{Health, LastProbe};
 use crate::control::timestamp::rfc3339;
-use crate::observe::{Counts, Reason};
+use crate::observe::{Counts, HandshakeTotals, Reason};
 
 /// `GET /status`.
 #[derive(Debug, Serialize)]
@@ -23,6 +23,8 @@ pub(super) struct Status {
     failures: Failures,
     queue: Queue,
     retries: Retries,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshakes: Option<HandshakeTotals>,
     panics: u64,
     panic_mode: bool,
 }
@@ -92,6 +94,7 @@ impl Status {
                 turned_away: failed(Reason::QueueFull),
             },
             retries: Retries { sent: counts.retries.0, denied: counts.retries.1 },
+            handshakes: counts.handshakes.clone(),
             panics: counts.panics,
             panic_mode,
         }
