@@ -4,6 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use maypole::transport::pem;
 use rcgen::{
@@ -17,37 +18,31 @@ use support::{Origin, Proxy, eventually, free_port};
 /// Certificates and keys in files, and an authority that vouches for clients.
 struct Files {
     folder: PathBuf,
+    club: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Files {
     fn new() -> Self {
-        let files = Self { folder: empty_folder() };
+        let files = Self { folder: empty_folder(), club: authority("club") };
         for name in ["a.example", "b.example"] {
             let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
             files.write(&format!("{name}.pem"), &pem::write("CERTIFICATE", made.cert.der()));
             files.write(&format!("{name}.key"), &pem::write("PRIVATE KEY", &made.signing_key.serialize_der()));
         }
-        for name in ["club", "others"] {
-            files.found(name);
-        }
+        files.found("club", &files.club);
+        files.found("others", &authority("others"));
         files
     }
 
-    /// An authority, a client of it, and lists of whom it has revoked: nobody, and that client; each of now, and one whose time
+    /// Files of an authority, a client of it, and lists of whom it has revoked: nobody, and that client; each of now, and one whose time
     /// is over.
-    fn found(&self, name: &str) {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect("a key");
-        let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
+    fn found(&self, name: &str, authority: &CertifiedIssuer<'_, KeyPair>) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("member of {name}"));
         let serial_number = SerialNumber::from(7);
         params.serial_number = Some(serial_number.clone());
         let key = KeyPair::generate().expect("a key");
-        let member = params.signed_by(&key, &authority).expect("a certificate");
+        let member = params.signed_by(&key, authority).expect("a certificate");
         self.write(&format!("{name}.ca"), &pem::write("CERTIFICATE", authority.der()));
         self.write(&format!("{name}.member.pem"), &pem::write("CERTIFICATE", member.der()));
         self.write(&format!("{name}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
@@ -71,9 +66,20 @@ impl Files {
                 revoked_certs,
                 key_identifier_method: KeyIdMethod::Sha256,
             };
-            let list = list.signed_by(&authority).expect("a list");
+            let list = list.signed_by(authority).expect("a list");
             self.write(&format!("{name}.{kind}.crl"), &pem::write("X509 CRL", list.der()));
         }
+    }
+
+    /// A certificate of the club's for someone, until then.
+    fn join_until(&self, someone: &str, until: SystemTime) {
+        let mut params = CertificateParams::default();
+        let since_epoch = until.duration_since(SystemTime::UNIX_EPOCH).expect("later");
+        params.not_after = date_time_ymd(1970, 1, 1) + since_epoch;
+        let key = KeyPair::generate().expect("a key");
+        let member = params.signed_by(&key, &self.club).expect("a certificate");
+        self.write(&format!("{someone}.member.pem"), &pem::write("CERTIFICATE", member.der()));
+        self.write(&format!("{someone}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
     }
 
     /// Puts what is in one file in the place of another.
@@ -189,6 +195,14 @@ impl Scene {
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
 }
 
 fn origin() -> Origin {
@@ -426,6 +440,32 @@ fn serves(scene: &Scene, files: &Files, of: &str, on_top: &[&str], alerts: &[&st
     let is_served = said.contains(ANSWERED);
     assert!(is_served || alerts.iter().any(|alert| said.contains(alert)), "{of}: {said}");
     is_served
+}
+
+#[test]
+fn no_session_is_resumed_beyond_the_end_of_its_clients_certificate() {
+    let (origin, files) = (origin(), Files::new());
+    let scene = Scene::new(&origin, &files, &json!({"client_ca": files.path("club.ca")}));
+    let session = files.path("session");
+    for version in ["-tls1_2", "-tls1_3"] {
+        // On a busy machine it may be over before its session was resumed twice.
+        let resumed = [3, 5, 8].into_iter().any(|seconds| {
+            let until = SystemTime::now() + Duration::from_secs(seconds);
+            files.join_until("brief", until);
+            let comes = |kept| serves(&scene, &files, "brief", &[version, kept, &session], &["certificate expired"]);
+            let said = comes("-sess_out")
+                && [(); 2].into_iter().all(|()| {
+                    let before = scene.proxy.status()["handshakes"]["resumed"].as_u64();
+                    let again = [version, "-sess_in", &session, "-sess_out", &session];
+                    let is_served = serves(&scene, &files, "brief", &again, &["certificate expired"]);
+                    is_served && scene.proxy.status()["handshakes"]["resumed"].as_u64() > before
+                });
+            eventually("the certificate is over", || SystemTime::now() > until + Duration::from_secs(1));
+            assert!(!comes("-sess_in"), "{version}: its session goes on");
+            said
+        });
+        assert!(resumed, "{version}");
+    }
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //!
 //! A ticket is the name of its key, a seed, and what AES-256-GCM makes of the session with a key that HKDF makes of the secret,
 //! the seed and what clients are held to ([`Tickets`]): no two tickets have the same one, so that chance never repeats a nonce,
-//! and no ticket outlives a change of who is let in, since a session that is resumed isn't verified anew.
+//! and no ticket outlives a change of who is let in, since a session that is resumed isn't verified anew. For the same reason
+//! none outlives the certificate of its client.
 
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +17,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::crypto::cipher::{AeadKey, InboundOpaqueMessage, Iv, OutboundChunks, OutboundPlainMessage};
 use rustls::server::ProducesTickets;
 use rustls::{ProtocolVersion, Tls13CipherSuite};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 /// How long one of the process's own keys seals. It opens for as long again.
 const ROTATION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -188,8 +192,29 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.keys.0.load().open(cipher, &self.bound_to)
+        let session = self.keys.0.load().open(cipher, &self.bound_to)?;
+        let is_over = !self.bound_to.is_empty() && certificates(&session).any(|one| !one.validity().is_valid());
+        (!is_over).then_some(session)
     }
+}
+
+/// Those of the client, which rustls keeps in a session as they came.
+fn certificates(session: &[u8]) -> impl Iterator<Item = X509Certificate<'_>> {
+    /// A sequence (X.690 §8.9.1).
+    const SEQUENCE: u8 = 0x30;
+    let mut rest = session;
+    iter::from_fn(move || {
+        while !rest.is_empty() {
+            if rest[0] == SEQUENCE
+                && let Ok((behind, certificate)) = X509Certificate::from_der(rest)
+            {
+                rest = behind;
+                return Some(certificate);
+            }
+            rest = &rest[1..];
+        }
+        None
+    })
 }
 
 fn suite() -> Option<&'static Tls13CipherSuite> {
@@ -302,6 +327,36 @@ mod tests {
             bound_to(b"an authority").decrypt(&ticket).is_some(),
             "other keys beside the old one change nothing of it"
         );
+    }
+
+    #[test]
+    fn a_ticket_ends_with_any_certificate_of_its_client() {
+        let of = |until: i32| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut params = rcgen::CertificateParams::default();
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            params.self_signed(&key).expect("a certificate").der().to_vec()
+        };
+        let (good, over) = (of(2100), of(2020));
+        let keys = Arc::new(TicketKeys::shared(vec![key(1)]));
+        let opens = |bound_to: &[u8], session: &[u8]| {
+            let tickets = Tickets { keys: Arc::clone(&keys), bound_to: bound_to.into() };
+            tickets.encrypt(session).and_then(|ticket| tickets.decrypt(&ticket)).is_some()
+        };
+        let junk: &[u8] = &[0x30, 0x82, 0x30, 0x82, 0xff, 0xff, 0x30];
+        for (certificates, is_good) in [
+            (vec![], true),
+            (vec![&good], true),
+            (vec![&over], false),
+            (vec![&good, &over], false),
+            (vec![&good, &good], true),
+        ] {
+            let certificates: Vec<u8> = certificates.into_iter().flat_map(|der| [junk, der].concat()).collect();
+            let session = [&certificates, junk].concat();
+            assert_eq!(opens(b"an authority", &session), is_good);
+            assert!(opens(b"", &session), "nobody is asked for one");
+            assert!(opens(b"an authority", &session[..session.len() / 2]), "none that is over is whole");
+        }
     }
 
     #[test]
