@@ -443,6 +443,23 @@ fn serves(scene: &Scene, files: &Files, of: &str, on_top: &[&str], alerts: &[&st
 }
 
 #[test]
+fn a_port_in_clear_that_others_reach_beside_one_that_asks_for_certificates_is_warned_of() {
+    let (origin, files) = (origin(), Files::new());
+    for (bind, redirects, is_told) in [("0.0.0.0", false, true), ("0.0.0.0", true, false), ("127.0.0.1", false, false)]
+    {
+        let tls = json!({"port": free_port(), "bind": "127.0.0.1", "certificates": files.certificates(),
+            "client_ca": files.path("club.ca"), "redirect_http": redirects});
+        let mut proxy = Proxy::with(&[&origin], json!({"bind": bind, "tls": tls}));
+        proxy.program.signal("TERM");
+        proxy.program.wait_for_exit(support::PATIENCE);
+        let said = proxy.program.stderr();
+        let warning = format!("{bind}:{} is in clear", proxy.port);
+        let warns = |line: &str| line.contains("WARN") && line.contains(&warning) && line.contains("tls.redirect_http");
+        assert_eq!(said.lines().any(warns), is_told, "{said}");
+    }
+}
+
+#[test]
 fn no_session_is_resumed_beyond_the_end_of_its_clients_certificate() {
     let (origin, files) = (origin(), Files::new());
     let scene = Scene::new(&origin, &files, &json!({"client_ca": files.path("club.ca")}));

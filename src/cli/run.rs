@@ -226,6 +226,15 @@ fn start(config: &Config, bound: Bound, front: Option<Front>) -> std::io::Result
     let acme = tls::watch(front, config, &control)?;
     let mailboxes = mailboxes.get_or_init(|| started).clone();
     control.listens_on(running.own());
+    if config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some() && !tls.redirect_http) {
+        let asks_nobody = |place: &&Place| !place.tls && !place.address.ip().to_canonical().is_loopback();
+        for place in running.proxy.iter().filter(asks_nobody) {
+            let advice = "\"tls.redirect_http\" sends them to TLS";
+            log::warn!(
+                "{place} is in clear, so that clients need no certificate there, whatever \"tls.client_ca\" says: {advice}"
+            );
+        }
+    }
     control.set_serving();
     let counts = {
         let shared = Arc::clone(&shared);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::checked::Config;
+use super::checked::{Config, HashKey, RateKey, Strategy};
 use super::error::{FieldPlace, Problem};
 use super::fields::{Field, Fields};
 use super::json::Json;
@@ -70,7 +70,7 @@ pub(super) fn read(root: &mut Fields, config: &mut Config, places: &mut Vec<Fiel
     if let Some(nth) = fields.word("client_auth", &["require", "optional"]) {
         tls.client_auth = [ClientAuth::Require, ClientAuth::Optional][nth];
     }
-    client_header(&mut fields, &mut tls.client_header);
+    client_header(&mut fields, &said_by_clients(config), &mut tls.client_header);
     tls.ticket_keys = files.optional(&mut fields, "ticket_keys");
     fields.flag("strict_sni", &mut tls.strict_sni);
     fields.flag("redirect_http", &mut tls.redirect_http);
@@ -138,7 +138,15 @@ fn crl(fields: &mut Fields, files: &mut Files, into: &mut Vec<PathBuf>) {
     }
 }
 
-fn client_header(fields: &mut Fields, into: &mut Option<String>) {
+/// Fields by which clients are told apart as they say themselves.
+fn said_by_clients(config: &Config) -> Vec<&str> {
+    let limited = config.rate_limit.as_ref().map(|limit| &limit.key);
+    let limited = if let Some(RateKey::Header(name)) = limited { Some(name) } else { None };
+    let hashed = if let Strategy::Hash(HashKey::Header(name)) = &config.strategy { Some(name) } else { None };
+    [limited, hashed].into_iter().flatten().map(String::as_str).collect()
+}
+
+fn client_header(fields: &mut Fields, said_by_clients: &[&str], into: &mut Option<String>) {
     let Some(field) = fields.find_set("client_header") else { return };
     let wanted = "the name of a field such as \"X-Client-Certificate\"";
     let Some(name) = field.text(fields.problems, wanted) else { return };
@@ -147,6 +155,10 @@ fn client_header(fields: &mut Fields, into: &mut Option<String>) {
         field.unfit(fields.problems, wanted);
     } else if TAKEN.contains(&lower.as_str()) || lower.starts_with("x-forwarded-") {
         let wanted = format!("{wanted}: this one ends at the next hop, or maypole writes it itself");
+        field.unfit(fields.problems, wanted);
+    } else if said_by_clients.iter().any(|said| said.eq_ignore_ascii_case(&name)) {
+        let wanted =
+            format!("{wanted}: by this one \"rate_limit.key\" or \"hash_key\" takes what a client says of itself");
         field.unfit(fields.problems, wanted);
     } else {
         *into = Some(name.to_owned());

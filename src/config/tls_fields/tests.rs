@@ -126,6 +126,20 @@ fn what_is_wrong_with_tls_is_told() {
             &["tls.client_header: found \"a b\", wanted the name of a field such as \"X-Client-Certificate\""],
         ),
         (
+            &with(r#""client_ca": "ca", "client_header": "X-C"}, "rate_limit": {"requests": 1, "key": "header:x-c""#),
+            &[
+                "tls.client_header: found \"X-C\", wanted the name of a field such as \"X-Client-Certificate\": by this one \"rate_limit.key\" or \"hash_key\" takes what a client says of itself",
+            ],
+        ),
+        (
+            &with(
+                r#""client_ca": "ca", "client_header": "X-C"}, "strategy": "hash", "hash_key": "header:X-C", "timeouts": {"connect": "1s""#,
+            ),
+            &[
+                "tls.client_header: found \"X-C\", wanted the name of a field such as \"X-Client-Certificate\": by this one \"rate_limit.key\" or \"hash_key\" takes what a client says of itself",
+            ],
+        ),
+        (
             &with(r#""client_ca": "ca", "client_header": "Keep_Alive""#),
             &[
                 "tls.client_header: found \"Keep_Alive\", wanted the name of a field such as \"X-Client-Certificate\": this one ends at the next hop, or maypole writes it itself",
