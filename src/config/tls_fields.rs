@@ -156,7 +156,7 @@ fn client_header(fields: &mut Fields, said_by_clients: &[&str], into: &mut Optio
     } else if TAKEN.contains(&lower.as_str()) || lower.starts_with("x-forwarded-") {
         let wanted = format!("{wanted}: this one ends at the next hop, or maypole writes it itself");
         field.unfit(fields.problems, wanted);
-    } else if said_by_clients.iter().any(|said| said.eq_ignore_ascii_case(&name)) {
+    } else if said_by_clients.iter().any(|said| said.eq_ignore_ascii_case(name)) {
         let wanted =
             format!("{wanted}: by this one \"rate_limit.key\" or \"hash_key\" takes what a client says of itself");
         field.unfit(fields.problems, wanted);

@@ -347,7 +347,7 @@ impl Held {
         };
         self.ask_at = now + renewal::advice_again(retry_after);
         let Some(advice) = advice else { return };
-        let Some(due) = renewal::advised(&advice, self.chance) else {
+        let Some(due) = renewal::advised(&advice, self.validity, self.chance) else {
             log::warn!("certificate for {name}: the authority's advice on its renewal makes no sense: {advice:?}");
             return;
         };

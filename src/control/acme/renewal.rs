@@ -94,11 +94,13 @@ pub(super) fn due(validity: Validity, chance: f64) -> i64 {
 }
 
 /// When it is renewed by this advice; None where the window makes no sense. The same for the same `chance`, so that asking
-/// again doesn't move it.
-pub(super) fn advised(advice: &RenewalInfo, chance: f64) -> Option<i64> {
+/// again doesn't move it. However late the advice is, a twentieth of its life is left for tries that fail.
+pub(super) fn advised(advice: &RenewalInfo, validity: Validity, chance: f64) -> Option<i64> {
     let start = moment::rfc3339(&advice.suggested_window.start)?;
     let end = moment::rfc3339(&advice.suggested_window.end)?;
-    (end > start).then(|| start.saturating_add(part(end - start, chance)))
+    let life = validity.not_after.saturating_sub(validity.not_before).max(0);
+    let latest = validity.not_after.saturating_sub(life / 20);
+    (end > start).then(|| start.saturating_add(part(end - start, chance)).min(latest))
 }
 
 /// How long a certificate isn't renewed at all after it was got.
@@ -178,10 +180,13 @@ mod tests {
     #[test]
     fn advice_names_a_moment_within_its_window() {
         let window = advice("2025-01-02T04:00:00Z", "2025-01-03T04:00:00Z");
-        assert_eq!(advised(&window, 0.0), Some(1_735_790_400));
-        assert_eq!(advised(&window, 0.5), Some(1_735_790_400 + DAY / 2));
+        let start = 1_735_790_400;
+        let until = |not_after| Validity { not_before: start - 100 * DAY, not_after };
+        assert_eq!(advised(&window, until(i64::MAX), 0.0), Some(start));
+        assert_eq!(advised(&window, until(i64::MAX), 0.5), Some(start + DAY / 2));
+        assert_eq!(advised(&window, until(start), 0.5), Some(start - 5 * DAY), "never beyond its end");
         for (start, end) in [("2025-01-02T04:00:00Z", "2025-01-02T04:00:00Z"), ("tomorrow", "2025-01-02T04:00:00Z")] {
-            assert_eq!(advised(&advice(start, end), 0.5), None);
+            assert_eq!(advised(&advice(start, end), until(i64::MAX), 0.5), None);
         }
         assert_eq!([None, Some(0), Some(21_600), Some(DAY * 9)].map(advice_again), [21_600, 60, 21_600, DAY]);
     }
