@@ -11,6 +11,7 @@ pub mod client;
 pub mod origin;
 pub mod proxy;
 pub mod secure;
+pub mod tls;
 pub mod tracer;
 pub mod wire;
 
