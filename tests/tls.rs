@@ -142,10 +142,11 @@ fn how_handshakes_ended_is_counted_by_alert_and_told_at_debug() {
     eventually("every handshake has ended", || all(&scene.proxy.status()["handshakes"]) == all(&want));
     assert_eq!(scene.proxy.status()["handshakes"], want);
     assert_eq!(scene.proxy.status()["connections"]["accepted"], all(&want) + 1, "the harness asked once in clear");
-    let told = scene.proxy.program.stderr();
     for why in ["refused by unrecognized_name", "the client declined by unknown_ca", "the client doesn't speak TLS"] {
         let is_of_one = |line: &&str| line.contains("DEBUG") && line.contains("the TLS handshake of 127.0.0.1:");
-        assert!(told.lines().filter(is_of_one).any(|line| line.ends_with(&format!("ended: {why}"))), "{why}: {told}");
+        let end = format!("ended: {why}");
+        let told = || scene.proxy.program.stderr();
+        eventually(why, || told().lines().filter(is_of_one).any(|line| line.ends_with(&end)));
     }
     let scene = Scene::new(&origin, &files, &json!({"handshake_timeout": "200ms"}));
     assert_eq!(support::Client::connect(scene.port).rest(), b"");

@@ -208,8 +208,14 @@ fn what_is_broken_is_told_of_and_what_was_before_stays_in_use() {
         eventually(what, || matches!(&scene.problems()[..], [problem] if is_told(problem)));
         assert_eq!(scene.shown("/who-last"), scene.first.mark(), "{what}");
         let line = format!("{field}: ");
-        let lines = scene.proxy.program.stderr();
-        let lines: Vec<_> = lines.lines().filter(|line_| line_.contains(&line) && line_.contains(told)).collect();
+        let lines = || {
+            let stderr = scene.proxy.program.stderr();
+            let lines = stderr.lines().filter(|line_| line_.contains(&line) && line_.contains(told));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        // The log is written by a thread of its own.
+        eventually("it is in the log", || !lines().is_empty());
+        let lines = lines();
         assert!(lines.len() == 1 && lines[0].contains("ERROR"), "{what}: once: {lines:?}");
         assert!(lines[0].ends_with("what was there before stays in use"), "{lines:?}");
     }
