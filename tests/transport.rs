@@ -213,6 +213,7 @@ fn what_is_served_in_clear_is_served_over_tls() {
     only_what_is_whole_ends_in_good_order(&scene, &gate);
     one_that_leaves_cancels_its_request(&scene, &left);
     what_is_no_tls_is_told_so_and_counted(&scene);
+    one_that_has_failed_and_gives_its_place_up_is_counted_once(&scene);
     handshakes_that_stop_have_a_deadline_and_a_bound(&scene);
     clients_and_hosts_are_told_apart(&scene, &origin);
     the_other_listener_is_plain_and_sends_elsewhere(&scene);
@@ -332,6 +333,22 @@ fn what_is_no_tls_is_told_so_and_counted(scene: &Scene) {
     client.send([22, 3, 1, 0]);
     drop(client);
     eventually("it is counted", || of(HandshakeEnd::Left) == left + 1);
+    scene.is_whole();
+}
+
+fn one_that_has_failed_and_gives_its_place_up_is_counted_once(scene: &Scene) {
+    let of = |end| scene.counts.of(end);
+    let before = [HandshakeEnd::InClear, HandshakeEnd::CrowdedOut, HandshakeEnd::Left].map(of);
+    let mut refused = Client::connect(scene.inside.ports[0]);
+    refused.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(refused.rest(), IN_CLEAR);
+    // It is read on, so that it isn't reset, and is the oldest of too many.
+    let others: Vec<_> = (0..HANDSHAKES_MAX).map(|_| Client::connect(scene.inside.ports[0])).collect();
+    eventually("all have begun", || scene.handshakes.load(Ordering::SeqCst) == HANDSHAKES_MAX);
+    drop(others);
+    eventually("they have left", || of(HandshakeEnd::Left) == before[2] + HANDSHAKES_MAX as u64);
+    assert_eq!([HandshakeEnd::InClear, HandshakeEnd::CrowdedOut].map(of), [before[0] + 1, before[1]]);
+    drop(refused);
     scene.is_whole();
 }
 

@@ -42,12 +42,12 @@ where
         let mut lingers_until = None;
         loop {
             if handshake.place.state() == State::Lost {
-                return self.count(handshakes, handshake.arrival, HandshakeEnd::CrowdedOut);
+                return self.ends(handshakes, &handshake, HandshakeEnd::CrowdedOut);
             }
             guest = match self.step(handshakes, guest, &mut handshake) {
                 Step::Done(tls, end) => {
+                    self.ends(handshakes, &handshake, end);
                     let arrival = handshake.arrival;
-                    self.count(handshakes, arrival, end);
                     drop(handshake);
                     return self.service.accepted(Layer::Tls(tls), arrival);
                 }
@@ -124,9 +124,7 @@ where
 
     /// Its client has gone.
     fn leave(&self, handshakes: &Handshakes, handshake: &Handshake) -> Step<W::Stream> {
-        if !handshake.has_failed {
-            self.count(handshakes, handshake.arrival, HandshakeEnd::Left);
-        }
+        self.ends(handshakes, handshake, HandshakeEnd::Left);
         Step::Over
     }
 
@@ -174,7 +172,7 @@ where
             return Step::More(Guest::Heard(tls));
         }
         if tls.ends_with_handshake() {
-            self.count(handshakes, handshake.arrival, HandshakeEnd::Done);
+            self.ends(handshakes, handshake, HandshakeEnd::Done);
             tls.shutdown_write();
             handshake.has_failed = true;
             return Step::More(Guest::Heard(tls));
@@ -191,7 +189,7 @@ where
         handshake: &mut Handshake,
         end: HandshakeEnd,
     ) -> Step<W::Stream> {
-        self.count(handshakes, handshake.arrival, end);
+        self.ends(handshakes, handshake, end);
         tls.shutdown_write();
         handshake.has_failed = true;
         handshake.until = handshake.until.min(self.world.beneath.now() + REFUSAL);
@@ -199,9 +197,7 @@ where
     }
 
     pub(super) fn time_out(&self, handshakes: &Handshakes, handshake: &Handshake) {
-        if !handshake.has_failed {
-            self.count(handshakes, handshake.arrival, HandshakeEnd::TimedOut);
-        }
+        self.ends(handshakes, handshake, HandshakeEnd::TimedOut);
     }
 
     /// Until its client goes on.
@@ -226,6 +222,13 @@ where
             }
         };
         self.world.beneath.park_for(need, socket, stored, until);
+    }
+
+    /// Counts how it ended: once, whatever becomes of its connection while its client reads why it has failed.
+    fn ends(&self, handshakes: &Handshakes, handshake: &Handshake, end: HandshakeEnd) {
+        if !handshake.has_failed {
+            self.count(handshakes, handshake.arrival, end);
+        }
     }
 
     fn count(&self, handshakes: &Handshakes, arrival: Arrival, end: HandshakeEnd) {
