@@ -59,6 +59,11 @@ impl Summary {
         X509Certificate::from_der(der).ok().map(|(_, read)| Self::with(&read, der))
     }
 
+    /// Of all certificates in DER that can be read.
+    pub fn of_all(ders: &[Vec<u8>]) -> Vec<Self> {
+        ders.iter().filter_map(|der| Self::of(der)).collect()
+    }
+
     fn with(read: &X509Certificate, der: &[u8]) -> Self {
         Self { subject: read.subject().to_string(), validity: validity(read), fingerprint: sha256(der) }
     }

@@ -19,7 +19,7 @@ use super::{PATIENCE, free_port};
 
 /// Who signs certificates.
 pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    pub issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate of an authority's and its key, in DER.

@@ -6,43 +6,44 @@ use std::time::SystemTime;
 
 use maypole::transport::pem;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    CertificateParams, CertificateRevocationListParams, DnType, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 use serde_json::{Value, json};
 
 use super::proxy::empty_folder;
+use super::secure::Authority;
 use super::{Origin, Proxy, eventually, free_port};
 
 /// Certificates and keys in files, and an authority that vouches for clients.
 pub struct Files {
     pub folder: PathBuf,
-    pub club: CertifiedIssuer<'static, KeyPair>,
+    pub club: Authority,
 }
 
 impl Files {
     pub fn new() -> Self {
-        let files = Self { folder: empty_folder(), club: authority("club") };
+        let files = Self { folder: empty_folder(), club: Authority::new("club") };
         for name in ["a.example", "b.example"] {
             let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
             files.write(&format!("{name}.pem"), &pem::write("CERTIFICATE", made.cert.der()));
             files.write(&format!("{name}.key"), &pem::write("PRIVATE KEY", &made.signing_key.serialize_der()));
         }
         files.found("club", &files.club);
-        files.found("others", &authority("others"));
+        files.found("others", &Authority::new("others"));
         files
     }
 
     /// Files of an authority, a client of it, and lists of whom it has revoked: nobody, and that client; each of now, and one whose time
     /// is over.
-    pub fn found(&self, name: &str, authority: &CertifiedIssuer<'_, KeyPair>) {
+    pub fn found(&self, name: &str, Authority { issuer, .. }: &Authority) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("member of {name}"));
         let serial_number = SerialNumber::from(7);
         params.serial_number = Some(serial_number.clone());
         let key = KeyPair::generate().expect("a key");
-        let member = params.signed_by(&key, authority).expect("a certificate");
-        self.write(&format!("{name}.ca"), &pem::write("CERTIFICATE", authority.der()));
+        let member = params.signed_by(&key, issuer).expect("a certificate");
+        self.write(&format!("{name}.ca"), &pem::write("CERTIFICATE", issuer.der()));
         self.write(&format!("{name}.member.pem"), &pem::write("CERTIFICATE", member.der()));
         self.write(&format!("{name}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
         let member = RevokedCertParams {
@@ -65,7 +66,7 @@ impl Files {
                 revoked_certs,
                 key_identifier_method: KeyIdMethod::Sha256,
             };
-            let list = list.signed_by(authority).expect("a list");
+            let list = list.signed_by(issuer).expect("a list");
             self.write(&format!("{name}.{kind}.crl"), &pem::write("X509 CRL", list.der()));
         }
     }
@@ -76,7 +77,7 @@ impl Files {
         let since_epoch = until.duration_since(SystemTime::UNIX_EPOCH).expect("later");
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch;
         let key = KeyPair::generate().expect("a key");
-        let member = params.signed_by(&key, &self.club).expect("a certificate");
+        let member = params.signed_by(&key, &self.club.issuer).expect("a certificate");
         self.write(&format!("{someone}.member.pem"), &pem::write("CERTIFICATE", member.der()));
         self.write(&format!("{someone}.member.key"), &pem::write("PRIVATE KEY", &key.serialize_der()));
     }
@@ -194,14 +195,6 @@ impl Scene {
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
-}
-
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
 }
 
 pub fn origin() -> Origin {

@@ -144,7 +144,7 @@ impl Named<'_> {
 
     /// Those of the authorities in it that aren't valid at this moment.
     pub(super) fn outdated(&self, authorities: &[Vec<u8>], peers: Peers, now: SystemTime) -> Vec<Wrong> {
-        let read = authorities.iter().filter_map(|der| Summary::of(der));
+        let read = Summary::of_all(authorities).into_iter();
         let told = |authority| self.wrong(Dated::authority(&authority, self.file, peers).fault(now)?).into();
         read.filter_map(told).collect()
     }

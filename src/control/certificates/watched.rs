@@ -99,6 +99,5 @@ impl Watched {
 }
 
 fn authorities(clients: Option<&ClientRules>) -> Vec<Summary> {
-    let authorities = clients.into_iter().flat_map(|rules| &rules.authorities);
-    authorities.filter_map(|der| Summary::of(der)).collect()
+    clients.map(|rules| Summary::of_all(&rules.authorities)).unwrap_or_default()
 }

@@ -32,7 +32,7 @@ impl WatchedBackends {
             config,
             tls,
             hash: RandomState::new(),
-            summaries: summaries(authorities.as_deref()),
+            summaries: Summary::of_all(authorities.as_deref().unwrap_or_default()),
             authorities: Group::of(authorities),
             certificate: Group::of(certificate),
         }
@@ -52,7 +52,7 @@ impl WatchedBackends {
             return;
         }
         if authorities_changed {
-            self.summaries = summaries(self.authorities.in_use.as_deref());
+            self.summaries = Summary::of_all(self.authorities.in_use.as_deref().unwrap_or_default());
         }
         let (authorities, certificate) = (self.authorities.in_use.clone(), self.certificate.in_use.clone());
         // It was tried when it was read.
@@ -91,8 +91,4 @@ fn is_same(one: Option<&Arc<Certificate>>, other: Option<&Arc<Certificate>>) -> 
         (Some(one), Some(other)) => one.chain().eq(other.chain()),
         (one, other) => one.is_none() && other.is_none(),
     }
-}
-
-fn summaries(authorities: Option<&[Vec<u8>]>) -> Vec<Summary> {
-    authorities.unwrap_or_default().iter().filter_map(|der| Summary::of(der)).collect()
 }
